@@ -1,0 +1,1 @@
+"""The ways to hold a job, behind one small protocol."""

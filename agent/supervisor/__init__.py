@@ -1,0 +1,1 @@
+"""The process that holds one attempt's sandbox and outlives the agent."""

@@ -1,0 +1,1 @@
+"""Mirror and checkout, artifacts, and the only way to read what a job wrote."""

@@ -1,0 +1,1 @@
+"""The daemon that plans and dispatches."""

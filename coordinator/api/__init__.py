@@ -1,0 +1,1 @@
+"""gRPC servicers: translate between the wire and the core, nothing else."""

@@ -1,0 +1,1 @@
+"""Blob stores: `file://` and `s3://`, and their signed URLs."""

@@ -1,0 +1,1 @@
+"""Sessions, leases, the dispatch loop, the reaper."""

@@ -1,0 +1,1 @@
+"""Logs: durable frames, live tails, sealing and compaction."""

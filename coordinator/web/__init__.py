@@ -1,0 +1,1 @@
+"""HTTP: blob endpoint, metrics, health."""

@@ -1,0 +1,1 @@
+"""The pipeline language: load, check, expand. Pure: no I/O, no clock, no asyncio."""

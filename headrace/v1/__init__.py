@@ -1,0 +1,1 @@
+"""Generated stubs of the wire contract. Never edited: `make proto` makes them."""
