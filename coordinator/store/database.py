@@ -1,0 +1,101 @@
+"""The connection to PostgreSQL: one pool, bounded statements, errors translated at this edge."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+
+from coordinator.errors import StoreDown
+
+Connection = asyncpg.pool.PoolConnectionProxy | asyncpg.Connection
+
+# What a statement may take. A claim or heartbeat that waits longer than this is better failed and tried again:
+# nothing is lost by it, for no lease ends while the database does not answer.
+STATEMENT_TIMEOUT_MS = 10_000
+LOCK_TIMEOUT_MS = 5_000
+
+
+class Database:
+    """A pool of connections. All of the store goes through `transaction` or `connection`."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls, dsn: str, *, size: int) -> AsyncIterator[Database]:
+        """Connects with at most `size` connections. Raises StoreDown when it cannot."""
+        try:
+            pool = await asyncpg.create_pool(
+                dsn,
+                min_size=1,
+                max_size=size,
+                command_timeout=STATEMENT_TIMEOUT_MS / 1000 + 5,
+                server_settings={
+                    "application_name": "headrace",
+                    "statement_timeout": str(STATEMENT_TIMEOUT_MS),
+                    "lock_timeout": str(LOCK_TIMEOUT_MS),
+                    "idle_in_transaction_session_timeout": str(STATEMENT_TIMEOUT_MS),
+                    "jit": "off",
+                },
+            )
+        except (OSError, asyncpg.PostgresError) as error:
+            raise StoreDown(f"the database cannot be reached: {error}") from error
+        try:
+            yield cls(pool)
+        finally:
+            with contextlib.suppress(TimeoutError):
+                await _close(pool)
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection without a transaction: each statement commits by itself."""
+        with translated():
+            async with self._pool.acquire() as connection:
+                yield connection
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A read-committed transaction; what the body raises rolls it back."""
+        with translated():
+            async with self._pool.acquire() as connection, connection.transaction():
+                yield connection
+
+
+async def _close(pool: asyncpg.Pool) -> None:
+    """Closes the pool; connections still in use after 5 s are cut."""
+    import asyncio
+
+    try:
+        async with asyncio.timeout(5):
+            await pool.close()
+    except TimeoutError:
+        pool.terminate()
+        raise
+
+
+@contextlib.contextmanager
+def translated() -> Any:
+    """Turns what the driver raises about the connection or the server into StoreDown.
+
+    What is wrong with a statement or a constraint of ours is a defect and passes through as it is.
+    """
+    try:
+        yield
+    except (
+        OSError,
+        TimeoutError,
+        asyncpg.InterfaceError,
+        asyncpg.PostgresConnectionError,
+        asyncpg.OperatorInterventionError,
+        asyncpg.InsufficientResourcesError,
+        asyncpg.LockNotAvailableError,
+        asyncpg.QueryCanceledError,
+        asyncpg.DeadlockDetectedError,
+        asyncpg.SerializationError,
+        asyncpg.ReadOnlySQLTransactionError,
+    ) as error:
+        raise StoreDown(f"the database did not do it: {error}") from error

@@ -1,0 +1,67 @@
+"""Brings a database to this version's schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import asyncpg
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from coordinator.errors import BadInput, StoreDown
+
+# One replica migrates, the others wait: a session-level advisory lock with a number of our own.
+_LOCK = 0x68656164
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def newest_revision() -> str:
+    """The schema that this version of the coordinator works with."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    assert head is not None
+    return head
+
+
+async def migrate(dsn: str) -> None:
+    """Runs what is missing; does nothing on a database that is up to date.
+
+    Raises BadInput for a database of a newer version, StoreDown for one that cannot be reached.
+    """
+
+    async def connect() -> asyncpg.Connection:
+        return await asyncpg.connect(dsn, server_settings={"application_name": "headrace migrate"})
+
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
+    try:
+        async with engine.connect() as connection:
+            await connection.run_sync(_upgrade)
+            await connection.commit()
+    except CommandError as error:
+        raise BadInput(
+            "the database belongs to a newer version of headrace: start that version, or name another database"
+        ) from error
+    except (OSError, asyncpg.PostgresConnectionError, asyncpg.InvalidAuthorizationSpecificationError) as error:
+        raise StoreDown(f"the database cannot be reached: {error}") from error
+    finally:
+        await engine.dispose()
+
+
+def _upgrade(connection: Connection) -> None:
+    config = _config()
+    config.attributes["connection"] = connection
+    connection.exec_driver_sql(f"SELECT pg_advisory_lock({_LOCK})")
+    try:
+        command.upgrade(config, "head")
+    finally:
+        connection.exec_driver_sql(f"SELECT pg_advisory_unlock({_LOCK})")

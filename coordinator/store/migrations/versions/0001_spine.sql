@@ -1,0 +1,278 @@
+-- The spine: projects, runs, jobs, attempts, the fleet, logs and artifacts.
+--
+-- Hot tables (queue, session, lease, log_record) are small, apart from history, and vacuumed hard. CHECK
+-- constraints repeat the invariants of coordinator/core. States and causes are the words of the wire, lower case.
+-- Times are timestamptz, written with clock_timestamp(): now() is the start of a transaction that may have
+-- waited for a lock.
+
+CREATE TABLE project (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    repository  text NOT NULL UNIQUE,
+    name        text NOT NULL,
+    weight      double precision NOT NULL DEFAULT 1 CHECK (weight > 0),
+    created_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+CREATE TABLE pool (
+    name        text PRIMARY KEY,
+    paused      boolean NOT NULL DEFAULT false,
+    vt          double precision NOT NULL DEFAULT 0,   -- virtual time of the last job claimed
+    created_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+INSERT INTO pool (name) VALUES ('default');
+
+-- The virtual time of the last job that a project queued in a pool.
+CREATE TABLE project_share (
+    project_id  bigint NOT NULL REFERENCES project,
+    pool        text NOT NULL REFERENCES pool,
+    vt          double precision NOT NULL DEFAULT 0,
+    PRIMARY KEY (project_id, pool)
+);
+
+-- What a job requires of an agent, once for all jobs that require the same.
+CREATE TABLE class (
+    id          integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    pool        text NOT NULL,
+    requires    jsonb NOT NULL,                        -- label -> value
+    sandbox     text NOT NULL CHECK (sandbox IN ('any', 'docker', 'bubblewrap', 'host')),
+    network     text NOT NULL CHECK (network IN ('full', 'none')),
+    trusted     boolean NOT NULL,
+    UNIQUE (pool, requires, sandbox, network, trusted)
+);
+
+-- Every request that changed something, so that the same request again changes nothing.
+CREATE TABLE request (
+    id          text PRIMARY KEY CHECK (length(id) BETWEEN 8 AND 64),
+    kind        text NOT NULL,
+    run_id      bigint,
+    created_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX request_age ON request (created_at);
+
+CREATE TABLE run (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    project_id      bigint NOT NULL REFERENCES project,
+    pipeline        text NOT NULL,
+    pipeline_file   text NOT NULL,
+    pipeline_text   bytea NOT NULL,
+    source          bytea NOT NULL,                    -- a serialised headrace.v1.Source
+    commit          text NOT NULL,
+    event           text NOT NULL,
+    trusted         boolean NOT NULL,
+    parameters      jsonb NOT NULL,
+    priority        smallint NOT NULL DEFAULT 0 CHECK (priority BETWEEN -10 AND 10),
+    state           text NOT NULL CHECK (state IN ('pending', 'running', 'blocked', 'passed', 'failed', 'canceled')),
+    canceling       boolean NOT NULL DEFAULT false,
+    sentence        text NOT NULL DEFAULT '',
+    sequence        bigint NOT NULL DEFAULT 1,         -- of the newest change of the run or one of its jobs
+    run_sequence    bigint NOT NULL DEFAULT 1,         -- of the newest change of the run itself
+    unfinished      integer NOT NULL CHECK (unfinished >= 0),  -- jobs that have not ended
+    created_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    started_at      timestamptz,
+    ended_at        timestamptz,
+    CHECK ((state IN ('passed', 'failed', 'canceled')) = (ended_at IS NOT NULL)),
+    CHECK ((state IN ('passed', 'failed', 'canceled')) = (unfinished = 0))
+);
+CREATE INDEX run_of_project ON run (project_id, id DESC);
+
+-- A stage and its gate: the gate opens when all jobs of this and all earlier stages have ended.
+CREATE TABLE stage (
+    run_id      bigint NOT NULL REFERENCES run ON DELETE CASCADE,
+    index       integer NOT NULL,
+    name        text NOT NULL,
+    environment text NOT NULL DEFAULT '',
+    unfinished  integer NOT NULL CHECK (unfinished >= 0),  -- its jobs, and the gate before it
+    failed      integer NOT NULL DEFAULT 0 CHECK (failed >= 0),
+    decider     text NOT NULL DEFAULT '',                  -- key of the first job that counts as failed
+    PRIMARY KEY (run_id, index)
+);
+
+CREATE TABLE job (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    run_id      bigint NOT NULL REFERENCES run ON DELETE CASCADE,
+    stage       integer NOT NULL,
+    place       integer NOT NULL,                      -- in the order of the file
+    key         text NOT NULL,
+    needs       text[],                                -- NULL: all jobs of all earlier stages
+    spec        bytea NOT NULL,                        -- a serialised headrace.v1.JobSpec, handed on as it is
+    cls         integer NOT NULL REFERENCES class,
+    pool        text NOT NULL,
+    at_most_once boolean NOT NULL,
+    environment text NOT NULL DEFAULT '',
+    timeout_ms  bigint NOT NULL,
+    state       text NOT NULL CHECK (state IN ('waiting', 'queued', 'running', 'blocked', 'passed', 'failed', 'canceled', 'skipped')),
+    cause       text NOT NULL DEFAULT '',
+    sentence    text NOT NULL DEFAULT '',
+    unfinished  integer NOT NULL CHECK (unfinished >= 0),  -- dependencies that have not ended
+    failed      integer NOT NULL DEFAULT 0 CHECK (failed >= 0),  -- dependencies that count as failed
+    decider     text NOT NULL DEFAULT '',
+    tries       integer NOT NULL DEFAULT 0,            -- attempts that started
+    lost        integer NOT NULL DEFAULT 0,            -- of these, since a person last asked for it
+    errored     integer NOT NULL DEFAULT 0,
+    vt          double precision,                      -- kept over a retry
+    sequence    bigint NOT NULL DEFAULT 1,
+    queued_at   timestamptz,
+    started_at  timestamptz,
+    ended_at    timestamptz,
+    UNIQUE (run_id, key),
+    CHECK (state = 'waiting' OR state IN ('skipped', 'canceled') OR unfinished = 0)
+) WITH (fillfactor = 80);
+CREATE INDEX job_changes ON job (run_id, sequence);
+CREATE INDEX job_waiting_for_nothing ON job (id) WHERE state = 'waiting' AND unfinished = 0;
+
+CREATE TABLE dependency (
+    run_id      bigint NOT NULL,
+    job_id      bigint NOT NULL REFERENCES job ON DELETE CASCADE,
+    dependent   bigint NOT NULL REFERENCES job ON DELETE CASCADE,
+    PRIMARY KEY (job_id, dependent)
+);
+CREATE INDEX dependency_of ON dependency (dependent);
+
+-- Claimable now. A row leaves when it is claimed and comes back when the attempt is returned or retried.
+CREATE TABLE queue (
+    job_id      bigint PRIMARY KEY REFERENCES job ON DELETE CASCADE,
+    cls         integer NOT NULL,
+    prio        smallint NOT NULL,
+    vt          double precision NOT NULL,
+    pool        text NOT NULL,
+    queued_at   timestamptz NOT NULL DEFAULT clock_timestamp()
+) WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX queue_order ON queue (cls, prio DESC, vt, job_id);
+
+CREATE TABLE agent (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name        text NOT NULL UNIQUE,
+    pool        text NOT NULL REFERENCES pool,
+    instance    text NOT NULL,
+    version     text NOT NULL,
+    labels      jsonb NOT NULL,
+    slots       integer NOT NULL CHECK (slots > 0),
+    sandboxes   jsonb NOT NULL,                        -- [{kind, networks, hard_limits, why_not}]
+    drained     boolean NOT NULL DEFAULT false,        -- by a person; stays over a restart
+    leaving     boolean NOT NULL DEFAULT false,        -- by its own decision
+    seen_at     timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+CREATE TABLE session (
+    id          uuid PRIMARY KEY,
+    agent_id    bigint NOT NULL UNIQUE REFERENCES agent,
+    instance    text NOT NULL,
+    replica     uuid NOT NULL,
+    counter     bigint NOT NULL DEFAULT 0,             -- raised by heartbeats, compared and never trusted as a time
+    opened_at   timestamptz NOT NULL DEFAULT clock_timestamp()
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 100, autovacuum_vacuum_cost_delay = 0);
+
+-- History of claims. The token is compared for equality and never leaves the agent and this database.
+CREATE TABLE attempt (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    job_id          bigint NOT NULL REFERENCES job ON DELETE CASCADE,
+    run_id          bigint NOT NULL,
+    agent_id        bigint NOT NULL REFERENCES agent,
+    token           bytea NOT NULL CHECK (length(token) = 16),
+    try             integer NOT NULL,
+    state           text NOT NULL CHECK (state IN ('leased', 'running', 'passed', 'failed', 'errored', 'timed_out', 'canceled', 'lost', 'returned')),
+    cause           text NOT NULL DEFAULT '',
+    sentence        text NOT NULL DEFAULT '',
+    started_report  text NOT NULL DEFAULT '',
+    ended_report    text NOT NULL DEFAULT '',
+    steps           bytea NOT NULL DEFAULT '',         -- a serialised headrace.v1.Ended: steps and timings
+    leased_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    started_at      timestamptz,
+    ended_at        timestamptz,
+    CHECK ((state IN ('leased', 'running')) = (ended_at IS NULL))
+) WITH (fillfactor = 80);
+CREATE INDEX attempt_of_job ON attempt (job_id, id DESC);
+
+-- The right to run an attempt: one row for each that has not ended.
+CREATE TABLE lease (
+    attempt_id  bigint PRIMARY KEY REFERENCES attempt ON DELETE CASCADE,
+    job_id      bigint NOT NULL UNIQUE,                -- never two live attempts of a job
+    run_id      bigint NOT NULL,
+    agent_id    bigint NOT NULL,
+    session_id  uuid REFERENCES session ON DELETE SET NULL,  -- NULL: a permitted attempt out of contact
+    token       bytea NOT NULL,
+    number      bigint NOT NULL,                       -- of the assignment within the session; 0: resumed from Hello
+    running     boolean NOT NULL DEFAULT false,
+    at_most_once boolean NOT NULL,
+    permit      text,                                  -- the nonce that holds the start permit
+    cancel      text CHECK (cancel IN ('cancel', 'kill')),
+    cancel_sentence text NOT NULL DEFAULT '',
+    CHECK (session_id IS NOT NULL OR permit IS NOT NULL)
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX lease_of_session ON lease (session_id);
+CREATE INDEX lease_of_run ON lease (run_id);
+
+-- Singletons: whoever holds the term repeats it in every write.
+CREATE TABLE singleton (
+    name        text PRIMARY KEY,
+    term        uuid NOT NULL,
+    replica     uuid NOT NULL,
+    counter     bigint NOT NULL DEFAULT 0
+) WITH (fillfactor = 50);
+
+CREATE TABLE environment (
+    project_id  bigint NOT NULL REFERENCES project,
+    name        text NOT NULL,
+    fencing     bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (project_id, name)
+);
+
+-- One row a stream of an attempt. `next` is the sequence wanted next.
+CREATE TABLE log (
+    attempt_id      bigint NOT NULL REFERENCES attempt ON DELETE CASCADE,
+    stream          text NOT NULL,
+    next            bigint NOT NULL DEFAULT 1,
+    bytes           bigint NOT NULL DEFAULT 0,
+    final_records   bigint,                            -- told by the outcome
+    sealed_at       timestamptz,                       -- nothing can be appended any more
+    compacted_to    bigint NOT NULL DEFAULT 0,         -- records up to here are in segments
+    PRIMARY KEY (attempt_id, stream)
+) WITH (fillfactor = 70);
+CREATE INDEX log_to_compact ON log (sealed_at) WHERE sealed_at IS NOT NULL AND next > compacted_to + 1;
+
+-- Records not yet compacted, as they came.
+CREATE TABLE log_record (
+    attempt_id  bigint NOT NULL,
+    stream      text NOT NULL,
+    sequence    bigint NOT NULL,
+    bytes_from  bigint NOT NULL,                       -- raw offset
+    raw_length  integer NOT NULL CHECK (raw_length BETWEEN 0 AND 65536),
+    record      bytea NOT NULL,                        -- a serialised headrace.v1.Record
+    PRIMARY KEY (attempt_id, stream, sequence)
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX log_record_at ON log_record (attempt_id, stream, bytes_from);
+
+CREATE TABLE log_segment (
+    attempt_id      bigint NOT NULL REFERENCES attempt ON DELETE CASCADE,
+    stream          text NOT NULL,
+    first_sequence  bigint NOT NULL,
+    last_sequence   bigint NOT NULL,
+    bytes_from      bigint NOT NULL,
+    bytes_to        bigint NOT NULL,
+    key             text NOT NULL,
+    size            bigint NOT NULL,
+    sha256          bytea NOT NULL,
+    index           bytea NOT NULL,                    -- where each record stands in the blob
+    PRIMARY KEY (attempt_id, stream, first_sequence)
+);
+
+CREATE TABLE artifact (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    run_id      bigint NOT NULL REFERENCES run ON DELETE CASCADE,
+    job_id      bigint NOT NULL REFERENCES job ON DELETE CASCADE,
+    attempt_id  bigint NOT NULL REFERENCES attempt ON DELETE CASCADE,
+    name        text NOT NULL,
+    published_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    expires_at  timestamptz,
+    UNIQUE (attempt_id, name)
+);
+CREATE INDEX artifact_of_run ON artifact (run_id, name, attempt_id DESC);
+
+CREATE TABLE artifact_file (
+    artifact_id bigint NOT NULL REFERENCES artifact ON DELETE CASCADE,
+    path        text NOT NULL,
+    sha256      bytea NOT NULL CHECK (length(sha256) = 32),
+    size        bigint NOT NULL CHECK (size >= 0),
+    executable  boolean NOT NULL,
+    PRIMARY KEY (artifact_id, path)
+);
