@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, TypeAlias
 
 import asyncpg
 
 from coordinator.errors import StoreDown
 
-Connection = asyncpg.pool.PoolConnectionProxy | asyncpg.Connection
+# A connection of the pool, inside or outside a transaction. The driver ships no types.
+Connection: TypeAlias = Any
 
 # What a statement may take. A claim or heartbeat that waits longer than this is better failed and tried again:
 # nothing is lost by it, for no lease ends while the database does not answer.
@@ -67,8 +69,6 @@ class Database:
 
 async def _close(pool: asyncpg.Pool) -> None:
     """Closes the pool; connections still in use after 5 s are cut."""
-    import asyncio
-
     try:
         async with asyncio.timeout(5):
             await pool.close()
@@ -78,7 +78,7 @@ async def _close(pool: asyncpg.Pool) -> None:
 
 
 @contextlib.contextmanager
-def translated() -> Any:
+def translated() -> Iterator[None]:
     """Turns what the driver raises about the connection or the server into StoreDown.
 
     What is wrong with a statement or a constraint of ours is a defect and passes through as it is.

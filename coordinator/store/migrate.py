@@ -49,9 +49,13 @@ async def migrate(dsn: str) -> None:
             await connection.commit()
     except CommandError as error:
         raise BadInput(
-            "the database belongs to a newer version of headrace: start that version, or name another database"
+            "the database belongs to a newer version of headrace: start that one, or name another database"
         ) from error
-    except (OSError, asyncpg.PostgresConnectionError, asyncpg.InvalidAuthorizationSpecificationError) as error:
+    except (
+        OSError,
+        asyncpg.PostgresConnectionError,
+        asyncpg.InvalidAuthorizationSpecificationError,
+    ) as error:
         raise StoreDown(f"the database cannot be reached: {error}") from error
     finally:
         await engine.dispose()

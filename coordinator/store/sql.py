@@ -32,6 +32,6 @@ def statements(family: str) -> SimpleNamespace:
 
 
 def all_statements() -> dict[str, str]:
-    """Every statement of every family, as `family.name` -> text: for the tests that PREPARE and EXPLAIN them."""
+    """Every statement of every family, as `family.name` -> text: for tests that PREPARE and EXPLAIN them."""
     families = sorted(path.name.removesuffix(".sql") for path in files(__package__).joinpath("sql").iterdir())
     return {f"{family}.{name}": text for family in families for name, text in vars(statements(family)).items()}

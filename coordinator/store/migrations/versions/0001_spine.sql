@@ -66,7 +66,12 @@ CREATE TABLE run (
     sentence        text NOT NULL DEFAULT '',
     sequence        bigint NOT NULL DEFAULT 1,         -- of the newest change of the run or one of its jobs
     run_sequence    bigint NOT NULL DEFAULT 1,         -- of the newest change of the run itself
-    unfinished      integer NOT NULL CHECK (unfinished >= 0),  -- jobs that have not ended
+    -- Counters of its jobs, kept under the run's row lock: nothing that decides ever counts a whole run.
+    unfinished      integer NOT NULL CHECK (unfinished >= 0),  -- have not ended
+    active          integer NOT NULL CHECK (active >= 0),      -- queued or running
+    blocked         integer NOT NULL CHECK (blocked >= 0),
+    failed          integer NOT NULL CHECK (failed >= 0),
+    canceled        integer NOT NULL CHECK (canceled >= 0),
     created_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
     started_at      timestamptz,
     ended_at        timestamptz,
@@ -98,8 +103,8 @@ CREATE TABLE job (
     cls         integer NOT NULL REFERENCES class,
     pool        text NOT NULL,
     at_most_once boolean NOT NULL,
+    asks        boolean NOT NULL DEFAULT false,        -- a deployment that asks again after a retry
     environment text NOT NULL DEFAULT '',
-    timeout_ms  bigint NOT NULL,
     state       text NOT NULL CHECK (state IN ('waiting', 'queued', 'running', 'blocked', 'passed', 'failed', 'canceled', 'skipped')),
     cause       text NOT NULL DEFAULT '',
     sentence    text NOT NULL DEFAULT '',
@@ -189,12 +194,13 @@ CREATE TABLE lease (
     job_id      bigint NOT NULL UNIQUE,                -- never two live attempts of a job
     run_id      bigint NOT NULL,
     agent_id    bigint NOT NULL,
-    session_id  uuid REFERENCES session ON DELETE SET NULL,  -- NULL: a permitted attempt out of contact
+    session_id  uuid,                                  -- NULL: a permitted attempt out of contact
     token       bytea NOT NULL,
     number      bigint NOT NULL,                       -- of the assignment within the session; 0: resumed from Hello
     running     boolean NOT NULL DEFAULT false,
     at_most_once boolean NOT NULL,
     permit      text,                                  -- the nonce that holds the start permit
+    fencing     bigint NOT NULL DEFAULT 0,             -- HEADRACE_FENCING_TOKEN, made with the permit
     cancel      text CHECK (cancel IN ('cancel', 'kill')),
     cancel_sentence text NOT NULL DEFAULT '',
     CHECK (session_id IS NOT NULL OR permit IS NOT NULL)

@@ -1,0 +1,95 @@
+"""Which agent can take which job, and why none can."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """What a class of jobs requires of an agent."""
+
+    pool: str
+    labels: tuple[tuple[str, str], ...]
+    """Sorted (label, value) pairs."""
+    sandbox: str
+    """any | docker | bubblewrap | host"""
+    network: str
+    """full | none"""
+    trusted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Ability:
+    """A sandbox kind of an agent. `networks` is empty when it cannot be used, and `why_not` says why."""
+
+    kind: str
+    networks: frozenset[str]
+    why_not: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What an agent offers: everything that decides whether a job fits, and nothing else. Agents with equal
+    offers are served by one claim."""
+
+    pool: str
+    labels: tuple[tuple[str, str], ...]
+    abilities: tuple[Ability, ...]
+
+
+# `any` never means host: running without a sandbox is asked for by name.
+_ANY = ("bubblewrap", "docker")
+
+
+def differences(requirement: Requirement, offer: Offer) -> tuple[str, ...]:
+    """What stands between a job and an agent, each as a clause; empty: it fits."""
+    found = []
+    if requirement.pool != offer.pool:
+        found.append(f"it is in pool `{offer.pool}`, not `{requirement.pool}`")
+    labels = dict(offer.labels)
+    for label, value in requirement.labels:
+        if label not in labels:
+            found.append(f"it has no label `{label}`")
+        elif labels[label] != value:
+            found.append(f"its `{label}` is `{labels[label]}`, not `{value}`")
+    if clause := _sandbox_difference(requirement, offer):
+        found.append(clause)
+    return tuple(found)
+
+
+def _sandbox_difference(requirement: Requirement, offer: Offer) -> str:
+    kinds = _ANY if requirement.sandbox == "any" else (requirement.sandbox,)
+    abilities = [ability for ability in offer.abilities if ability.kind in kinds]
+    if any(requirement.network in ability.networks for ability in abilities):
+        return ""
+    usable = [ability for ability in abilities if ability.networks]
+    if usable:
+        return f"its {usable[0].kind} sandbox has no `network: {requirement.network}`"
+    wanted = "sandbox" if requirement.sandbox == "any" else f"{requirement.sandbox} sandbox"
+    reasons = "; ".join(ability.why_not for ability in abilities if ability.why_not)
+    return f"it has no {wanted}" + (f" ({reasons})" if reasons else "")
+
+
+def fits(requirement: Requirement, offer: Offer) -> bool:
+    """Whether the agent can take the job."""
+    return not differences(requirement, offer)
+
+
+def unschedulable(requirement: Requirement, offers: Mapping[str, Offer]) -> str:
+    """Why no agent can take it, with the nearest agent and what differs; empty: at least one can.
+
+    `offers` maps the names of the agents that are there to what they offer.
+    """
+    if not offers:
+        return f"no agent is connected: start one with `headrace agent --pool {requirement.pool}`"
+    nearest: tuple[str, Sequence[str]] | None = None
+    for name in sorted(offers):
+        clauses = differences(requirement, offers[name])
+        if not clauses:
+            return ""
+        if nearest is None or len(clauses) < len(nearest[1]):
+            nearest = (name, clauses)
+    assert nearest is not None
+    return f"no agent fits; the nearest is `{nearest[0]}`: {', and '.join(nearest[1])}"

@@ -1,0 +1,173 @@
+"""From a plan's graph to the first rows of a run, and from a run's rows to those of its retry.
+
+Both look at the whole run, once, because a person asked for it; everything in between goes by counters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from coordinator.core.follow import Gate
+from coordinator.core.job import Asked, Job, step
+from coordinator.core.run import Run, counted, judged
+from coordinator.core.states import RUN_OVER, JobState, RunState
+
+
+class CannotRetry(Exception):
+    """One sentence for the person who asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """The edges of a run. `needs` maps a job id to the ids it waits for; a job not in it waits for the gate of
+    the stage before its own, or for nothing in the first stage."""
+
+    stages: int
+    needs: Mapping[int, tuple[int, ...]]
+
+    def waits_for_gate(self, job: Job) -> bool:
+        """Whether it waits for all jobs of all earlier stages."""
+        return job.id not in self.needs and job.stage > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A whole run as it is to be stored. `queued`: jobs that are claimable now."""
+
+    run: Run
+    jobs: Mapping[int, Job]
+    gates: tuple[Gate, ...]
+    queued: tuple[int, ...]
+
+
+def begin(run_id: int, jobs: Sequence[Job], graph: Graph) -> Rows:
+    """The first rows of a run: counters set, and what waits for nothing queued. All jobs are waiting."""
+    gates = _gates(jobs, graph)
+    rows = {}
+    run = Run(run_id)
+    for job in jobs:
+        needs = graph.needs.get(job.id)
+        unfinished = len(needs) if needs is not None else int(graph.waits_for_gate(job))
+        ready = unfinished == 0
+        row = replace(job, unfinished=unfinished, state=JobState.QUEUED if ready else JobState.WAITING)
+        rows[job.id] = row
+        run = counted(run, None, row)
+    queued = tuple(sorted(key for key, job in rows.items() if job.state is JobState.QUEUED))
+    return Rows(run, rows, gates, queued)
+
+
+def retry(run: Run, jobs: Sequence[Job], graph: Graph, wanted: str) -> Rows:
+    """The rows after a person asked for one job (`wanted`, its key) or for all that did not pass (empty).
+
+    What depends on it runs again, up to, not through, the next deployment, which asks again. What it did not
+    touch stays. Raises CannotRetry with one sentence.
+    """
+    chosen = _chosen(run, jobs, wanted)
+    again = _downstream(chosen, jobs, graph)
+    rows = {job.id: job for job in jobs}
+    # Those asked for again count as waiting while the counters of the others are made.
+    standing = {job.id: replace(job, state=JobState.WAITING) if job.id in again else job for job in jobs}
+    gates = _gates(list(standing.values()), graph)
+    for job in sorted(jobs, key=lambda each: each.stage):
+        if job.id not in again:
+            continue
+        event = _asked(job, standing, gates, graph, named=job.id in chosen)
+        rows[job.id] = step(job, event)
+    run = replace(run, canceling=False, sentence="")
+    for job in jobs:
+        run = counted(run, job, rows[job.id])
+    # A job that a failure elsewhere still holds back is skipped anew: what follows it was counted as waiting.
+    settled = {key: job for key, job in rows.items() if key in again and job.over}
+    if settled:
+        raise CannotRetry(_held_back(next(iter(settled.values()))))
+    queued = tuple(sorted(key for key in again if rows[key].state is JobState.QUEUED))
+    if run.state in RUN_OVER or run.state is RunState.BLOCKED:
+        run = replace(run, state=RunState.RUNNING)
+    return Rows(judged(run, begun=True), rows, gates, queued)
+
+
+def _held_back(job: Job) -> str:
+    return f"`{job.key}` cannot run: {job.sentence}; retry `{job.decider}`, or the whole run, instead"
+
+
+def _chosen(run: Run, jobs: Sequence[Job], wanted: str) -> frozenset[int]:
+    if wanted:
+        found = [job for job in jobs if job.key == wanted]
+        if not found:
+            names = ", ".join(f"`{job.key}`" for job in jobs[:20])
+            raise CannotRetry(f"run {run.id} has no job `{wanted}`: it has {names}")
+        if not (found[0].over or found[0].state is JobState.BLOCKED):
+            raise CannotRetry(f"`{wanted}` of run {run.id} has not ended: it is {found[0].state}")
+        return frozenset(job.id for job in found)
+    if run.state not in RUN_OVER and run.state is not RunState.BLOCKED:
+        raise CannotRetry(f"run {run.id} has not ended: name the job to retry, or wait")
+    failed = frozenset(job.id for job in jobs if job.counts_as_failed or job.state is JobState.BLOCKED)
+    if not failed:
+        raise CannotRetry(f"every job of run {run.id} passed: name the job to retry")
+    return failed
+
+
+def _downstream(chosen: frozenset[int], jobs: Sequence[Job], graph: Graph) -> frozenset[int]:
+    """The chosen jobs and everything that waits for one of them, directly or not; deployments end the way."""
+    again = set(chosen)
+    for job in sorted(jobs, key=lambda each: each.stage):
+        first_stage = min((each.stage for each in jobs if each.id in again), default=graph.stages)
+        if graph.waits_for_gate(job) and first_stage < job.stage:
+            again.add(job.id)
+    followers: dict[int, list[int]] = {}
+    for dependent, needs in graph.needs.items():
+        for need in needs:
+            followers.setdefault(need, []).append(dependent)
+    by_id = {job.id: job for job in jobs}
+    frontier = list(again)
+    while frontier:
+        for dependent in followers.get(frontier.pop(), ()):
+            if dependent not in again:
+                again.add(dependent)
+                frontier.append(dependent)
+        lowest = min(by_id[key].stage for key in again)
+        for job in jobs:
+            if job.id not in again and graph.waits_for_gate(job) and lowest < job.stage:
+                again.add(job.id)
+                frontier.append(job.id)
+    live = [by_id[key] for key in again if key not in chosen and not by_id[key].over]
+    running = [job for job in live if job.state in (JobState.QUEUED, JobState.RUNNING)]
+    if running:
+        raise CannotRetry(f"`{running[0].key}` depends on it and is {running[0].state}: wait for it, or cancel the run")
+    return frozenset(key for key in again if key in chosen or by_id[key].over or by_id[key].state is JobState.BLOCKED)
+
+
+def _asked(job: Job, standing: Mapping[int, Job], gates: Sequence[Gate], graph: Graph, *, named: bool) -> Asked:
+    needs = graph.needs.get(job.id)
+    asks = job.at_most_once and not named
+    if needs is not None:
+        found = [standing[key] for key in needs]
+        failed = [each for each in found if each.over and each.counts_as_failed]
+        unfinished = sum(not each.over for each in found)
+        return Asked(unfinished, len(failed), failed[0].key if failed else "", asks)
+    if job.stage == 0:
+        return Asked(0, 0, "", asks)
+    gate = gates[job.stage - 1]
+    if gate.unfinished:
+        return Asked(1, 0, "", asks)
+    return Asked(0, gate.failed, gate.decider, asks)
+
+
+def _gates(jobs: Sequence[Job], graph: Graph) -> tuple[Gate, ...]:
+    gates: list[Gate] = []
+    for stage in range(graph.stages):
+        own = [job for job in jobs if job.stage == stage]
+        before = gates[-1] if gates else None
+        closed = before is not None and before.unfinished > 0
+        failed = [job for job in own if job.over and job.counts_as_failed]
+        passed_on = before if before is not None and not closed else None
+        gates.append(
+            Gate(
+                stage,
+                unfinished=sum(not job.over for job in own) + int(closed),
+                failed=len(failed) + (passed_on.failed if passed_on else 0),
+                decider=(passed_on.decider if passed_on else "") or (failed[0].key if failed else ""),
+            )
+        )
+    return tuple(gates)
