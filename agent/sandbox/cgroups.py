@@ -1,0 +1,165 @@
+"""One cgroup for each attempt, under `headrace/<agent id>/<attempt>`: hard limits, and the files that tell an
+out-of-memory kill from a failed command.
+
+Version 1 has a tree for each controller, version 2 one tree. Whoever starts the sandbox joins the folders
+that `make` returns before it executes anything; `remove` kills what is still inside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from agent.sandbox.protocol import Limits
+
+_PERIOD_US: Final = 100_000
+_V1_NEEDED: Final = ("memory", "pids")
+_V1_WANTED: Final = ("memory", "pids", "cpu")
+_V2_NEEDED: Final = frozenset({"memory", "pids"})
+_TRIES: Final = 200
+_PAUSE_S: Final = 0.01
+
+
+class Cgroups:
+    """The cgroups of one agent. `folders` are the roots of the trees: controller -> folder, for version 2
+    `""`."""
+
+    def __init__(self, agent: str, folders: Mapping[str, Path]) -> None:
+        self._bases = {name: folder / "headrace" / agent for name, folder in folders.items()}
+
+    @classmethod
+    def find(cls, agent: str, mounts: str) -> Cgroups | None:
+        """The trees named in `mounts` (the text of /proc/mounts), or None where this process can make no
+        cgroup."""
+        folders = _version_1(mounts) or _version_2(mounts)
+        if not folders or not all(os.access(folder, os.W_OK) for folder in folders.values()):
+            return None
+        return cls(agent, folders)
+
+    def make(self, attempt: int, limits: Limits) -> tuple[Path, ...]:
+        """Makes the attempt's folders with its limits and returns them. Raises OSError."""
+        made = []
+        for controller, base in self._bases.items():
+            folder = base / str(attempt)
+            if not controller:
+                _delegate(base)
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, value in _settings(controller, limits).items():
+                _write(folder / name, value)
+            made.append(folder)
+        return tuple(made)
+
+    def attempts(self) -> frozenset[int]:
+        """The attempts of this agent that have a folder now, whoever made it."""
+        return frozenset(
+            int(folder.name)
+            for base in self._bases.values()
+            if base.is_dir()
+            for folder in base.iterdir()
+            if folder.is_dir() and folder.name.isdecimal()
+        )
+
+    async def remove(self, attempt: int) -> None:
+        """Kills what is left in the attempt's folders and removes them; a folder that is not there is
+        fine."""
+        for base in self._bases.values():
+            folder = base / str(attempt)
+            for _ in range(_TRIES):
+                if _gone(folder):
+                    break
+                await asyncio.sleep(_PAUSE_S)  # the kernel needs a moment after the kill
+            for parent in (base, base.parent):  # shared with the other attempts and agents: only when empty
+                with contextlib.suppress(OSError):
+                    parent.rmdir()
+
+
+def _gone(folder: Path) -> bool:
+    """Tries to empty and remove `folder`; True when it is no more."""
+    if not folder.is_dir():
+        return True
+    _kill(folder)
+    with contextlib.suppress(OSError):
+        for inner in sorted(folder.rglob("*"), reverse=True):  # a job cannot make any; a nested runtime might
+            if inner.is_dir():
+                inner.rmdir()
+        folder.rmdir()
+    return not folder.is_dir()
+
+
+def _kill(folder: Path) -> None:
+    at_once = folder / "cgroup.kill"
+    if at_once.exists():
+        _write(at_once, "1")
+        return
+    for tasks in (folder / "cgroup.procs", *folder.rglob("*/cgroup.procs")):
+        with contextlib.suppress(FileNotFoundError):
+            for pid in tasks.read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+
+
+def _version_1(mounts: str) -> dict[str, Path]:
+    """The wanted controllers' trees; empty when a needed one is missing."""
+    found = {}
+    for line in mounts.splitlines():
+        _, folder, kind, options, *_ = line.split(" ")
+        if kind == "cgroup":
+            for controller in set(options.split(",")) & set(_V1_WANTED):
+                found[controller] = Path(folder)
+    return found if all(name in found for name in _V1_NEEDED) else {}
+
+
+def _version_2(mounts: str) -> dict[str, Path]:
+    """The one tree, at its root: cgroups made there outlive the agent's own unit, as an engine's do."""
+    for line in mounts.splitlines():
+        _, folder, kind, *_ = line.split(" ")
+        controllers = Path(folder, "cgroup.controllers")
+        if kind == "cgroup2" and controllers.exists() and set(controllers.read_text().split()) >= _V2_NEEDED:
+            return {"": Path(folder)}
+    return {}
+
+
+def _delegate(base: Path) -> None:
+    """Version 2: hands the controllers down from the root of the tree to `base`, whose children get
+    limits."""
+    base.mkdir(parents=True, exist_ok=True)
+    for folder in (base.parent.parent, base.parent, base):
+        offered = set((folder / "cgroup.controllers").read_text().split())
+        for controller in sorted(offered & {"memory", "pids", "cpu"}):
+            _write(folder / "cgroup.subtree_control", f"+{controller}")
+
+
+def _settings(controller: str, limits: Limits) -> dict[str, str]:
+    """File -> value; later files may depend on earlier ones."""
+    quota = None if limits.cpu is None else str(max(1_000, int(limits.cpu * _PERIOD_US)))
+    memory = None if limits.memory is None else str(limits.memory)
+    pids = {} if limits.pids is None else {"pids.max": str(limits.pids)}
+    match controller:
+        case "memory":
+            # With swap counted the second holds; without, the kernel does not have the file and `_write`
+            # skips it.
+            return {} if memory is None else {"memory.limit_in_bytes": memory, "memory.memsw.limit_in_bytes": memory}
+        case "pids":
+            return pids
+        case "cpu":
+            period = {"cpu.cfs_period_us": str(_PERIOD_US)}
+            return {} if quota is None else {**period, "cpu.cfs_quota_us": quota}
+        case _:
+            v2 = {} if memory is None else {"memory.max": memory, "memory.swap.max": "0"}
+            cpu = {} if quota is None else {"cpu.max": f"{quota} {_PERIOD_US}"}
+            return {**v2, **pids, **cpu}
+
+
+_OPTIONAL: Final = ("memory.memsw.limit_in_bytes", "memory.swap.max", "cpu.max")
+
+
+def _write(file: Path, value: str) -> None:
+    """Writes a control file. Those of swap accounting and of an absent cpu controller may be missing."""
+    if file.name in _OPTIONAL and not file.exists():
+        return
+    file.write_text(value)

@@ -1,0 +1,28 @@
+"""Runs the machine's own programs (ip, iptables-restore) and waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+
+class CommandFailedError(Exception):
+    """A program ended with a code other than 0. The message has its name, the code and what it said."""
+
+
+async def run(command: Sequence[str], text: str = "") -> str:
+    """Runs `command` with `text` as its input and returns its output. Raises `CommandFailedError`."""
+    try:
+        child = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except OSError as error:
+        raise CommandFailedError(f"{command[0]} cannot be started: {error.strerror}") from error
+    out, err = await child.communicate(text.encode())
+    if child.returncode != 0:
+        said = err.decode(errors="replace").strip() or "it said nothing"
+        raise CommandFailedError(f"{' '.join(command)} failed with code {child.returncode}: {said}")
+    return out.decode(errors="replace")
