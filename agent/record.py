@@ -1,0 +1,158 @@
+"""What the agent knows of one attempt, on disk, so that it goes on after a restart as if nothing had happened.
+
+One small JSON file per attempt, replaced by rename. It holds the lease's token: 0600 in a 0700 folder, never in a
+sandbox.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from headrace.v1 import agent_pb2, common_pb2
+
+
+class Phase(StrEnum):
+    """How far the attempt has come. `SETTLED`: the outcome is decided, nothing of the sandbox is left."""
+
+    PREPARING = "preparing"
+    STEPS = "steps"
+    ARTIFACTS = "artifacts"
+    SETTLED = "settled"
+
+
+@dataclass(slots=True)
+class Record:
+    """One attempt. Written after every change that a restart must know of."""
+
+    attempt: int
+    token: bytes
+    attempt_try: int
+    slot: int
+    spec: common_pb2.JobSpec
+    assigned_boot_ms: int
+    phase: Phase = Phase.PREPARING
+    started_boot_ms: int = 0
+    """Boot clock when the first command could begin; 0: not yet. The job's timeout counts from here."""
+    sandbox: str = ""
+    """Kind of the sandbox that was chosen."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What preparing found out and the steps need: base environment, shells, paths."""
+    exported: dict[str, str] = field(default_factory=dict)
+    """Environment that steps wrote to `$HEADRACE_ENV`."""
+    steps: list[common_pb2.StepResult] = field(default_factory=list)
+    placing: bool = False
+    """A `use: artifact/…` step is under way: it cannot simply be done again."""
+    cancel: str = ""
+    """The sentence of a cancel that came; empty: none."""
+    timings: dict[str, int] = field(default_factory=dict)
+    reports: dict[str, agent_pb2.Report] = field(default_factory=dict)
+    """Not yet answered, in order."""
+    outcome: int = 0
+    """`AttemptState` of the outcome; 0: none yet."""
+    aborted: bool = False
+    """Somebody else has the job now, or nobody wants it: nothing is reported any more."""
+    log_done: bool = False
+    """The coordinator has the whole log, or does not want it."""
+
+    def to_json(self) -> str:
+        """As it is written."""
+        return json.dumps(
+            {
+                "attempt": self.attempt,
+                "token": self.token.hex(),
+                "attempt_try": self.attempt_try,
+                "slot": self.slot,
+                "spec": _text(self.spec.SerializeToString()),
+                "assigned_boot_ms": self.assigned_boot_ms,
+                "phase": self.phase.value,
+                "started_boot_ms": self.started_boot_ms,
+                "sandbox": self.sandbox,
+                "facts": self.facts,
+                "exported": self.exported,
+                "steps": [_text(step.SerializeToString()) for step in self.steps],
+                "placing": self.placing,
+                "cancel": self.cancel,
+                "timings": self.timings,
+                "reports": [_text(report.SerializeToString()) for report in self.reports.values()],
+                "outcome": self.outcome,
+                "aborted": self.aborted,
+                "log_done": self.log_done,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Record:
+        """The record that `to_json` wrote. Raises ValueError or KeyError for anything else."""
+        read: Mapping[str, Any] = json.loads(text)
+        reports = [agent_pb2.Report.FromString(_bytes(each)) for each in read["reports"]]
+        return cls(
+            attempt=int(read["attempt"]),
+            token=bytes.fromhex(read["token"]),
+            attempt_try=int(read["attempt_try"]),
+            slot=int(read["slot"]),
+            spec=common_pb2.JobSpec.FromString(_bytes(read["spec"])),
+            assigned_boot_ms=int(read["assigned_boot_ms"]),
+            phase=Phase(read["phase"]),
+            started_boot_ms=int(read["started_boot_ms"]),
+            sandbox=read["sandbox"],
+            facts=dict(read["facts"]),
+            exported=dict(read["exported"]),
+            steps=[common_pb2.StepResult.FromString(_bytes(each)) for each in read["steps"]],
+            placing=bool(read["placing"]),
+            cancel=read["cancel"],
+            timings=dict(read["timings"]),
+            reports={report.id: report for report in reports},
+            outcome=int(read["outcome"]),
+            aborted=bool(read["aborted"]),
+            log_done=bool(read["log_done"]),
+        )
+
+
+class Records:
+    """The folder with the records of all attempts."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def write(self, record: Record, *, durable: bool = False) -> None:
+        """Replaces the attempt's file; `durable`: also over a power cut. A few milliseconds, then."""
+        draft = self._folder / f"{record.attempt}.new"
+        with open(draft, "w", encoding="utf-8", opener=_private) as file:
+            file.write(record.to_json())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        draft.replace(self._folder / f"{record.attempt}.json")
+
+    def remove(self, attempt: int) -> None:
+        """Forgets the attempt; repeatable."""
+        (self._folder / f"{attempt}.json").unlink(missing_ok=True)
+
+    def read(self, broken: Callable[[Path, Exception], None]) -> list[Record]:
+        """All records, oldest attempt first; `broken` is told of a file that is none."""
+        found = []
+        for file in self._folder.glob("*.json"):
+            try:
+                found.append(Record.from_json(file.read_text(encoding="utf-8")))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                broken(file, error)
+        return sorted(found, key=lambda record: record.attempt)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _bytes(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)

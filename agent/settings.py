@@ -1,0 +1,248 @@
+"""The agent's settings: flag, else environment `HEADRACE_*`, else TOML file, else default. Read once, in `app.py`.
+
+The help of each field is one line; the reference page is printed from it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+PREFIX = "HEADRACE_"
+GIVEN_TO_JOBS = frozenset(
+    (
+        "RUN_ID",
+        "RUN_URL",
+        "JOB_ID",
+        "ATTEMPT",
+        "PROJECT",
+        "PIPELINE_NAME",
+        "STAGE",
+        "JOB",
+        "COMMIT",
+        "BRANCH",
+        "TAG",
+        "EVENT",
+        "WORKSPACE",
+        "SHARD",
+        "SHARDS",
+        "OUTPUT",
+        "ENV",
+        "PIPELINE",
+        "FENCING_TOKEN",
+    )
+)
+"""What jobs find in their environment: no mistake when an agent runs inside a job."""
+
+
+class BadSettings(Exception):
+    """One or more settings are wrong; the message names each with its mend."""
+
+
+def _pairs(value: object) -> object:
+    """`a=1,b=2` as a mapping."""
+    if not isinstance(value, str):
+        return value
+    words = [word.strip() for word in value.split(",") if word.strip()]
+    if any("=" not in word for word in words):
+        raise ValueError("write labels as NAME=VALUE,NAME=VALUE")
+    return dict(word.split("=", 1) for word in words)
+
+
+def _words(value: object) -> object:
+    """`a,b` as a list."""
+    return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+
+def _paths(value: object) -> object:
+    """`/a:/b` as a list."""
+    return [word for word in value.split(":") if word] if isinstance(value, str) else value
+
+
+Labels = Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs)]
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
+Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_paths)]
+
+
+def _default_data_dir() -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib/headrace/agent")
+    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(state) / "headrace" / "agent"
+
+
+class Settings(BaseSettings):
+    """Everything that an operator can set on an agent."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=PREFIX)
+
+    url: Words = Field(("127.0.0.1:7433",), description="coordinators as HOST:PORT, several with commas")
+    token: SecretStr = Field(SecretStr(""), description="this agent's credential; never as a flag")
+    token_file: Path | None = Field(None, description="file that holds the credential")
+    ca_file: Path | None = Field(None, description="PEM certificates to trust instead of the machine's own")
+    insecure: bool = Field(default=False, description="speak without TLS to other machines too")
+    name: str = Field(default_factory=socket.gethostname, description="the agent's name, unique in the fleet")
+    pool: str = Field("default", description="the pool that it serves")
+    labels: Labels = Field(default_factory=dict, description="facts that jobs may require, as NAME=VALUE,…")
+    slots: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024, description="jobs at a time")
+    data_dir: Path = Field(default_factory=_default_data_dir, description="where the agent keeps its state")
+    metrics_listen: str = Field("127.0.0.1:0", description="HOST:PORT of /metrics, /healthz, /readyz; empty: none")
+    cpu: float | None = Field(None, gt=0, description="cores for all jobs together; left out: all")
+    memory: int | None = Field(None, ge=1 << 24, description="bytes for all jobs together; left out: nine tenths")
+    allow_host: bool = Field(default=False, description="let jobs ask for `sandbox: host`, that is for no sandbox")
+    docker_image: str = Field("", description="image of jobs that name none, where bubblewrap is missing")
+    tool_paths: Paths = Field((), description="toolchains outside /usr that jobs see read-only, with colons")
+    read_only_paths: Paths = Field((), description="more files and folders that jobs see read-only, with colons")
+    pass_env: bool = Field(default=False, description="give jobs the agent's own proxy, CA and package index variables")
+    spool_attempt: int = Field(256 << 20, ge=1 << 20, description="bytes of log kept on disk for one attempt")
+    spool_agent: int = Field(2 << 30, ge=1 << 20, description="bytes of log kept on disk in all")
+    first_uid: int = Field(200_000, ge=1000, description="first of the uids, one for each slot, that jobs get (root)")
+    local: bool = Field(
+        default=False, description="serves a local `headrace run`: own code may run under the user's hand"
+    )
+    ready_fd: int | None = Field(None, description="descriptor that gets one JSON line at the first welcome")
+
+    @field_validator("url")
+    @classmethod
+    def _is_address(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("name at least one coordinator as HOST:PORT")
+        for each in value:
+            host, _, port = each.rpartition(":")
+            if not host or not port.isdigit() or "/" in each:
+                raise ValueError(f"{each!r} is not HOST:PORT")
+        return value
+
+    def credential(self) -> str:
+        """The token itself. Raises `BadSettings` when its file cannot be read."""
+        if self.token_file is None or self.token.get_secret_value():
+            return self.token.get_secret_value()
+        try:
+            return self.token_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            said = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise BadSettings(f"token_file: {self.token_file} cannot be read: {said}") from error
+
+    def is_secure(self, address: str) -> bool:
+        """Whether to speak TLS to this address. Raises `BadSettings` where neither TLS nor plain text may be."""
+        if self.ca_file is not None:
+            return True
+        host = address.rpartition(":")[0].strip("[]")
+        return not (self.insecure or host in {"localhost", "::1"} or host.startswith("127."))
+
+
+class _Environment(EnvSettingsSource):
+    """The environment that was passed in, not the process's own."""
+
+    def __init__(self, kind: type[BaseSettings], environment: Mapping[str, str]) -> None:
+        self._passed = {name.lower(): value for name, value in environment.items()}
+        super().__init__(kind)
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return self._passed
+
+
+def read(flags: Mapping[str, object], environment: Mapping[str, str]) -> tuple[Settings, list[str]]:
+    """The settings, and warnings about variables that nobody knows. Raises `BadSettings` with all mistakes.
+
+    `flags` with the value None are as if they were not given; a flag `label` adds to `labels`.
+    """
+    given = {name: value for name, value in flags.items() if value not in (None, {}, ())}
+    if "label" in given:
+        given["labels"] = given.pop("label")
+    wrong, warnings = _unknown(environment)
+    file = _file(environment)
+
+    class Reader(Settings):
+        """The settings with their sources in order."""
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the library's own names
+            env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return (
+                InitSettingsSource(settings_cls, dict(given)),
+                _Environment(settings_cls, environment),
+                InitSettingsSource(settings_cls, file),
+            )
+
+    try:
+        settings = Reader()
+    except ValidationError as error:
+        wrong += [_mistake(each) for each in error.errors(include_url=False)]
+    if wrong:
+        raise BadSettings("\n".join(wrong))
+    return settings, warnings
+
+
+def _mistake(error: Any) -> str:
+    name = ".".join(str(part) for part in error["loc"]) or "settings"
+    if error["type"] == "extra_forbidden":
+        near = _nearest(name, set(Settings.model_fields))
+        return f"{name}: unknown setting" + (f"; did you mean {near}?" if near else "")
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{name} ({PREFIX}{name.upper()}): {message}"
+
+
+def _file(environment: Mapping[str, str]) -> dict[str, Any]:
+    named = environment.get(f"{PREFIX}CONFIG")
+    file = Path(named or "/etc/headrace/agent.toml")
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        if named:
+            raise BadSettings(f"{PREFIX}CONFIG: {file} does not exist") from error
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSettings(f"{file}: cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise BadSettings(f"{file}: no TOML: {error}") from error
+
+
+def _unknown(environment: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Variables that look like ours and are not: mistyped settings, and those that merely nobody knows."""
+    known = {name.upper() for name in Settings.model_fields} | {"CONFIG"}
+    wrong, warnings = [], []
+    for variable in sorted(environment):
+        name = variable.removeprefix(PREFIX)
+        if not variable.startswith(PREFIX) or name in known | GIVEN_TO_JOBS:
+            continue
+        if near := _nearest(name, known):
+            wrong.append(f"{variable}: unknown; did you mean {PREFIX}{near}?")
+        else:
+            warnings.append(f"{variable}: no setting of an agent, ignored")
+    return wrong, warnings
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    near = [(distance, each) for each in known if (distance := _distance(name, each)) <= 2]
+    return min(near)[1] if near else ""
+
+
+def _distance(one: str, other: str) -> int:
+    """Edit distance of two words."""
+    row = list(range(len(other) + 1))
+    for i, a in enumerate(one, 1):
+        above, row = row, [i]
+        for j, b in enumerate(other, 1):
+            row.append(min(above[j] + 1, row[-1] + 1, above[j - 1] + (a != b)))
+    return row[-1]

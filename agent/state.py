@@ -1,0 +1,150 @@
+"""The agent's data directory: who this agent is, and where each thing of an attempt lies.
+
+    lock             held under flock by the one process that uses the directory
+    version          format of the directory; a newer one is refused
+    instance         the agent's random id
+    attempts/        one file per attempt whose outcome or log is not yet handed in (`agent/record.py`)
+    workspaces/      0700; one folder per attempt, on a nosuid,nodev mount if root
+    mirrors/ git/    what checkouts are made from
+    sandboxes/       what sandboxes make once
+    spool/           attempts' folders when there is no tmpfs for them
+
+Scripts and environments of steps hold secrets, so attempts' folders lie on `/run` for root. A unix socket's path
+has at most 107 bytes: a data directory with a long path gets its sockets in a short folder of the same user.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+VERSION = 1
+_LONGEST_SOCKET = 107
+_BELOW_ATTEMPT = len("/attempts/") + 19 + len("/priv/sock.tmp")
+
+
+class Unusable(Exception):
+    """The directory cannot be used; the message is one sentence with its mend."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataDirectory:
+    """An open data directory. `runtime`: where attempts' folders lie; short enough for sockets."""
+
+    root: Path
+    instance: str
+    runtime: Path
+    lock: int
+
+    @property
+    def records(self) -> Path:
+        """One file per attempt."""
+        return self.root / "attempts"
+
+    @property
+    def workspaces(self) -> Path:
+        """One folder per attempt."""
+        return self.root / "workspaces"
+
+    @property
+    def attempts(self) -> Path:
+        """The attempts' folders: sockets, FIFOs, spools, scripts."""
+        return self.runtime / "attempts"
+
+    def folder(self, attempt: int) -> Path:
+        """The folder `A` of one attempt."""
+        return self.attempts / str(attempt)
+
+    def close(self) -> None:
+        """Lets the next process have it."""
+        with contextlib.suppress(OSError):
+            os.close(self.lock)
+
+
+def open_directory(root: Path, *, run: Path = Path("/run/headrace"), new_id: str) -> DataDirectory:
+    """Opens or makes the data directory. `new_id`: the random id, if it has none yet. Raises `Unusable`."""
+    root = root.resolve()
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = _locked(root)
+    except PermissionError as error:
+        raise Unusable(f"{root} cannot be used as data directory: {error.strerror}; name another.") from error
+    except (NotADirectoryError, FileExistsError) as error:
+        raise Unusable(f"{root} is no directory; name another data directory.") from error
+    try:
+        _check_version(root)
+        instance = _instance(root, new_id)
+        for name in ("attempts", "mirrors", "git", "sandboxes"):
+            (root / name).mkdir(mode=0o700, exist_ok=True)
+        runtime = _runtime(root, instance, run)
+        (runtime / "attempts").mkdir(mode=0o711, exist_ok=True)
+    except BaseException:
+        os.close(lock)
+        raise
+    return DataDirectory(root, instance, runtime, lock)
+
+
+def _locked(root: Path) -> int:
+    lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise Unusable(
+            f"{root} is in use by another agent process; give this one another --data-dir, or stop that one."
+        ) from error
+    return lock
+
+
+def _check_version(root: Path) -> None:
+    file = root / "version"
+    if not file.exists():
+        file.write_text(f"{VERSION}\n")
+        return
+    text = file.read_text(encoding="utf-8").strip()
+    if not text.isdigit():
+        raise Unusable(f"{file} holds {text[:20]!r}, no version number; name another data directory.")
+    if int(text) > VERSION:
+        raise Unusable(
+            f"{root} was made by a newer agent (format {text}, this one knows {VERSION}); upgrade this agent, or "
+            "name another data directory."
+        )
+
+
+def _instance(root: Path, new_id: str) -> str:
+    file = root / "instance"
+    if not file.exists():
+        draft = root / "instance.new"
+        draft.write_text(f"{new_id}\n")
+        draft.replace(file)
+    return file.read_text(encoding="utf-8").strip()
+
+
+def _runtime(root: Path, instance: str, run: Path) -> Path:
+    """`/run/headrace/<instance>` for root, else a folder of the directory, if sockets fit there."""
+    if os.geteuid() == 0 and run.parent.is_dir():
+        for folder in (run, run / instance):
+            _own_folder(folder, 0o711)
+        return run / instance
+    inside = root / "spool"
+    if len(os.fsencode(inside)) + _BELOW_ATTEMPT <= _LONGEST_SOCKET:
+        _own_folder(inside, 0o711)
+        return inside
+    short = Path(f"/tmp/headrace-{os.geteuid()}")  # noqa: S108 - its owner and mode are checked
+    for folder in (short, short / instance[:12]):
+        _own_folder(folder, 0o711)
+    return short / instance[:12]
+
+
+def _own_folder(folder: Path, mode: int) -> None:
+    """Makes a folder of ours that nobody else can write to; one that somebody else made is refused."""
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=mode)
+    facts = folder.lstat()
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid():
+        raise Unusable(f"{folder} belongs to somebody else; remove it, or name a data directory with a shorter path.")
+    folder.chmod(mode)
