@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from coordinator.core.job import DependenciesEnded, Job, JobEvent, step
+from coordinator.core.job import AttemptEnded, AttemptReturned, DependenciesEnded, Job, JobEvent, step
 from coordinator.core.run import Run, counted, judged
 from coordinator.core.states import JobState
 
@@ -92,7 +92,7 @@ class _Work:
             self.ended.append(after)
         if after.over or after.state is JobState.RUNNING:
             self.begun = True
-        if after.state is JobState.QUEUED and not isinstance(event, DependenciesEnded):
+        if after.state is JobState.QUEUED and isinstance(event, AttemptReturned | AttemptEnded):
             self.requeued.add(job.id)
 
 

@@ -95,6 +95,13 @@ class Unschedulable:
 
 
 @dataclass(frozen=True, slots=True)
+class Noted:
+    """Why no agent can take it at present; empty: one can."""
+
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """A person asks for it again, or for something it depends on. The counters are set anew."""
 
@@ -104,7 +111,9 @@ class Asked:
     asks: bool
 
 
-JobEvent = DependenciesEnded | AttemptReturned | AttemptStarted | AttemptEnded | Canceled | Unschedulable | Asked
+JobEvent = (
+    DependenciesEnded | AttemptReturned | AttemptStarted | AttemptEnded | Canceled | Unschedulable | Noted | Asked
+)
 
 W, Q, R, B = JobState.WAITING, JobState.QUEUED, JobState.RUNNING, JobState.BLOCKED
 _DECIDED = frozenset({W, Q, B, JobState.SKIPPED})
@@ -117,6 +126,7 @@ TABLE: dict[tuple[JobState, type[JobEvent]], frozenset[JobState]] = {
     (Q, AttemptReturned): frozenset({Q, JobState.CANCELED}),
     (Q, AttemptStarted): frozenset({R}),
     (Q, Unschedulable): frozenset({JobState.FAILED}),
+    (Q, Noted): frozenset({Q}),
     (R, AttemptEnded): frozenset({JobState.PASSED, JobState.FAILED, JobState.CANCELED, Q, B}),
     (B, Asked): _DECIDED,
     (JobState.PASSED, Asked): _DECIDED,
@@ -151,6 +161,8 @@ def step(job: Job, event: JobEvent) -> Job:
             after = _canceled(job, event.sentence)
         case Unschedulable():
             after = replace(job, state=JobState.FAILED, cause=Cause.UNSCHEDULABLE, sentence=event.sentence)
+        case Noted():
+            after = replace(job, sentence=event.sentence)
         case Asked():
             again = replace(job, state=W, cause=Cause.NONE, sentence="", lost=0, errored=0, asks=event.asks)
             counters = replace(again, unfinished=event.unfinished, failed=event.failed, decider=event.decider)
@@ -209,6 +221,8 @@ def _after_machinery(job: Job, outcome: AttemptState, *, canceling: bool) -> Job
     spent, budget = (job.lost, LOST_BUDGET) if lost else (job.errored, ERRORED_BUDGET)
     if spent >= budget:
         return replace(job, state=JobState.FAILED)
+    # The attempt keeps its cause; the job that is queued again has none.
+    again = replace(job, state=Q, cause=Cause.NONE, sentence="")
     if lost:
-        return replace(job, state=Q, lost=job.lost + 1)
-    return replace(job, state=Q, errored=job.errored + 1)
+        return replace(again, lost=job.lost + 1)
+    return replace(again, errored=job.errored + 1)

@@ -1,0 +1,218 @@
+"""Attempts in PostgreSQL: claimed, started, ended, given up. Each function runs inside a transaction."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import asyncpg
+
+from coordinator.core import attempt as machine
+from coordinator.core.attempt import Attempt, Gone
+from coordinator.core.job import AttemptEnded, AttemptReturned, AttemptStarted, JobEvent
+from coordinator.core.run import Run
+from coordinator.core.states import ATTEMPT_LIVE, AttemptState, Cause, IllegalTransition, StaleToken
+from coordinator.dispatch.port import Answer, Claimed, EndedReport, Permit, Report, StartedReport, Wake, Want
+from coordinator.store.database import Connection
+from coordinator.store.logs import LogFinal, close_logs, lost_logs
+from coordinator.store.settle import lock_runs, settle
+from coordinator.store.sql import statements
+
+SQL = statements("dispatch")
+
+
+async def claim(
+    db: Connection, classes: Sequence[int], wants: Sequence[Want], make_token: Callable[[], bytes]
+) -> list[Claimed]:
+    """Takes the next jobs of these classes and leases them, most free slots first."""
+    open_sessions = {
+        str(row["id"]) for row in await db.fetch(SQL.share_sessions, [want.session_id for want in wants])
+    }
+    wants = [want for want in wants if want.session_id in open_sessions and want.slots > 0]
+    if not wants:
+        return []
+    picked = await db.fetch(SQL.claim, list(classes), sum(want.slots for want in wants))
+    if not picked:
+        return []
+    picked.sort(key=lambda row: (-row["prio"], row["vt"], row["job_id"]))
+    given = _deal([row["job_id"] for row in picked], wants)
+    by_job = {row["job_id"]: row for row in picked}
+    present: dict[str, float] = {}
+    for row in picked:
+        present[row["pool"]] = max(present.get(row["pool"], 0.0), row["vt"])
+    pools = sorted(present)
+    await db.execute(SQL.raise_pools, pools, [present[pool] for pool in pools])
+    rows = await db.fetch(
+        SQL.lease,
+        [job for job, _, _ in given],
+        [session for _, session, _ in given],
+        [number for _, _, number in given],
+        [make_token() for _ in given],
+    )
+    return [
+        Claimed(
+            session_id=str(row["session_id"]),
+            number=row["number"],
+            attempt_id=row["id"],
+            token=row["token"],
+            job_id=row["job_id"],
+            run_id=row["run_id"],
+            class_id=by_job[row["job_id"]]["cls"],
+            attempt_try=row["try"],
+            spec=row["spec"],
+            waited_s=by_job[row["job_id"]]["waited"],
+        )
+        for row in rows
+    ]
+
+
+def _deal(jobs: Sequence[int], wants: Sequence[Want]) -> list[tuple[int, str, int]]:
+    """Deals jobs in order to the session with the most free slots: (job, session, assignment number)."""
+    free = {want.session_id: want.slots for want in wants}
+    numbers = {want.session_id: want.next_number for want in wants}
+    dealt = []
+    for job in jobs:
+        session = max(free, key=lambda each: free[each])
+        dealt.append((job, session, numbers[session]))
+        free[session] -= 1
+        numbers[session] += 1
+    return dealt
+
+
+async def report(db: Connection, reports: Sequence[Report]) -> tuple[list[Answer], Wake]:
+    """Records what agents say of attempts, and what follows from it."""
+    ids = sorted({each.attempt_id for each in reports})
+    rows = await _locked(db, ids)
+    attempts = {row["id"]: _attempt_of(row) for row in rows.attempts}
+    facts = {row["id"]: row for row in rows.attempts}
+    events: dict[int, list[tuple[int, JobEvent]]] = defaultdict(list)
+    details: dict[int, bytes] = {}
+    finals: dict[int, LogFinal] = {}
+    answers = []
+    for each in reports:
+        known = attempts.get(each.attempt_id)
+        if known is None:
+            answers.append(Answer(each.id, each.attempt_id, abort=True, sentence="the coordinator does not know it"))
+            continue
+        row = facts[known.id]
+        try:
+            after = machine.step(known, _event_of(each))
+        except (StaleToken, IllegalTransition) as error:
+            answers.append(Answer(each.id, each.attempt_id, abort=True, sentence=str(error)))
+            continue
+        answers.append(Answer(each.id, each.attempt_id))
+        if after is known:
+            continue
+        attempts[known.id] = after
+        canceling = row["canceling"] or rows.runs[row["run_id"]].canceling
+        events[row["run_id"]].append((row["job_id"], _job_event(after, canceling=canceling)))
+        if isinstance(each, EndedReport):
+            details[known.id] = each.details
+            finals[known.id] = LogFinal(known.id, dict(each.log_records))
+    changed = [each for key, each in attempts.items() if each != _attempt_of(facts[key])]
+    wake = await settle(db, rows.runs, events)
+    await _write(db, changed, details)
+    if finals:
+        await close_logs(db, list(finals.values()))
+    return answers, wake
+
+
+async def gone(db: Connection, given_up: Mapping[int, str], *, tokens: Mapping[int, bytes] | None = None) -> Wake:
+    """Gives attempts up: those that had started are lost, the others returned. `given_up`: id -> sentence.
+
+    With `tokens`, only attempts that still have this token; whatever is over stays as it is.
+    """
+    rows = await _locked(db, sorted(given_up))
+    events: dict[int, list[tuple[int, JobEvent]]] = defaultdict(list)
+    changed = []
+    for row in rows.attempts:
+        known = _attempt_of(row)
+        if known.state not in ATTEMPT_LIVE or (tokens is not None and tokens[known.id] != known.token):
+            continue
+        after = machine.step(known, Gone(given_up[known.id]))
+        changed.append(after)
+        canceling = row["canceling"] or rows.runs[row["run_id"]].canceling
+        events[row["run_id"]].append((row["job_id"], _job_event(after, canceling=canceling)))
+    if not changed:
+        return Wake()
+    wake = await settle(db, rows.runs, events)
+    await _write(db, changed, {})
+    if lost := [each.id for each in changed if each.state is AttemptState.LOST]:
+        await lost_logs(db, lost)
+    return wake
+
+
+class _Locked:
+    """Attempts under the locks of their sessions and runs, in that order."""
+
+    __slots__ = ("attempts", "runs")
+
+    def __init__(self, runs: dict[int, Run], attempts: Sequence[asyncpg.Record]) -> None:
+        self.runs = runs
+        self.attempts = attempts
+
+
+async def _locked(db: Connection, ids: Sequence[int]) -> _Locked:
+    owners = await db.fetch(SQL.runs_of_attempts, ids)
+    await db.execute(SQL.share_sessions_of, ids)
+    runs = await lock_runs(db, {row["run_id"] for row in owners})
+    return _Locked(runs, await db.fetch(SQL.attempts, ids))
+
+
+async def _write(db: Connection, changed: Iterable[Attempt], details: Mapping[int, bytes]) -> None:
+    changed = list(changed)
+    if not changed:
+        return
+    await db.execute(
+        SQL.write_attempts,
+        [each.id for each in changed],
+        [each.state for each in changed],
+        [each.cause for each in changed],
+        [each.sentence for each in changed],
+        [each.started_report for each in changed],
+        [each.ended_report for each in changed],
+        [details.get(each.id) for each in changed],
+    )
+    if over := [each.id for each in changed if each.state not in ATTEMPT_LIVE]:
+        await db.execute(SQL.delete_leases, over)
+    if begun := [each.id for each in changed if each.state is AttemptState.RUNNING]:
+        await db.execute(SQL.leases_running, begun)
+
+
+async def permit(db: Connection, attempt_id: int, token: bytes, nonce: str) -> Permit:
+    """Grants the start permit: the same nonce may ask again and gets the same number."""
+    row = await db.fetchrow(SQL.permit, attempt_id, token, nonce)
+    if row is None:
+        return Permit(granted=False, sentence="another start of this deployment holds the permit, or it was canceled")
+    fencing: int = row["fencing"]
+    if not fencing:
+        fencing = await db.fetchval(SQL.fence, row["job_id"])
+        await db.execute(SQL.keep_fence, attempt_id, fencing)
+    return Permit(granted=True, fencing_token=fencing)
+
+
+def _attempt_of(row: asyncpg.Record) -> Attempt:
+    return Attempt(
+        id=row["id"],
+        job_id=row["job_id"],
+        token=row["token"],
+        state=AttemptState(row["state"]),
+        started_report=row["started_report"],
+        ended_report=row["ended_report"],
+        cause=Cause(row["cause"]),
+        sentence=row["sentence"],
+    )
+
+
+def _event_of(each: Report) -> machine.Started | machine.Ended:
+    if isinstance(each, StartedReport):
+        return machine.Started(each.token, each.id)
+    return machine.Ended(each.token, each.id, each.outcome, each.cause, each.sentence)
+
+
+def _job_event(after: Attempt, *, canceling: bool) -> JobEvent:
+    if after.state is AttemptState.RUNNING:
+        return AttemptStarted()
+    if after.state is AttemptState.RETURNED:
+        return AttemptReturned(canceling)
+    return AttemptEnded(after.state, after.cause, after.sentence, canceling)

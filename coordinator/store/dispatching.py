@@ -1,0 +1,273 @@
+"""Dispatch on PostgreSQL: the transactions that `coordinator.dispatch.port.DispatchStore` promises."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+import asyncpg
+
+from coordinator.core.job import DependenciesEnded, JobEvent, Noted, Unschedulable
+from coordinator.core.matching import Ability, Offer, Requirement, unschedulable
+from coordinator.dispatch.port import (
+    Answer,
+    Beat,
+    Bells,
+    CancelOrder,
+    Claimed,
+    GivenUp,
+    Hello,
+    Observed,
+    Opened,
+    Orphan,
+    Permit,
+    Report,
+    Verdict,
+    Wake,
+    Want,
+)
+from coordinator.errors import IdentityTaken
+from coordinator.store import attempts
+from coordinator.store.database import Connection, Database
+from coordinator.store.settle import lock_runs, settle
+from coordinator.store.sql import statements
+
+SQL = statements("dispatch")
+SETTLE = statements("settle")
+
+
+class PostgresDispatch:
+    """`DispatchStore` over a database. `make_token` gives 16 random bytes."""
+
+    def __init__(self, database: Database, bells: Bells, make_token: Callable[[], bytes]) -> None:
+        self._database = database
+        self._bells = bells
+        self._make_token = make_token
+
+    async def open_session(self, hello: Hello, session_id: str, replica: str) -> Opened:
+        """Opens a session, fences the older one of the same instance and judges what the agent holds."""
+        async with self._database.transaction() as db:
+            opened, wake = await _open_session(db, hello, session_id, replica)
+        self._bells.ring(wake | Wake(agents=True))
+        return opened
+
+    async def close_session(self, session_id: str) -> None:
+        """Ends a session whose agent left with nothing in its hands."""
+        async with self._database.connection() as db:
+            closed = await db.fetchval(SQL.delete_idle_session, session_id)
+        if closed is not None:
+            self._bells.ring(Wake(agents=True))
+
+    async def heartbeat(self, beats: Sequence[Beat]) -> frozenset[str]:
+        """Raises the counters of all sessions in one statement and settles what is missing."""
+        named = [(beat.session_id, attempt) for beat in beats for attempt in beat.attempts]
+        async with self._database.connection() as db:
+            alive = await db.fetch(SQL.beat, [beat.session_id for beat in beats])
+            missing = await db.fetch(
+                SQL.missing,
+                [beat.session_id for beat in beats],
+                [beat.highest for beat in beats],
+                [session for session, _ in named],
+                [attempt for _, attempt in named],
+            )
+        if missing:
+            await self._gone({row["attempt_id"]: "its agent no longer knows it" for row in missing})
+        return frozenset(str(row["id"]) for row in alive)
+
+    async def classes(self) -> Mapping[int, Requirement]:
+        """Classes with something queued in a pool that is not paused."""
+        async with self._database.connection() as db:
+            rows = await db.fetch(SQL.classes)
+        return {row["id"]: _requirement_of(row) for row in rows if not row["paused"]}
+
+    async def claim(self, classes: Sequence[int], wants: Sequence[Want]) -> Sequence[Claimed]:
+        """Takes queued jobs for free slots."""
+        async with self._database.transaction() as db:
+            return await attempts.claim(db, classes, wants, self._make_token)
+
+    async def give_up(self, returned: Sequence[GivenUp]) -> None:
+        """Returns assignments that never began."""
+        await self._gone(
+            {each.attempt_id: each.sentence for each in returned},
+            tokens={each.attempt_id: each.token for each in returned},
+        )
+
+    async def _gone(self, given_up: Mapping[int, str], *, tokens: Mapping[int, bytes] | None = None) -> None:
+        async with self._database.transaction() as db:
+            wake = await attempts.gone(db, given_up, tokens=tokens)
+        self._bells.ring(wake)
+
+    async def report(self, reports: Sequence[Report]) -> Sequence[Answer]:
+        """Records reports and what follows from them."""
+        async with self._database.transaction() as db:
+            answers, wake = await attempts.report(db, reports)
+        self._bells.ring(wake)
+        return answers
+
+    async def permit(self, attempt_id: int, token: bytes, nonce: str) -> Permit:
+        """Grants the start permit to one nonce for ever."""
+        async with self._database.transaction() as db:
+            return await attempts.permit(db, attempt_id, token, nonce)
+
+    async def cancels(self, sessions: Sequence[str]) -> Sequence[CancelOrder]:
+        """What people want ended of these sessions' attempts."""
+        async with self._database.connection() as db:
+            rows = await db.fetch(SQL.cancels, list(sessions))
+        return [
+            CancelOrder(row["attempt_id"], str(row["session_id"]), row["cancel"] == "kill", row["cancel_sentence"])
+            for row in rows
+        ]
+
+    async def drained(self, agents: Sequence[int]) -> frozenset[int]:
+        """Which of these a person has drained."""
+        async with self._database.connection() as db:
+            return frozenset(row["id"] for row in await db.fetch(SQL.drained, list(agents)))
+
+    async def leaving(self, agent_id: int) -> None:
+        """The agent takes nothing new, by its own decision."""
+        async with self._database.connection() as db:
+            await db.execute(SQL.leaving, agent_id)
+        self._bells.ring(Wake(agents=True))
+
+    async def observe(self) -> Observed:
+        """Counters of sessions, and attempts out of contact."""
+        async with self._database.connection() as db:
+            counters = await db.fetch(SQL.counters)
+            orphans = await db.fetch(SQL.orphans)
+        return Observed(
+            {str(row["id"]): row["counter"] for row in counters},
+            tuple(Orphan(row["attempt_id"]) for row in orphans),
+        )
+
+    async def expire(self, counters: Mapping[str, int], term: str) -> Sequence[str]:
+        """Ends sessions that stood still, and settles what they held."""
+        async with self._database.transaction() as db:
+            rows = await db.fetch(SQL.expire, list(counters), list(counters.values()), term)
+            if not rows:
+                return ()
+            sessions = [row["id"] for row in rows]
+            leases = await db.fetch(SQL.leases_of_sessions, sessions)
+            permitted = [row["attempt_id"] for row in leases if row["permitted"]]
+            await db.execute(SQL.orphan_leases, permitted)
+            others = {row["attempt_id"]: "its agent fell silent" for row in leases if not row["permitted"]}
+            wake = await attempts.gone(db, others) if others else Wake()
+            await db.execute(SQL.delete_sessions, sessions)
+        self._bells.ring(wake | Wake(agents=True))
+        return [str(session) for session in sessions]
+
+    async def expire_orphans(self, orphans: Sequence[int], term: str) -> Sequence[int]:
+        """Settles permitted attempts that nobody resumed."""
+        async with self._database.transaction() as db:
+            rows = await db.fetch(SQL.still_orphans, list(orphans), term)
+            found = {row["attempt_id"]: "its agent fell silent; nobody knows how far it came" for row in rows}
+            wake = await attempts.gone(db, found) if found else Wake()
+        self._bells.ring(wake)
+        return list(found)
+
+    async def judge_schedulable(self, *, fail: bool) -> int:
+        """Writes on queued jobs why no connected agent can take them, or fails them at once."""
+        async with self._database.connection() as db:
+            offers = {row["name"]: _offer_of(row) for row in await db.fetch(SQL.offers)}
+            classes = {row["id"]: (row, _requirement_of(row)) for row in await db.fetch(SQL.classes)}
+        changed = 0
+        for class_id, (row, requirement) in classes.items():
+            sentence = unschedulable(requirement, offers)
+            if row["paused"]:
+                sentence = f"pool `{row['pool']}` is paused: `headrace pools resume {row['pool']}`"
+            hopeless = bool(sentence) and bool(offers) and fail and not row["paused"]
+            changed += await self._note(class_id, sentence, fail=hopeless)
+        return changed
+
+    async def _note(self, class_id: int, sentence: str, *, fail: bool) -> int:
+        async with self._database.connection() as db:
+            rows = await db.fetch(SQL.queued_with_other_reason, class_id, sentence)
+        if not rows:
+            return 0
+        event: JobEvent = Unschedulable(sentence) if fail else Noted(sentence)
+        return await self._still_queued({row["id"]: row["run_id"] for row in rows}, event)
+
+    async def mend(self, queue_timeout_s: float) -> int:
+        """Queues what waits for nothing, and ends what waited for an agent too long."""
+        async with self._database.connection() as db:
+            waiting = await db.fetch(SQL.waiting_for_nothing)
+            too_long = await db.fetch(SQL.queued_too_long, queue_timeout_s)
+        if waiting:
+            async with self._database.transaction() as db:
+                runs = await lock_runs(db, [row["run_id"] for row in waiting])
+                still = {row["id"] for row in await db.fetch(SQL.waiting_for_nothing)}
+                events: dict[int, list[tuple[int, JobEvent]]] = defaultdict(list)
+                for row in waiting:
+                    if row["id"] in still:
+                        events[row["run_id"]].append((row["id"], DependenciesEnded(0, 0)))
+                wake = await settle(db, runs, events)
+            self._bells.ring(wake)
+        if too_long:
+            hours = queue_timeout_s / 3600
+            sentence = f"no agent took it within {hours:g} h"
+            await self._still_queued({row["job_id"]: row["run_id"] for row in too_long}, Unschedulable(sentence))
+        return len(waiting)
+
+    async def _still_queued(self, jobs: Mapping[int, int], event: JobEvent) -> int:
+        """Applies an event to jobs that nobody has claimed meanwhile. `jobs`: id -> run."""
+        async with self._database.transaction() as db:
+            runs = await lock_runs(db, jobs.values())
+            held = [row["job_id"] for row in await db.fetch(SETTLE.hold_queued, sorted(jobs))]
+            events: dict[int, list[tuple[int, JobEvent]]] = defaultdict(list)
+            for job in held:
+                events[jobs[job]].append((job, event))
+            wake = await settle(db, runs, events)
+        self._bells.ring(wake)
+        return len(held)
+
+
+async def _open_session(db: Connection, hello: Hello, session_id: str, replica: str) -> tuple[Opened, Wake]:
+    await db.execute(SQL.make_pool, hello.pool)
+    facts = (
+        hello.pool,
+        hello.instance,
+        hello.version,
+        json.dumps(dict(hello.labels)),
+        hello.slots,
+        json.dumps([_ability_json(each) for each in hello.abilities]),
+        hello.leaving,
+    )
+    agent = await db.fetchrow(SQL.lock_agent, hello.name, *facts)
+    older = await db.fetchrow(SQL.session_of_agent, agent["id"])
+    if older is not None and older["instance"] != hello.instance:
+        raise IdentityTaken(
+            f"an agent named `{hello.name}` is connected from elsewhere: give this one another name, or stop that one"
+        )
+    await db.execute(SQL.write_agent, agent["id"], *facts)
+    leases = {row["attempt_id"]: row for row in await db.fetch(SQL.leases_of_agent, agent["id"])}
+    held = {each.attempt_id: each.token for each in hello.held}
+    resumed = [key for key, row in leases.items() if held.get(key) == row["token"]]
+    if older is not None:
+        await db.execute(SQL.delete_session, older["id"])
+    await db.execute(SQL.insert_session, session_id, agent["id"], hello.instance, replica)
+    await db.execute(SQL.resume_leases, resumed, session_id)
+    lost = {key: "its agent came back without it" for key in leases if key not in resumed}
+    wake = await attempts.gone(db, lost) if lost else Wake()
+    verdicts = tuple(
+        Verdict(each.attempt_id, resume=True)
+        if each.attempt_id in resumed
+        else Verdict(each.attempt_id, resume=False, sentence="the attempt is over, or was given to somebody else")
+        for each in hello.held
+    )
+    return Opened(session_id, agent["id"], agent["drained"], verdicts), wake
+
+
+def _requirement_of(row: asyncpg.Record) -> Requirement:
+    labels = tuple(sorted(json.loads(row["requires"]).items()))
+    return Requirement(row["pool"], labels, row["sandbox"], row["network"], row["trusted"])
+
+
+def _offer_of(row: asyncpg.Record) -> Offer:
+    abilities = tuple(
+        Ability(each["kind"], frozenset(each["networks"]), each["why_not"]) for each in json.loads(row["sandboxes"])
+    )
+    return Offer(row["pool"], tuple(sorted(json.loads(row["labels"]).items())), abilities)
+
+
+def _ability_json(ability: Ability) -> dict[str, object]:
+    return {"kind": ability.kind, "networks": sorted(ability.networks), "why_not": ability.why_not}

@@ -1,0 +1,186 @@
+-- share_sessions: claims and reports hold their session's row against Hello and expiry, which take it whole
+SELECT id FROM session WHERE id = ANY($1::uuid[]) ORDER BY id FOR KEY SHARE;
+
+-- share_sessions_of: the same for the sessions that hold these attempts
+SELECT s.id FROM session s
+WHERE s.id IN (SELECT l.session_id FROM lease l WHERE l.attempt_id = ANY($1::bigint[]))
+ORDER BY s.id FOR KEY SHARE;
+
+-- make_pool: a pool exists from the first agent that names it, until credentials bind pools
+INSERT INTO pool (name) VALUES ($1) ON CONFLICT DO NOTHING;
+
+-- lock_agent: one Hello of an identity at a time; FOR UPDATE comes with the update
+INSERT INTO agent (name, pool, instance, version, labels, slots, sandboxes, leaving)
+VALUES ($1, $2, $3, $4, $5::jsonb, $6, $7::jsonb, $8)
+ON CONFLICT (name) DO UPDATE SET name = excluded.name
+RETURNING id, drained;
+
+-- session_of_agent: taken whole, so that no claim or report of the old session is under way
+SELECT id, instance FROM session WHERE agent_id = $1 FOR UPDATE;
+
+-- write_agent: what the newest session says of it
+UPDATE agent SET pool = $2, instance = $3, version = $4, labels = $5::jsonb, slots = $6, sandboxes = $7::jsonb, leaving = $8,
+                 seen_at = clock_timestamp()
+WHERE id = $1;
+
+-- delete_session: fenced by a newer one, expired, or left with nothing in its hands
+DELETE FROM session WHERE id = $1;
+
+-- delete_idle_session: an agent that left; with a living attempt the lease decides instead
+DELETE FROM session s WHERE s.id = $1 AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.session_id = s.id)
+RETURNING s.agent_id;
+
+-- insert_session: random id, counter 0
+INSERT INTO session (id, agent_id, instance, replica) VALUES ($1, $2, $3, $4);
+
+-- leases_of_agent: what the agent holds by the books, also what is out of contact
+SELECT attempt_id, run_id, token FROM lease WHERE agent_id = $1 ORDER BY attempt_id;
+
+-- resume_leases: the new session takes over what its agent still holds; 0: named in Hello, so always named in heartbeats
+UPDATE lease SET session_id = $2, number = 0 WHERE attempt_id = ANY($1::bigint[]);
+
+-- beat: the counters of all agents of a replica in one statement
+UPDATE session SET counter = counter + 1 WHERE id = ANY($1::uuid[]) RETURNING id;
+
+-- missing: leases that a heartbeat should have named and did not
+SELECT l.attempt_id, l.run_id, l.session_id
+FROM unnest($1::uuid[], $2::bigint[]) AS b(session_id, highest)
+JOIN lease l ON l.session_id = b.session_id AND l.number <= b.highest
+WHERE (l.session_id, l.attempt_id) NOT IN (SELECT * FROM unnest($3::uuid[], $4::bigint[]) AS n(session_id, attempt_id));
+
+-- classes: those that have something queued, by loose index scan: one probe a class, whatever the depth
+WITH RECURSIVE c AS (
+    (SELECT cls FROM queue ORDER BY cls LIMIT 1)
+    UNION ALL
+    SELECT (SELECT q.cls FROM queue q WHERE q.cls > c.cls ORDER BY q.cls LIMIT 1) FROM c WHERE c.cls IS NOT NULL
+)
+SELECT k.id, k.pool, k.requires, k.sandbox, k.network, k.trusted, p.paused
+FROM c JOIN class k ON k.id = c.cls JOIN pool p ON p.name = k.pool
+ORDER BY k.id;
+
+-- claim: one ordered probe of the index a class; `= ANY` over classes would sort the whole queue
+WITH picked AS (
+    SELECT q.job_id, q.prio, q.vt
+    FROM unnest($1::integer[]) AS c(cls)
+    CROSS JOIN LATERAL (
+        SELECT i.job_id, i.prio, i.vt FROM queue i
+        WHERE i.cls = c.cls ORDER BY i.prio DESC, i.vt, i.job_id LIMIT $2 FOR UPDATE SKIP LOCKED
+    ) AS q
+    ORDER BY q.prio DESC, q.vt, q.job_id LIMIT $2
+)
+DELETE FROM queue USING picked WHERE queue.job_id = picked.job_id
+RETURNING queue.job_id, queue.cls, queue.prio, queue.vt, queue.pool,
+          extract(epoch FROM clock_timestamp() - queue.queued_at)::double precision AS waited;
+
+-- raise_pools: the pool's present is the last job claimed
+UPDATE pool SET vt = greatest(pool.vt, u.vt)
+FROM unnest($1::text[], $2::double precision[]) AS u(name, vt) WHERE pool.name = u.name;
+
+-- lease: the attempt, its history row and the right to run it, in one statement
+WITH given AS (
+    SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::bigint[], $4::bytea[]) AS g(job_id, session_id, number, token)
+), made AS (
+    INSERT INTO attempt (job_id, run_id, agent_id, token, try, state)
+    SELECT g.job_id, j.run_id, s.agent_id, g.token, j.tries + 1, 'leased'
+    FROM given g JOIN job j ON j.id = g.job_id JOIN session s ON s.id = g.session_id
+    RETURNING id, job_id, run_id, agent_id, token, try
+), leased AS (
+    INSERT INTO lease (attempt_id, job_id, run_id, agent_id, session_id, token, number, at_most_once)
+    SELECT m.id, m.job_id, m.run_id, m.agent_id, g.session_id, m.token, g.number, j.at_most_once
+    FROM made m JOIN given g ON g.job_id = m.job_id JOIN job j ON j.id = m.job_id
+)
+SELECT m.id, m.job_id, m.run_id, m.token, m.try, g.session_id, g.number, j.spec
+FROM made m JOIN given g ON g.job_id = m.job_id JOIN job j ON j.id = m.job_id
+ORDER BY g.session_id, g.number;
+
+-- runs_of_attempts: which runs to lock; these columns never change
+SELECT id, run_id FROM attempt WHERE id = ANY($1::bigint[]);
+
+-- attempts: as they are under the run lock
+SELECT a.id, a.job_id, a.run_id, a.token, a.state, a.cause, a.sentence, a.started_report, a.ended_report,
+       l.cancel IS NOT NULL AS canceling, l.permit IS NOT NULL AS permitted
+FROM attempt a LEFT JOIN lease l ON l.attempt_id = a.id
+WHERE a.id = ANY($1::bigint[]);
+
+-- write_attempts: the history row, with what the agent told
+UPDATE attempt SET
+    state = u.state, cause = u.cause, sentence = u.sentence, started_report = u.started_report, ended_report = u.ended_report,
+    steps = coalesce(u.details, attempt.steps),
+    started_at = CASE WHEN u.state NOT IN ('leased', 'returned') THEN coalesce(attempt.started_at, clock_timestamp()) END,
+    ended_at = CASE WHEN u.state NOT IN ('leased', 'running') THEN clock_timestamp() END
+FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[])
+     AS u(id, state, cause, sentence, started_report, ended_report, details)
+WHERE attempt.id = u.id;
+
+-- leases_running: begun by the agent's word
+UPDATE lease SET running = true WHERE attempt_id = ANY($1::bigint[]);
+
+-- delete_leases: the attempt is over
+DELETE FROM lease WHERE attempt_id = ANY($1::bigint[]);
+
+-- permit: one nonce for ever; the same may ask again
+UPDATE lease SET permit = $3
+WHERE attempt_id = $1 AND token = $2 AND at_most_once AND cancel IS NULL AND (permit IS NULL OR permit = $3)
+RETURNING fencing, job_id;
+
+-- fence: a number that grows with every permitted deployment of an environment; a failover raises the timeline
+INSERT INTO environment AS e (project_id, name, fencing)
+SELECT r.project_id, j.environment, ((SELECT timeline_id FROM pg_control_checkpoint())::bigint << 40) + 1
+FROM job j JOIN run r ON r.id = j.run_id WHERE j.id = $1
+ON CONFLICT (project_id, name)
+DO UPDATE SET fencing = greatest(e.fencing + 1, excluded.fencing)
+RETURNING fencing;
+
+-- keep_fence: the same permit asked for again gets the same number
+UPDATE lease SET fencing = $2 WHERE attempt_id = $1;
+
+-- cancels: what people want ended, of this replica's agents
+SELECT attempt_id, session_id, cancel, cancel_sentence FROM lease
+WHERE session_id = ANY($1::uuid[]) AND cancel IS NOT NULL;
+
+-- drained: of these agents
+SELECT id FROM agent WHERE id = ANY($1::bigint[]) AND drained;
+
+-- leaving: by its own decision
+UPDATE agent SET leaving = true WHERE id = $1;
+
+-- counters: the reaper compares them with what it has seen itself, never with a time
+SELECT id, counter FROM session;
+
+-- orphans: permitted attempts whose session has ended
+SELECT attempt_id FROM lease WHERE session_id IS NULL;
+
+-- expire: the counter and the reaper's own term are repeated, so that a late reaper ends nothing
+SELECT s.id, s.agent_id FROM session s
+JOIN unnest($1::uuid[], $2::bigint[]) AS u(id, counter) ON u.id = s.id AND u.counter = s.counter
+WHERE EXISTS (SELECT 1 FROM singleton WHERE name = 'reaper' AND term = $3)
+ORDER BY s.id FOR UPDATE OF s;
+
+-- leases_of_sessions: what their sessions leave behind
+SELECT attempt_id, run_id, permit IS NOT NULL AND running AS permitted FROM lease WHERE session_id = ANY($1::uuid[]);
+
+-- orphan_leases: out of contact; their own long lease begins
+UPDATE lease SET session_id = NULL WHERE attempt_id = ANY($1::bigint[]);
+
+-- delete_sessions: expired
+DELETE FROM session WHERE id = ANY($1::uuid[]);
+
+-- still_orphans: nobody resumed them, and the reaper is still the reaper
+SELECT attempt_id, run_id FROM lease
+WHERE attempt_id = ANY($1::bigint[]) AND session_id IS NULL
+  AND EXISTS (SELECT 1 FROM singleton WHERE name = 'reaper' AND term = $2);
+
+-- offers: what the connected agents offer, to judge what nobody can take
+SELECT a.name, a.pool, a.labels, a.sandboxes FROM agent a
+WHERE EXISTS (SELECT 1 FROM session s WHERE s.agent_id = a.id) AND NOT a.leaving;
+
+-- queued_with_other_reason: queued jobs of a class whose reason is not this one; a bounded bite at a time
+SELECT j.id, j.run_id FROM queue q JOIN job j ON j.id = q.job_id
+WHERE q.cls = $1 AND j.sentence <> $2 ORDER BY q.prio DESC, q.vt, q.job_id LIMIT 500;
+
+-- waiting_for_nothing: must find none
+SELECT id, run_id FROM job WHERE state = 'waiting' AND unfinished = 0 LIMIT 1000;
+
+-- queued_too_long: nobody took it
+SELECT q.job_id, j.run_id FROM queue q JOIN job j ON j.id = q.job_id
+WHERE q.queued_at < clock_timestamp() - make_interval(secs => $1) ORDER BY q.queued_at LIMIT 500;

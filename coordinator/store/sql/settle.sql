@@ -1,0 +1,91 @@
+-- lock_runs: the run's row lock is what makes the last two jobs of a stage see each other; id order, so that two batches never lock crosswise
+SELECT id, state, canceling, sentence, unfinished, active, blocked, failed, canceled
+FROM run WHERE id = ANY($1::bigint[]) ORDER BY id FOR UPDATE;
+
+-- jobs: the rows that events are about, read under the run lock
+SELECT id, run_id, key, stage, state, cause, sentence, unfinished, failed, decider, at_most_once, asks, tries, lost, errored
+FROM job WHERE id = ANY($1::bigint[]);
+
+-- dependents: who names one of these jobs in its needs; retried runs have dependents that are over already
+SELECT d.job_id AS source, j.id, j.run_id, j.key, j.stage, j.state, j.cause, j.sentence, j.unfinished, j.failed, j.decider,
+       j.at_most_once, j.asks, j.tries, j.lost, j.errored
+FROM dependency d JOIN job j ON j.id = d.dependent
+WHERE d.job_id = ANY($1::bigint[]) AND j.state = 'waiting'
+ORDER BY d.job_id, j.id;
+
+-- gates: all gates of these runs, a handful each
+SELECT run_id, index, unfinished, failed, decider FROM stage WHERE run_id = ANY($1::bigint[]) ORDER BY run_id, index;
+
+-- behind: jobs of a stage without needs, waiting for the gate before it
+SELECT j.id, j.run_id, j.key, j.stage, j.state, j.cause, j.sentence, j.unfinished, j.failed, j.decider,
+       j.at_most_once, j.asks, j.tries, j.lost, j.errored
+FROM unnest($1::bigint[], $2::integer[]) AS w(run_id, stage)
+JOIN job j ON j.run_id = w.run_id AND j.stage = w.stage
+WHERE j.needs IS NULL AND j.state = 'waiting'
+ORDER BY j.run_id, j.place;
+
+-- write_runs: one sequence number for all that changes in a run in this transaction; times once, by the database's clock
+UPDATE run SET
+    state = u.state, canceling = u.canceling, sentence = u.sentence,
+    unfinished = u.unfinished, active = u.active, blocked = u.blocked, failed = u.failed, canceled = u.canceled,
+    sequence = run.sequence + 1,
+    run_sequence = CASE WHEN (u.state, u.canceling, u.sentence) IS DISTINCT FROM (run.state, run.canceling, run.sentence)
+                        THEN run.sequence + 1 ELSE run.run_sequence END,
+    started_at = CASE WHEN u.state = 'pending' THEN NULL ELSE coalesce(run.started_at, clock_timestamp()) END,
+    ended_at = CASE WHEN u.state IN ('passed', 'failed', 'canceled') THEN coalesce(run.ended_at, clock_timestamp()) END
+FROM unnest($1::bigint[], $2::text[], $3::boolean[], $4::text[], $5::integer[], $6::integer[], $7::integer[], $8::integer[], $9::integer[])
+     AS u(id, state, canceling, sentence, unfinished, active, blocked, failed, canceled)
+WHERE run.id = u.id
+RETURNING run.id, run.sequence;
+
+-- write_jobs: a job that goes back to the queue loses its times; vt is kept once it is set
+UPDATE job SET
+    state = u.state, cause = u.cause, sentence = u.sentence, unfinished = u.unfinished, failed = u.failed,
+    decider = u.decider, asks = u.asks, tries = u.tries, lost = u.lost, errored = u.errored,
+    sequence = u.sequence, vt = coalesce(job.vt, u.vt),
+    queued_at = CASE WHEN u.state = 'queued' AND (job.state <> 'queued' OR job.queued_at IS NULL) THEN clock_timestamp()
+                     WHEN u.state = 'waiting' THEN NULL ELSE job.queued_at END,
+    started_at = CASE WHEN u.state = 'running' THEN clock_timestamp()
+                      WHEN u.state IN ('waiting', 'queued') THEN NULL ELSE job.started_at END,
+    ended_at = CASE WHEN u.state IN ('passed', 'failed', 'canceled', 'skipped') THEN clock_timestamp() END
+FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::integer[], $7::text[], $8::boolean[],
+            $9::integer[], $10::integer[], $11::integer[], $12::bigint[], $13::double precision[])
+     AS u(id, state, cause, sentence, unfinished, failed, decider, asks, tries, lost, errored, sequence, vt)
+WHERE job.id = u.id;
+
+-- write_gates: counters of stages
+UPDATE stage SET unfinished = u.unfinished, failed = u.failed, decider = u.decider
+FROM unnest($1::bigint[], $2::integer[], $3::integer[], $4::integer[], $5::text[]) AS u(run_id, index, unfinished, failed, decider)
+WHERE stage.run_id = u.run_id AND stage.index = u.index;
+
+-- queueing: what decides a job's place in the queue
+SELECT j.id, j.cls, j.pool, j.vt, r.priority, r.project_id, p.weight
+FROM job j JOIN run r ON r.id = j.run_id JOIN project p ON p.id = r.project_id
+WHERE j.id = ANY($1::bigint[]) ORDER BY j.id;
+
+-- make_shares: a project's share of a pool exists from its first job there
+INSERT INTO project_share (project_id, pool)
+SELECT * FROM unnest($1::bigint[], $2::text[]) AS s(project_id, pool)
+ON CONFLICT DO NOTHING;
+
+-- lock_shares: virtual times are read and raised under this lock; ordered, as all locks of several rows
+SELECT s.project_id, s.pool, s.vt, p.vt AS pool_vt
+FROM project_share s JOIN pool p ON p.name = s.pool
+JOIN unnest($1::bigint[], $2::text[]) AS w(project_id, pool) ON w.project_id = s.project_id AND w.pool = s.pool
+ORDER BY s.project_id, s.pool FOR UPDATE OF s;
+
+-- raise_shares: the project goes on behind its own last job
+UPDATE project_share s SET vt = u.vt
+FROM unnest($1::bigint[], $2::text[], $3::double precision[]) AS u(project_id, pool, vt)
+WHERE s.project_id = u.project_id AND s.pool = u.pool;
+
+-- enqueue: from the commit on it can be claimed; a row that is there already stays
+INSERT INTO queue (job_id, cls, prio, vt, pool)
+SELECT * FROM unnest($1::bigint[], $2::integer[], $3::smallint[], $4::double precision[], $5::text[]) AS q(job_id, cls, prio, vt, pool)
+ON CONFLICT (job_id) DO NOTHING;
+
+-- hold_queued: waits for claims under way; a row that does not come back was claimed, and its lease can be read now
+SELECT job_id FROM queue WHERE job_id = ANY($1::bigint[]) ORDER BY job_id FOR UPDATE;
+
+-- unqueue: no longer claimable
+DELETE FROM queue WHERE job_id = ANY($1::bigint[]);
