@@ -1,0 +1,442 @@
+"""A fake of the other side: the services a client speaks to, over a real gRPC connection, with faults on demand.
+
+It keeps runs, logs and artifacts in memory, serves artifacts over a real HTTP server, and does what its script
+says when a run is created. `faults` cut or refuse calls; `seen` holds every request in order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import grpc
+import zstandard
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from headrace.v1 import (
+    blob_pb2,
+    blob_pb2_grpc,
+    common_pb2,
+    fleet_pb2,
+    fleet_pb2_grpc,
+    log_pb2,
+    log_pb2_grpc,
+    run_pb2,
+    run_pb2_grpc,
+)
+
+TOKEN = "client-token"
+
+
+@dataclass
+class Fault:
+    """Refuses a call, or cuts a stream after so many messages. `done_all_the_same`: only the answer is lost."""
+
+    code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
+    sentence: str = "cut by the test"
+    after_messages: int = 0
+    done_all_the_same: bool = False
+    details: tuple[Any, ...] = ()
+
+
+@dataclass
+class Log:
+    """The records of one attempt's stream."""
+
+    records: list[log_pb2.Record] = field(default_factory=list)
+    offset: int = 0
+    complete: bool = False
+
+
+class FakeCoordinator:
+    """Start it as a context manager; `address` and `TOKEN` are what a client needs."""
+
+    def __init__(self, script: Callable[[FakeCoordinator, int], None] | None = None, port: int = 0) -> None:
+        self.script = script
+        self.seen: list[tuple[str, Any]] = []
+        self.faults: defaultdict[str, deque[Fault]] = defaultdict(deque)
+        self.runs: dict[int, run_pb2.Run] = {}
+        self.changes: defaultdict[int, list[run_pb2.RunChange]] = defaultdict(list)
+        self.logs: defaultdict[tuple[int, str, int], Log] = defaultdict(Log)
+        self.artifacts: defaultdict[int, dict[str, blob_pb2.Artifact]] = defaultdict(dict)
+        self.blobs: dict[str, bytes] = {}
+        self.signature = 0
+        self.expired: set[int] = set()
+        self.agents: dict[str, fleet_pb2.Agent] = {}
+        self.pools = {"default": fleet_pb2.Pool(name="default")}
+        self.moved = threading.Condition(threading.RLock())
+        self.made: dict[str, int] = {}
+        self.stopped = False
+        self._port = port
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> FakeCoordinator:
+        self.server = grpc.server(
+            ThreadPoolExecutor(32), options=[("grpc.http2.min_ping_interval_without_data_ms", 10_000)]
+        )
+        run_pb2_grpc.add_RunServiceServicer_to_server(Runs(self), self.server)
+        log_pb2_grpc.add_LogServiceServicer_to_server(Logs(self), self.server)
+        blob_pb2_grpc.add_BlobServiceServicer_to_server(Blobs(self), self.server)
+        fleet_pb2_grpc.add_FleetServiceServicer_to_server(Fleet(self), self.server)
+        self._port = self.server.add_insecure_port(f"127.0.0.1:{self._port}")
+        self.server.start()
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), _blob_server(self))
+        self.http.daemon_threads = True
+        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self.moved:
+            self.stopped = True
+            self.moved.notify_all()
+        self.server.stop(0).wait()
+        self.http.shutdown()
+        self.http.server_close()
+        for thread in self._threads:
+            thread.join(10)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._port}"
+
+    def requests(self, method: str) -> list[Any]:
+        """What was asked of one method, in order."""
+        return [request for name, request in self.seen if name == method]
+
+    def create(self, request: run_pb2.CreateRunRequest) -> run_pb2.Run:
+        """Makes a run, once for a request id, and starts the script on it."""
+        with self.moved:
+            if request.request_id in self.made:
+                return self.runs[self.made[request.request_id]]
+            run = run_pb2.Run(
+                id=len(self.runs) + 1,
+                project="demo",
+                pipeline="demo",
+                source=request.source,
+                event=request.event,
+                state=common_pb2.RUN_STATE_PENDING,
+                created_ms=1_700_000_000_000,
+                parameters=request.parameters,
+                sequence=1,
+            )
+            self.runs[run.id] = run
+            self.made[request.request_id] = run.id
+        if self.script is not None:
+            thread = threading.Thread(target=self.script, args=(self, run.id), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        return run
+
+    def set_run(self, run_id: int, **values: Any) -> None:
+        """Changes a run, as one change of its history."""
+        with self.moved:
+            run = self.runs[run_id]
+            for name, value in values.items():
+                setattr(run, name, value)
+            self._changed(run, run=_without_jobs(run))
+
+    def set_job(self, run_id: int, key: str, **values: Any) -> None:
+        """Makes or changes a job, as one change of the run's history."""
+        with self.moved:
+            run = self.runs[run_id]
+            job = next((each for each in run.jobs if each.key == key), None)
+            if job is None:
+                job = run.jobs.add(id=100 + len(run.jobs), key=key)
+            for name, value in values.items():
+                if name == "attempts":
+                    del job.attempts[:]
+                    job.attempts.extend(value)
+                else:
+                    setattr(job, name, value)
+            self._changed(run, job=job)
+
+    def _changed(self, run: run_pb2.Run, **what: Any) -> None:
+        run.sequence += 1
+        change = run_pb2.RunChange(sequence=run.sequence, **what)
+        self.changes[run.id].append(change)
+        self.moved.notify_all()
+
+    def write(self, run_id: int, job: str, data: bytes, number: int = 1, section: int = 1) -> None:
+        """Appends a frame to a log."""
+        with self.moved:
+            log = self.logs[run_id, job, number]
+            frame = log_pb2.Frame(raw_length=len(data), zstd=zstandard.compress(data), section=section)
+            record = log_pb2.Record(
+                sequence=len(log.records) + 1, offset=log.offset, time_ms=1_700_000_000_000, frame=frame
+            )
+            log.records.append(record)
+            log.offset += len(data)
+            self.moved.notify_all()
+
+    def open_section(self, run_id: int, job: str, kind: str, title: str, step: int = -1, number: int = 1) -> None:
+        """Opens a section of a log."""
+        with self.moved:
+            log = self.logs[run_id, job, number]
+            opened = log_pb2.SectionOpened(section=1, kind=kind, title=title, step=step)
+            log.records.append(
+                log_pb2.Record(sequence=len(log.records) + 1, offset=log.offset, time_ms=1, opened=opened)
+            )
+            self.moved.notify_all()
+
+    def seal(self, run_id: int, job: str, number: int = 1) -> None:
+        """No more will come."""
+        with self.moved:
+            self.logs[run_id, job, number].complete = True
+            self.moved.notify_all()
+
+    def keep(self, run_id: int, name: str, files: dict[str, bytes], job: str = "build") -> None:
+        """Publishes an artifact."""
+        found = blob_pb2.Artifact(name=name, job=job, published_ms=1_700_000_000_000)
+        setattr(found, "try", 1)
+        for path, data in files.items():
+            digest = hashlib.sha256(data).hexdigest()
+            self.blobs[digest] = data
+            found.files.add(path=path, sha256=digest, size=len(data))
+        self.artifacts[run_id][name] = found
+
+    def transfer(self, sha256: str, size: int, method: str) -> common_pb2.Transfer:
+        """A signed request; the signature is a number that a test can let grow old."""
+        self.signature += 1
+        url = f"http://127.0.0.1:{self.http.server_port}/{sha256}?signature={self.signature}"
+        return common_pb2.Transfer(sha256=sha256, size=size, method=method, url=url, headers={"x-signed": "yes"})
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 10) -> None:
+        """Waits until something moved that makes it true."""
+        with self.moved:
+            assert self.moved.wait_for(lambda: condition() or self.stopped, seconds), "it did not come"
+
+    def admit(self, method: str, request: Any, context: grpc.ServicerContext) -> Fault | None:
+        """Notes the request, checks the token, and does the next fault of this method, if there is one."""
+        with self.moved:
+            self.seen.append((method, request))
+            fault = self.faults[method].popleft() if self.faults[method] else None
+            self.moved.notify_all()
+        if dict(context.invocation_metadata()).get("authorization") != f"Bearer {TOKEN}":
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token is wrong")
+        if fault is not None and not fault.after_messages and not fault.done_all_the_same:
+            refuse(context, fault)
+        return fault
+
+
+def refuse(context: grpc.ServicerContext, fault: Fault) -> None:
+    """Ends a call with the fault's status and details."""
+    if fault.details:
+        status = status_pb2.Status(code=fault.code.value[0], message=fault.sentence)
+        for each in fault.details:
+            packed = any_pb2.Any()
+            packed.Pack(each)
+            status.details.append(packed)
+        context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+    context.abort(fault.code, fault.sentence)
+
+
+def bad_request(*violations: tuple[str, str]) -> error_details_pb2.BadRequest:
+    """Details that name mistakes."""
+    found = error_details_pb2.BadRequest()
+    for where, sentence in violations:
+        found.field_violations.add(field=where, description=sentence)
+    return found
+
+
+def _without_jobs(run: run_pb2.Run) -> run_pb2.Run:
+    copy = run_pb2.Run()
+    copy.CopyFrom(run)
+    del copy.jobs[:]
+    del copy.stages[:]
+    return copy
+
+
+ENDED = {common_pb2.RUN_STATE_PASSED, common_pb2.RUN_STATE_FAILED, common_pb2.RUN_STATE_CANCELED}
+
+
+class Runs(run_pb2_grpc.RunServiceServicer):
+    def __init__(self, fake: FakeCoordinator) -> None:
+        self.fake = fake
+
+    def Create(self, request, context):  # noqa: N802
+        fault = self.fake.admit("Create", request, context)
+        run = self.fake.create(request)
+        if fault is not None:
+            refuse(context, fault)
+        return run_pb2.CreateRunResponse(run=run)
+
+    def _run(self, run_id, context):
+        if run_id not in self.fake.runs:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"there is no run {run_id}")
+        return self.fake.runs[run_id]
+
+    def Get(self, request, context):  # noqa: N802
+        self.fake.admit("Get", request, context)
+        mine = [r.id for r in self.fake.runs.values() if r.source.repository == request.repository]
+        if not request.run_id and not mine:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"{request.repository} has no run yet")
+        return self._run(request.run_id or max(mine), context)
+
+    def List(self, request, context):  # noqa: N802
+        self.fake.admit("List", request, context)
+        runs = sorted(self.fake.runs.values(), key=lambda run: -run.id)
+        return run_pb2.ListRunsResponse(
+            runs=[
+                _without_jobs(run)
+                for run in runs
+                if request.repository in {"", run.source.repository}
+                and (not request.before or run.id < request.before)
+            ][: request.limit or 20]
+        )
+
+    def Watch(self, request, context) -> Iterator[run_pb2.RunChange]:  # noqa: N802
+        fault = self.fake.admit("Watch", request, context)
+        run = self._run(request.run_id, context)
+        sent, at = 0, request.after
+        while not self.fake.stopped and context.is_active():
+            with self.fake.moved:
+                if not at:
+                    batch = [run_pb2.RunChange(sequence=run.sequence, snapshot=run)]
+                else:
+                    batch = [each for each in self.fake.changes[run.id] if each.sequence > at]
+                over = run.state in ENDED
+                if not batch and not over:
+                    self.fake.moved.wait(1)
+            for change in batch:
+                if fault is not None and sent == fault.after_messages:
+                    refuse(context, fault)
+                yield change
+                sent, at = sent + 1, change.sequence
+            if over and at >= run.sequence:
+                return
+
+    def Cancel(self, request, context):  # noqa: N802
+        self.fake.admit("Cancel", request, context)
+        return self._run(request.run_id, context)
+
+    def Retry(self, request, context):  # noqa: N802
+        self.fake.admit("Retry", request, context)
+        run = self._run(request.run_id, context)
+        if request.job and request.job not in {job.key for job in run.jobs}:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"run {run.id} has no job {request.job}")
+        return run
+
+
+class Logs(log_pb2_grpc.LogServiceServicer):
+    def __init__(self, fake: FakeCoordinator) -> None:
+        self.fake = fake
+
+    def Tail(self, request, context) -> Iterator[log_pb2.TailResponse]:  # noqa: N802
+        fault = self.fake.admit("Tail", request, context)
+        tries = [n for run, job, n in self.fake.logs if (run, job) == (request.run_id, request.job)]
+        number = getattr(request, "try") or max(tries, default=1)
+        log, sent, at = self.fake.logs[request.run_id, request.job, number], 0, 0
+        while not self.fake.stopped and context.is_active():
+            with self.fake.moved:
+                records = log.records[at:]
+                over = log.complete or not request.follow
+                if not records and not over:
+                    self.fake.moved.wait(1)
+            at += len(records)
+            for record in records:
+                if record.offset + record.frame.raw_length <= request.offset and request.offset:
+                    continue
+                if fault is not None and sent == fault.after_messages:
+                    refuse(context, fault)
+                yield log_pb2.TailResponse(record=record, **{"try": number})
+                sent += 1
+            if over and at == len(log.records):
+                if fault is not None:
+                    refuse(context, fault)
+                end = log_pb2.TailEnd(offset=log.offset, complete=log.complete)
+                yield log_pb2.TailResponse(end=end, **{"try": number})
+                return
+
+
+class Blobs(blob_pb2_grpc.BlobServiceServicer):
+    def __init__(self, fake: FakeCoordinator) -> None:
+        self.fake = fake
+
+    def ListArtifacts(self, request, context):  # noqa: N802
+        self.fake.admit("ListArtifacts", request, context)
+        return blob_pb2.ListArtifactsResponse(artifacts=self.fake.artifacts[request.run_id].values())
+
+    def DownloadArtifact(self, request, context):  # noqa: N802
+        self.fake.admit("DownloadArtifact", request, context)
+        found = self.fake.artifacts[request.run_id].get(request.name)
+        if found is None:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"run {request.run_id} has no artifact {request.name}")
+        return blob_pb2.DownloadArtifactResponse(
+            artifact=found, transfers=[self.fake.transfer(each.sha256, each.size, "GET") for each in found.files]
+        )
+
+    def PrepareBundle(self, request, context):  # noqa: N802
+        self.fake.admit("PrepareBundle", request, context)
+        bundle = request.bundle
+        transfer = self.fake.transfer(bundle.sha256, bundle.size, "PUT")
+        transfer.present = bundle.sha256 in self.fake.blobs
+        return blob_pb2.PrepareBundleResponse(transfer=transfer)
+
+
+class Fleet(fleet_pb2_grpc.FleetServiceServicer):
+    def __init__(self, fake: FakeCoordinator) -> None:
+        self.fake = fake
+
+    def ListAgents(self, request, context):  # noqa: N802
+        self.fake.admit("ListAgents", request, context)
+        return fleet_pb2.ListAgentsResponse(agents=self.fake.agents.values())
+
+    def ListPools(self, request, context):  # noqa: N802
+        self.fake.admit("ListPools", request, context)
+        return fleet_pb2.ListPoolsResponse(pools=self.fake.pools.values())
+
+    def DrainAgent(self, request, context):  # noqa: N802
+        self.fake.admit("DrainAgent", request, context)
+        if request.agent not in self.fake.agents:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"there is no agent {request.agent}")
+        agent = self.fake.agents[request.agent]
+        agent.presence = fleet_pb2.AGENT_PRESENCE_CONNECTED if request.undo else fleet_pb2.AGENT_PRESENCE_DRAINING
+        return agent
+
+    def PausePool(self, request, context):  # noqa: N802
+        self.fake.admit("PausePool", request, context)
+        if request.pool not in self.fake.pools:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"there is no pool {request.pool}")
+        self.fake.pools[request.pool].paused = request.paused
+        return self.fake.pools[request.pool]
+
+
+def _blob_server(fake: FakeCoordinator) -> type[BaseHTTPRequestHandler]:
+    class Server(BaseHTTPRequestHandler):
+        def _refused(self) -> bool:
+            path, _, number = self.path.partition("?signature=")
+            if int(number) in fake.expired or self.headers["x-signed"] != "yes":
+                self.send_error(403)
+                return True
+            self.digest = path.strip("/")
+            return False
+
+        def do_GET(self) -> None:  # noqa: N802
+            if self._refused():
+                return
+            data = fake.blobs.get(self.digest)
+            if data is None:
+                self.send_error(404)
+                return
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(data)
+
+        def do_PUT(self) -> None:  # noqa: N802
+            if self._refused():
+                return
+            fake.blobs[self.digest] = self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    return Server
