@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -170,7 +171,9 @@ class Bubblewrap:
 
     def _rlimits(self, limits: Limits) -> tuple[str, ...]:
         """A core limit of 1 byte keeps the host's crash handler from ever being run on a job's behalf."""
-        words = ["/usr/bin/prlimit", "--core=1:1", f"--nofile={_OPEN_FILES}:{_OPEN_FILES}"]
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        open_files = _OPEN_FILES if most == resource.RLIM_INFINITY else min(most, _OPEN_FILES)
+        words = ["/usr/bin/prlimit", "--core=1:1", f"--nofile={open_files}:{open_files}"]
         if self._cgroups is None and limits.pids is not None:  # counted inside the sandbox's user namespace
             words.append(f"--nproc={limits.pids}:{limits.pids}")
         return tuple(words)

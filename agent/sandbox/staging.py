@@ -42,7 +42,9 @@ class Stage:
         self._places: dict[Path, str] = {}
 
     def __call__(self, place: Path) -> str:
-        """The path of `place` in the private namespace."""
+        """The path of `place` in the private namespace: its own, where everybody can reach it."""
+        if reachable(place):
+            return str(place)
         name = self._places.setdefault(place, str(len(self._places)))
         return f"{self._folder}/{name}"
 
@@ -58,6 +60,14 @@ class Stage:
             *(tools["sh"], "-c", _SCRIPT, "stage", tools["mount"], str(self._folder), *binds, "--"),
             *(*enter, tools["setpriv"], *ids, *command),
         )
+
+
+def reachable(place: Path) -> bool:
+    """Whether any uid can walk to `place`; what it may do there is decided by the place itself."""
+    try:
+        return all(folder.stat().st_mode & 0o001 for folder in place.parents)
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,283 @@
+"""Jobs in containers, through the Engine API: called to create, start, look, connect and remove, never to
+exec, attach or read logs.
+
+The calls block and run in threads. Everything made bears the agent's id and the attempt as labels, by which
+`remove` and `sweep` find it, whoever made it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import docker
+from docker.errors import APIError, DockerException, ImageNotFound
+from docker.utils import parse_repository_tag
+from requests.exceptions import RequestException
+
+from agent.problems import Cause, JobProblem
+from agent.sandbox import container, entry, names, seccomp
+from agent.sandbox.commands import CommandFailedError
+from agent.sandbox.container import LABEL_AGENT, LABEL_ATTEMPT, Container, Image
+from agent.sandbox.firewall import Firewall, Rules
+from agent.sandbox.limits import granted
+from agent.sandbox.protocol import Ability, Attach, Limits, Prepared, SandboxRequest
+from headrace.pipeline.plan import Network, SandboxKind
+
+Answer = TypeVar("Answer")
+
+_OLDEST_API: Final = (1, 41)
+_TIMEOUT_S: Final = 60
+_PULL_TIMEOUT_S: Final = 1800
+_DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_WATCHED: Final = frozenset({"memory", "pids", "cpu", "cpuacct", ""})
+
+
+class Docker:
+    """The docker sandbox. The connection is made when it is first needed and closed by `close`."""
+
+    kind = SandboxKind.DOCKER
+
+    def __init__(
+        self,
+        *,
+        agent: str,
+        slot: Limits,
+        env: Mapping[str, str],
+        firewall: Firewall | None,
+        resolvers: tuple[str, ...] = (),
+        busybox: Path | None = None,
+        own_network: bool = False,
+        runtime: str = "",
+        url: str | None = None,
+        registry_auth: Mapping[str, str] | None = None,
+        euid: int | None = None,
+    ) -> None:
+        """`env`: settings given to every step, under the image's own. `firewall`: a root agent's; without
+        it a job gets a network only as the user's own code (`own_network`).
+
+        `url`: the engine's socket, None: what `DOCKER_HOST` says, or the default one. `euid`: the agent's.
+        """
+        self._agent = agent
+        self._slot = slot
+        self._env = env
+        self._firewall = firewall
+        self._resolvers = resolvers
+        self._busybox = busybox
+        self._own_network = own_network
+        self._runtime = runtime
+        self._url = url
+        self._registry_auth = dict(registry_auth) if registry_auth else None
+        self._euid = os.geteuid() if euid is None else euid
+        self._client: docker.APIClient | None = None
+        self._pulling = asyncio.Lock()
+
+    async def ability(self) -> Ability:
+        """Asks the engine for its version and what it can limit."""
+        try:
+            seccomp.profile(platform.machine())
+            version = await self._call(lambda engine: engine.version())
+            facts = await self._call(lambda engine: engine.info())
+        except seccomp.UnknownMachineError as error:
+            return self._cannot(str(error))
+        except (DockerException, RequestException) as error:
+            return self._cannot(f"no Docker engine answers: {_sentence(error)}")
+        api = tuple(int(part) for part in version["ApiVersion"].split("."))
+        if api < _OLDEST_API:
+            wanted = ".".join(map(str, _OLDEST_API))
+            return self._cannot(f"the Docker engine is too old: its API is {version['ApiVersion']}, {wanted} is needed")
+        full = self._own_network or self._firewall is not None
+        networks = frozenset({Network.NONE, Network.FULL} if full else {Network.NONE})
+        return Ability(self.kind, networks, hard_limits=bool(facts.get("MemoryLimit") and facts.get("PidsLimit")))
+
+    def _cannot(self, why: str) -> Ability:
+        return Ability(self.kind, frozenset(), hard_limits=False, why_not=why)
+
+    async def prepare(self, request: SandboxRequest) -> Prepared:
+        """Image, network and container; returns with the container started and its control shell waiting."""
+        image = await self.resolve(request.image)
+        try:
+            network = await self._network(request)
+            made = container.body(
+                request,
+                Container(
+                    image=image,
+                    limits=granted(request.limits, self._slot),
+                    seccomp=seccomp.profile(platform.machine()),
+                    network=network,
+                    user=self._user(request),
+                    busybox=self._busybox,
+                    runtime=self._runtime,
+                ),
+            )
+            created = await self._call(lambda engine: _create(engine, made))
+            await self._call(lambda engine: engine.start(created["Id"]))
+            shown = await self._call(lambda engine: engine.inspect_container(created["Id"]))
+        except (DockerException, RequestException, CommandFailedError) as error:
+            raise JobProblem(Cause.ERRORED, f"the container could not be started: {_sentence(error)}") from error
+        pid = int(shown["State"]["Pid"])
+        env = {"PATH": _DEFAULT_PATH, **self._env, **image.env}
+        env.setdefault("HOME", "/root" if self._user(request) == "0:0" else entry.WORKSPACE)
+        return Prepared(Attach(pid, created["Id"]), env=env, cgroups=_cgroups(pid))
+
+    async def resolve(self, name: str) -> Image:
+        """The image, pulled if it is not here. Raises `JobProblem` with `IMAGE_UNAVAILABLE`."""
+        async with self._pulling:
+            try:
+                return await self._inspect(name)
+            except ImageNotFound:
+                await self._pull(name)
+            except (DockerException, RequestException) as error:
+                raise _unavailable(name, error) from error
+            try:
+                return await self._inspect(name)
+            except (DockerException, RequestException) as error:
+                raise _unavailable(name, error) from error
+
+    async def _inspect(self, name: str) -> Image:
+        return Image.read(await self._call(lambda engine: _inspected(engine, name)))
+
+    async def _pull(self, name: str) -> None:
+        repository, tag = parse_repository_tag(name)
+
+        def pull(engine: docker.APIClient) -> None:
+            lines = engine.pull(
+                repository, tag=tag or "latest", stream=True, decode=True, auth_config=self._registry_auth
+            )
+            for line in lines:
+                if "error" in line:
+                    raise DockerException(line["error"])
+
+        try:
+            async with asyncio.timeout(_PULL_TIMEOUT_S):
+                await self._call(pull)
+        except (DockerException, RequestException, TimeoutError) as error:
+            raise _unavailable(name, error) from error
+
+    async def _network(self, request: SandboxRequest) -> str:
+        """The engine's name of the job's network. The rules stand before anything is connected to it."""
+        if request.network is Network.NONE:
+            return "none"
+        if self._firewall is None:
+            if request.own_code and self._own_network:
+                return "bridge"
+            sentence = "this agent is not root and cannot filter a container's network: say `network: none`"
+            raise JobProblem(Cause.REFUSED, sentence)
+        name = names.namespace(self._agent, request.attempt)
+        interface = names.interface(self._agent, request.attempt)
+        await self._firewall.close(request.attempt, Rules(interface, self._resolvers))
+        await self._call(
+            lambda engine: engine.create_network(
+                name,
+                driver="bridge",
+                options={"com.docker.network.bridge.name": interface},
+                labels=container.labels(self._agent, request.attempt),
+                enable_ipv6=False,
+            )
+        )
+        return name
+
+    def _user(self, request: SandboxRequest) -> str:
+        """Root of the container, as images expect; an untrusted job of an agent that is not root has its uid,
+        because root without capabilities could not write the agent's own files.
+        """
+        return "0:0" if self._euid == 0 or request.trusted else f"{self._euid}:{os.getegid()}"
+
+    async def remove(self, attempt: int) -> None:
+        """Removes the attempt's containers, with their volumes, then its network, then the rules."""
+        await self._remove_labelled(f"{LABEL_ATTEMPT}={attempt}")
+        if self._firewall is not None:
+            await self._firewall.open(attempt)
+
+    async def sweep(self, keep: frozenset[int]) -> None:
+        """Removes the containers, networks and rules of attempts that are not in `keep`."""
+        left = await self._call(self._attempts)
+        if self._firewall is not None:
+            left |= await self._firewall.attempts()
+        for attempt in sorted(left - keep):
+            await self.remove(attempt)
+
+    async def kill(self, attempt: int) -> None:
+        """Kills the attempt's containers: how an agent that is not root ends a job."""
+
+        def kill(engine: docker.APIClient) -> None:
+            for found in engine.containers(filters={"label": self._filter(f"{LABEL_ATTEMPT}={attempt}")}):
+                with contextlib.suppress(APIError):  # it ended by itself
+                    engine.kill(found["Id"])
+
+        await self._call(kill)
+
+    async def close(self) -> None:
+        """Closes the connection to the engine."""
+        if self._client is not None:
+            await asyncio.to_thread(self._client.close)
+            self._client = None
+
+    def _filter(self, label: str) -> list[str]:
+        return [f"{LABEL_AGENT}={self._agent}", label]
+
+    def _attempts(self, engine: docker.APIClient) -> frozenset[int]:
+        label = {"label": self._filter(LABEL_ATTEMPT)}
+        found = [*engine.containers(all=True, filters=label), *engine.networks(filters=label)]
+        return frozenset(int(thing["Labels"][LABEL_ATTEMPT]) for thing in found)
+
+    async def _remove_labelled(self, label: str) -> None:
+        def remove(engine: docker.APIClient) -> None:
+            filters = {"label": self._filter(label)}
+            for found in engine.containers(all=True, filters=filters):
+                with contextlib.suppress(docker.errors.NotFound):
+                    engine.remove_container(found["Id"], force=True, v=True)
+            for found in engine.networks(filters=filters):
+                with contextlib.suppress(docker.errors.NotFound):
+                    engine.remove_network(found["Id"])
+
+        await self._call(remove)
+
+    async def _call(self, work: Callable[[docker.APIClient], Answer]) -> Answer:
+        return await asyncio.to_thread(self._with_client, work)
+
+    def _with_client(self, work: Callable[[docker.APIClient], Answer]) -> Answer:
+        if self._client is None:
+            self._client = docker.APIClient(base_url=self._url, version="auto", timeout=_TIMEOUT_S)
+        return work(self._client)
+
+
+def _create(engine: docker.APIClient, body: dict[str, Any]) -> dict[str, Any]:
+    # The client's stubs leave these two without types.
+    created: dict[str, Any] = engine.create_container_from_config(body)  # type: ignore[no-untyped-call]
+    return created
+
+
+def _inspected(engine: docker.APIClient, name: str) -> dict[str, Any]:
+    inspected: dict[str, Any] = engine.inspect_image(name)  # type: ignore[no-untyped-call]
+    return inspected
+
+
+def _cgroups(pid: int) -> tuple[Path, ...]:
+    """The cgroup folders of a container's pid 1, as the host sees them."""
+    folders = []
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _, controllers, inside = line.split(":", 2)
+        for controller in controllers.split(","):
+            if controller in _WATCHED:
+                folder = Path("/sys/fs/cgroup", controller, inside.removeprefix("/"))
+                if folder.is_dir() and inside != "/":
+                    folders.append(folder)
+    return tuple(folders)
+
+
+def _unavailable(name: str, error: Exception) -> JobProblem:
+    sentence = f"image {name} cannot be had: {_sentence(error)}; check its name, its tag and who may pull it"
+    return JobProblem(Cause.IMAGE_UNAVAILABLE, sentence)
+
+
+def _sentence(error: Exception) -> str:
+    """What the engine said, in one line, without the client's own wrapping."""
+    if isinstance(error, APIError) and error.explanation:
+        return " ".join(str(error.explanation).split())
+    return " ".join(str(error).split()) or type(error).__name__
