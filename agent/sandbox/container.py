@@ -106,8 +106,9 @@ def _host(request: SandboxRequest, container: Container) -> dict[str, Any]:
         "IpcMode": "private",
         "CgroupnsMode": "private",
         "ShmSize": _SHARED_MEMORY,
-        # 1 byte keeps the host's crash handler from ever being run on a job's behalf. Open files: the engine's
-        # own default, because an engine without CAP_SYS_RESOURCE refuses to start what asks for more.
+        # 1 byte keeps the host's crash handler from ever being run on a job's behalf. Open files: the
+        # engine's own default, because an engine without CAP_SYS_RESOURCE refuses to start what asks for
+        # more.
         "Ulimits": [{"Name": "core", "Soft": 1, "Hard": 1}],
     }
     if container.runtime:
