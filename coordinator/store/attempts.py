@@ -25,9 +25,7 @@ async def claim(
     db: Connection, classes: Sequence[int], wants: Sequence[Want], make_token: Callable[[], bytes]
 ) -> list[Claimed]:
     """Takes the next jobs of these classes and leases them, most free slots first."""
-    open_sessions = {
-        str(row["id"]) for row in await db.fetch(SQL.share_sessions, [want.session_id for want in wants])
-    }
+    open_sessions = {str(row["id"]) for row in await db.fetch(SQL.share_sessions, [want.session_id for want in wants])}
     wants = [want for want in wants if want.session_id in open_sessions and want.slots > 0]
     if not wants:
         return []

@@ -162,6 +162,9 @@ async def _write_jobs(
             rows.append((j.id, j.state, j.cause, j.sentence, *counters, sequences[each.run.id], vt))
     if rows:
         await db.execute(SQL.write_jobs, *_columns(rows, 13))
+    changed = {j for each in touched for j in each.jobs}
+    if fresh := [(job, place[3]) for job, place in places.items() if job not in changed]:
+        await db.execute(SQL.set_vt, *_columns(fresh, 2))
 
 
 async def _places(db: Connection, jobs: Sequence[int]) -> dict[int, tuple[int, int, int, float, str]]:

@@ -67,9 +67,6 @@ FROM unnest($2::bigint[], $3::integer[], $4::integer[], $5::text[], $6::jsonb[],
 INSERT INTO dependency (run_id, job_id, dependent)
 SELECT $1, * FROM unnest($2::bigint[], $3::bigint[]) AS d(job_id, dependent);
 
--- set_vt: a retry keeps its place
-UPDATE job SET vt = u.vt FROM unnest($1::bigint[], $2::double precision[]) AS u(id, vt) WHERE job.id = u.id;
-
 -- leases_of_run: what agents hold of it
 SELECT attempt_id, job_id, cancel FROM lease WHERE run_id = $1;
 

@@ -89,3 +89,6 @@ SELECT job_id FROM queue WHERE job_id = ANY($1::bigint[]) ORDER BY job_id FOR UP
 
 -- unqueue: no longer claimable
 DELETE FROM queue WHERE job_id = ANY($1::bigint[]);
+
+-- set_vt: jobs that are queued as they are made; a retry keeps its place
+UPDATE job SET vt = u.vt FROM unnest($1::bigint[], $2::double precision[]) AS u(id, vt) WHERE job.id = u.id;

@@ -124,6 +124,7 @@ CREATE TABLE job (
 ) WITH (fillfactor = 80);
 CREATE INDEX job_changes ON job (run_id, sequence);
 CREATE INDEX job_waiting_for_nothing ON job (id) WHERE state = 'waiting' AND unfinished = 0;
+CREATE INDEX job_queued ON job (id) WHERE state = 'queued';
 
 CREATE TABLE dependency (
     run_id      bigint NOT NULL,
@@ -232,21 +233,37 @@ CREATE TABLE log (
     final_records   bigint,                            -- told by the outcome
     sealed_at       timestamptz,                       -- nothing can be appended any more
     compacted_to    bigint NOT NULL DEFAULT 0,         -- records up to here are in segments
-    PRIMARY KEY (attempt_id, stream)
+    compacted_bytes bigint NOT NULL DEFAULT 0,         -- raw bytes up to here are in segments
+    PRIMARY KEY (attempt_id, stream),
+    CHECK (compacted_to < next AND compacted_bytes <= bytes),
+    CHECK (sealed_at IS NULL OR final_records = next - 1)
 ) WITH (fillfactor = 70);
+-- What the sweep and the compaction look through: few, for a log that is sealed and compacted is in neither.
+CREATE INDEX log_open ON log (attempt_id) WHERE sealed_at IS NULL;
 CREATE INDEX log_to_compact ON log (sealed_at) WHERE sealed_at IS NOT NULL AND next > compacted_to + 1;
 
--- Records not yet compacted, as they came.
+-- Records not yet compacted, as they came. They are compressed already, and rows up to a page stay in line.
 CREATE TABLE log_record (
     attempt_id  bigint NOT NULL,
     stream      text NOT NULL,
     sequence    bigint NOT NULL,
-    bytes_from  bigint NOT NULL,                       -- raw offset
+    bytes_from  bigint NOT NULL,                       -- raw offset; grows with the sequence
     raw_length  integer NOT NULL CHECK (raw_length BETWEEN 0 AND 65536),
     record      bytea NOT NULL,                        -- a serialised headrace.v1.Record
     PRIMARY KEY (attempt_id, stream, sequence)
-) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
-CREATE INDEX log_record_at ON log_record (attempt_id, stream, bytes_from);
+) WITH (toast_tuple_target = 8160, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+ALTER TABLE log_record ALTER COLUMN record SET STORAGE EXTERNAL;
+
+-- Where sections begin and end: what a reader needs that begins in the middle. At most two rows a section.
+CREATE TABLE log_section (
+    attempt_id  bigint NOT NULL REFERENCES attempt ON DELETE CASCADE,
+    stream      text NOT NULL,
+    section     integer NOT NULL,
+    opened      boolean NOT NULL,                      -- else closed
+    sequence    bigint NOT NULL,
+    record      bytea NOT NULL,                        -- a serialised headrace.v1.Record
+    PRIMARY KEY (attempt_id, stream, section, opened)
+);
 
 CREATE TABLE log_segment (
     attempt_id      bigint NOT NULL REFERENCES attempt ON DELETE CASCADE,

@@ -1,0 +1,161 @@
+"""The wire of agents and the words of dispatch: pure translation, both ways."""
+
+from __future__ import annotations
+
+from coordinator.core.matching import Ability
+from coordinator.core.states import ATTEMPT_OUTCOMES, AttemptState, Cause
+from coordinator.dispatch.dispatcher import Timing
+from coordinator.dispatch.port import EndedReport, Held, Hello, Opened, Report, StartedReport
+from coordinator.dispatch.session import (
+    Answered,
+    Assign,
+    Beaten,
+    CancelThese,
+    DrainIt,
+    Outgoing,
+    Permitted,
+    SendAway,
+)
+from coordinator.errors import BadInput
+from headrace.v1 import agent_pb2 as wire
+from headrace.v1 import common_pb2 as common
+
+MOST_SLOTS = 1_000
+MOST_LABELS = 64
+MOST_NAME = 100
+_RETRY_AFTER_MS = 1_000
+
+
+def state_word(value: int) -> str:
+    """`ATTEMPT_STATE_TIMED_OUT` as `timed_out`."""
+    return common.AttemptState.Name(value).removeprefix("ATTEMPT_STATE_").lower()  # type: ignore[arg-type]
+
+
+def cause_of(value: int) -> Cause:
+    """A cause of the wire; one that this version does not know counts as the machinery's."""
+    try:
+        word = common.Cause.Name(value).removeprefix("CAUSE_").lower()  # type: ignore[arg-type]
+        return Cause.NONE if word == "unspecified" else Cause(word)
+    except ValueError:
+        return Cause.ERRORED
+
+
+def cause_value(cause: str) -> common.Cause.ValueType:
+    """A cause of the core, on the wire."""
+    return common.Cause.Value(f"CAUSE_{cause.upper()}") if cause else common.CAUSE_UNSPECIFIED
+
+
+def hello_of(message: wire.Hello) -> Hello:
+    """Checks and takes over what an agent says of itself. Raises BadInput: such a Hello can never be right."""
+    if not 0 < len(message.name) <= MOST_NAME or not message.name.isprintable():
+        raise BadInput(f"an agent's name is 1 to {MOST_NAME} printable characters: set another with --name")
+    if not message.instance_id or not 0 < len(message.pool) <= MOST_NAME:
+        raise BadInput("an agent says its instance id and its pool")
+    if not 0 < message.slots <= MOST_SLOTS:
+        raise BadInput(f"an agent has 1 to {MOST_SLOTS} slots: set them with --slots")
+    if len(message.labels) > MOST_LABELS:
+        raise BadInput(f"an agent has at most {MOST_LABELS} labels")
+    return Hello(
+        name=message.name,
+        instance=message.instance_id,
+        version=message.version,
+        pool=message.pool,
+        labels=dict(message.labels),
+        slots=message.slots,
+        abilities=tuple(Ability(each.kind, frozenset(each.networks), each.why_not) for each in message.sandboxes),
+        held=tuple(Held(each.attempt_id, each.token) for each in message.held),
+        leaving=message.draining,
+    )
+
+
+def report_of(message: wire.Report) -> Report:
+    """A report of the wire. Raises BadInput for one that says nothing."""
+    match message.WhichOneof("what"):
+        case "started":
+            return StartedReport(message.id, message.attempt_id, message.token)
+        case "ended":
+            ended = message.ended
+            word = state_word(ended.state)
+            if word not in ATTEMPT_OUTCOMES:
+                raise BadInput(f"`{word}` is no outcome of an attempt")
+            return EndedReport(
+                message.id,
+                message.attempt_id,
+                message.token,
+                outcome=AttemptState(word),
+                cause=cause_of(ended.cause),
+                sentence=ended.sentence[:2_000],
+                details=ended.SerializeToString(),
+                log_records=dict(ended.log_records),
+            )
+        case _:
+            raise BadInput("a report says that an attempt has started or ended")
+
+
+def welcome(opened: Opened, timing: Timing) -> wire.SessionResponse:
+    """The first message to an agent."""
+    return wire.SessionResponse(
+        welcome=wire.Welcome(
+            session_id=opened.session_id,
+            heartbeat_interval_ms=int(timing.heartbeat * 1000),
+            lease_ms=int(timing.lease * 1000),
+            verdicts=[
+                wire.Verdict(attempt_id=each.attempt_id, resume=each.resume, sentence=each.sentence)
+                for each in opened.verdicts
+            ],
+            drain=opened.drained,
+        )
+    )
+
+
+def response(message: Outgoing) -> wire.SessionResponse:
+    """Whatever dispatch has to say to an agent, on the wire."""
+    match message:
+        case Assign():
+            return wire.SessionResponse(assignments=_assignments(message))
+        case Beaten():
+            return wire.SessionResponse(heartbeat_answer=wire.HeartbeatAnswer(sequence=message.sequence))
+        case Answered():
+            answers = [
+                wire.ReportAnswer(
+                    id=each.report_id, attempt_id=each.attempt_id, abort=each.abort, sentence=each.sentence
+                )
+                for each in message.answers
+            ]
+            return wire.SessionResponse(report_answers=wire.ReportAnswers(answers=answers))
+        case Permitted():
+            permit = message.permit
+            return wire.SessionResponse(
+                permit_answer=wire.PermitAnswer(
+                    attempt_id=message.attempt_id,
+                    nonce=message.nonce,
+                    granted=permit.granted,
+                    fencing_token=permit.fencing_token,
+                    sentence=permit.sentence,
+                )
+            )
+        case CancelThese():
+            cancels = [
+                wire.Cancel(attempt_id=each.attempt_id, abort=message.abort, kill=each.kill, sentence=each.sentence)
+                for each in message.orders
+            ]
+            return wire.SessionResponse(cancels=wire.Cancels(cancels=cancels))
+        case DrainIt():
+            return wire.SessionResponse(drain=wire.Drain(undo=message.undo))
+        case SendAway():
+            return wire.SessionResponse(go_away=wire.GoAway(sentence=message.sentence, retry_after_ms=_RETRY_AFTER_MS))
+
+
+def _assignments(message: Assign) -> wire.Assignments:
+    return wire.Assignments(
+        assignments=[
+            wire.Assignment(
+                number=each.number,
+                attempt_id=each.attempt_id,
+                token=each.token,
+                **{"try": each.attempt_try},
+                spec=each.spec,
+            )
+            for each in message.claimed
+        ]
+    )

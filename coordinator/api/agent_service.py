@@ -1,0 +1,83 @@
+"""AgentService: one stream a connected agent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import assert_never
+
+from coordinator.api.agent_messages import hello_of, report_of, response, welcome
+from coordinator.dispatch.dispatcher import Dispatch
+from coordinator.dispatch.session import Session, SessionOver
+from coordinator.errors import BadInput, StoreDown
+from headrace.v1 import agent_pb2 as wire
+
+
+class AgentSessions:
+    """Serves sessions over any pair of streams: gRPC in life, an in-memory wire in the simulation."""
+
+    def __init__(self, dispatch: Dispatch) -> None:
+        self._dispatch = dispatch
+
+    async def serve(self, requests: AsyncIterator[wire.SessionRequest]) -> AsyncIterator[wire.SessionResponse]:
+        """One session, from Hello to its end. Raises CoordinatorError; `StoreDown` also when it was fenced."""
+        first = await anext(requests, None)
+        if first is None or first.WhichOneof("message") != "hello":
+            raise BadInput("a session begins with Hello")
+        session, opened = await self._dispatch.open(hello_of(first.hello), first.hello.credit)
+        try:
+            yield welcome(opened, self._dispatch.timing)
+            reader = asyncio.create_task(self._read(session, requests), name=f"session of {session.name}")
+            try:
+                while True:
+                    for message in await session.next_messages():
+                        yield response(message)
+            except SessionOver as over:
+                if reader.done() and not reader.cancelled() and (error := reader.exception()) is not None:
+                    raise error from over
+                if session.over != _LEFT:
+                    raise StoreDown(str(over)) from over
+            finally:
+                reader.cancel()
+                await asyncio.wait([reader])
+        finally:
+            await self._dispatch.close(session)
+
+    async def _read(self, session: Session, requests: AsyncIterator[wire.SessionRequest]) -> None:
+        """Takes what the agent says until it says no more. Its failure ends the session."""
+        try:
+            async for request in requests:
+                await self._take(session, request)
+        except BaseException as error:
+            session.end(str(error) or type(error).__name__)
+            raise
+        session.end(_LEFT)
+
+    async def _take(self, session: Session, request: wire.SessionRequest) -> None:
+        match request.WhichOneof("message"):
+            case "heartbeat":
+                beat = request.heartbeat
+                await self._dispatch.heartbeat(session, beat.sequence, beat.highest_assignment, beat.attempt_ids)
+            case "credit":
+                self._dispatch.grant(session, request.credit.slots)
+            case "acknowledgements":
+                for each in request.acknowledgements.acknowledgements:
+                    await self._dispatch.acknowledge(
+                        session, each.number, accepted=each.accepted, sentence=each.sentence[:500]
+                    )
+            case "reports":
+                await self._dispatch.report(session, [report_of(each) for each in request.reports.reports])
+            case "permit_request":
+                ask = request.permit_request
+                await self._dispatch.ask_permit(session, ask.attempt_id, ask.token, ask.nonce)
+            case "draining":
+                await self._dispatch.leave(session)
+            case "hello":
+                raise BadInput("Hello comes once, at the beginning of a session")
+            case None:
+                pass  # a message of a newer agent that this version does not know
+            case other:
+                assert_never(other)
+
+
+_LEFT = "the agent has left"

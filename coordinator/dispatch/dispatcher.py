@@ -1,0 +1,297 @@
+"""The dispatch of one replica: sessions of its agents, claims for their free slots, their heartbeats and reports.
+
+It holds nothing that matters: whatever it knows can be lost at any moment, and the database and the agents
+together know it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from coordinator.batching import GroupCommit
+from coordinator.core.matching import Offer, fits
+from coordinator.dispatch.bells import AGENTS, CANCELS, QUEUE, LocalBells, heard_within
+from coordinator.dispatch.port import Answer, Beat, CancelOrder, Claimed, DispatchStore, GivenUp, Hello, Opened, Report
+from coordinator.dispatch.session import (
+    Answered,
+    Beaten,
+    CancelThese,
+    DrainIt,
+    Permitted,
+    SendAway,
+    Session,
+)
+from coordinator.errors import StoreDown
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long things may take, in seconds."""
+
+    heartbeat: float = 5.0
+    lease: float = 30.0
+    acknowledge: float = 3.0
+    long_lease: float = 600.0
+    """Of permitted at-most-once attempts."""
+    poll: float = 2.0
+    """The slow poll behind every bell."""
+    refusal: float = 10.0
+    """For how long a session gets no job of a class that it has refused."""
+    silence: float = 10.0
+    """A replica whose heartbeats have not been committed for so long sends its agents away."""
+
+
+class Measures(Protocol):
+    """What is counted of dispatch."""
+
+    def claimed(self, seconds: float) -> None:
+        """A job was claimed so long after it was queued."""
+        ...
+
+    def returned(self) -> None:
+        """An assignment came back."""
+        ...
+
+
+class Dispatch:
+    """The sessions of one replica and the loops that serve them. `clock` is monotonic seconds."""
+
+    def __init__(
+        self,
+        store: DispatchStore,
+        bells: LocalBells,
+        *,
+        timing: Timing,
+        clock: Callable[[], float],
+        make_session_id: Callable[[], str],
+        replica: str,
+        measures: Measures,
+    ) -> None:
+        self._store = store
+        self._bells = bells
+        self._timing = timing
+        self._clock = clock
+        self._make_session_id = make_session_id
+        self._replica = replica
+        self._measures = measures
+        self._sessions: dict[str, Session] = {}
+        self._beats: GroupCommit[Beat, bool] = GroupCommit(self._flush_beats, most=5_000)
+        self._reports: GroupCommit[Report, Answer] = GroupCommit(self._flush_reports, most=500)
+        self._credit = asyncio.Event()
+        self._committed_at = clock()
+
+    @property
+    def timing(self) -> Timing:
+        """The times that Welcome tells an agent."""
+        return self._timing
+
+    @property
+    def sessions(self) -> int:
+        """Open sessions at this replica."""
+        return len(self._sessions)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether heartbeats are being committed."""
+        return self._clock() - self._committed_at < self._timing.silence
+
+    async def run(self) -> None:
+        """Runs the loops until it is cancelled."""
+        async with asyncio.TaskGroup() as loops:
+            for loop in (
+                self._beats.run,
+                self._reports.run,
+                self._assign,
+                self._take_back,
+                self._cancel,
+                self._drain,
+                self._watch_database,
+            ):
+                loops.create_task(loop(), name=f"dispatch {loop.__name__}")
+
+    async def open(self, hello: Hello, credit: int) -> tuple[Session, Opened]:
+        """Opens a session. Raises IdentityTaken, StoreDown."""
+        opened = await self._store.open_session(hello, self._make_session_id(), self._replica)
+        session = Session(
+            opened.session_id,
+            opened.agent_id,
+            hello.name,
+            hello.offer,
+            credit=min(credit, hello.slots),
+            drained=opened.drained,
+            leaving=hello.leaving,
+        )
+        self._sessions[session.id] = session
+        self._credit.set()
+        for order in await self._store.cancels([session.id]):
+            session.cancel([order])
+        return session, opened
+
+    async def close(self, session: Session) -> None:
+        """The session's stream has ended. Its attempts live on until the lease ends, or it comes back."""
+        self._sessions.pop(session.id, None)
+        if session.leaving:
+            await self._store.close_session(session.id)
+
+    async def heartbeat(self, session: Session, sequence: int, highest: int, attempts: Iterable[int]) -> None:
+        """Commits a heartbeat, then answers it; a session that is no longer there is over."""
+        if await self._beats.submit(Beat(session.id, highest, frozenset(attempts))):
+            session.send(Beaten(sequence))
+        else:
+            session.end("the session has ended: another one of this agent replaced it, or its lease ran out")
+
+    async def report(self, session: Session, reports: Sequence[Report]) -> None:
+        """Records reports, in order, and answers them."""
+        answers = await asyncio.gather(*(self._reports.submit(each) for each in reports))
+        session.send(Answered(tuple(answers)))
+
+    async def ask_permit(self, session: Session, attempt_id: int, token: bytes, nonce: str) -> None:
+        """Answers a supervisor that asks to start a deployment."""
+        permit = await self._store.permit(attempt_id, token, nonce)
+        session.send(Permitted(attempt_id, nonce, permit))
+
+    def grant(self, session: Session, slots: int) -> None:
+        """The agent has free slots again."""
+        session.credit += slots
+        self._credit.set()
+
+    async def leave(self, session: Session) -> None:
+        """The agent drains by its own decision."""
+        session.leaving = True
+        await self._store.leaving(session.agent_id)
+
+    async def acknowledge(self, session: Session, number: int, *, accepted: bool, sentence: str) -> None:
+        """An assignment was taken, or refused: then its job is queued again for others."""
+        until = self._clock() + self._timing.refusal
+        refused = session.acknowledged(number, accepted=accepted, barred_until=until)
+        if refused is not None:
+            self._measures.returned()
+            await self._store.give_up([GivenUp(refused.attempt_id, refused.token, sentence)])
+
+    def send_away(self, sentence: str) -> None:
+        """Tells all agents to connect elsewhere, and takes no part in their attempts any more."""
+        for session in self._sessions.values():
+            session.send(SendAway(sentence))
+
+    async def _flush_beats(self, beats: Sequence[Beat]) -> Sequence[bool]:
+        alive = await self._store.heartbeat(beats)
+        self._committed_at = self._clock()
+        return [beat.session_id in alive for beat in beats]
+
+    async def _flush_reports(self, reports: Sequence[Report]) -> Sequence[Answer]:
+        return await self._store.report(reports)
+
+    async def _assign(self) -> None:
+        """Gives queued jobs to free slots whenever either appears."""
+        with self._bells.listening(QUEUE) as queued:
+            while True:
+                await _either(queued, self._credit, self._timing.poll)
+                with contextlib.suppress(StoreDown):  # an outage: the next round, after its bell or its poll
+                    while await self._assign_once():
+                        pass
+
+    async def _assign_once(self) -> int:
+        """One round of claims, one statement for each kind of agent; returns how many jobs were given."""
+        willing = [session for session in self._sessions.values() if session.wants_work]
+        if not willing:
+            return 0
+        classes = await self._store.classes()
+        if not classes:
+            return 0
+        now = self._clock()
+        alike: dict[tuple[Offer, tuple[int, ...]], list[Session]] = defaultdict(list)
+        for session in willing:
+            matching = tuple(
+                key for key, need in classes.items() if fits(need, session.offer) and session.may_take(key, now)
+            )
+            if matching:
+                alike[session.offer, matching].append(session)
+        given = 0
+        for (_, matching), sessions in alike.items():
+            given += await self._claim(matching, sessions)
+        return given
+
+    async def _claim(self, classes: Sequence[int], sessions: Sequence[Session]) -> int:
+        wants = [session.want() for session in sessions if session.wants_work]
+        if not wants:
+            return 0
+        claimed = await self._store.claim(classes, wants)
+        by_session: dict[str, list[Claimed]] = defaultdict(list)
+        for each in claimed:
+            by_session[each.session_id].append(each)
+            self._measures.claimed(each.waited_s)
+        deadline = self._clock() + self._timing.acknowledge
+        for session in sessions:
+            if mine := by_session.get(session.id):
+                session.assign(mine, deadline=deadline)
+        return len(claimed)
+
+    async def _take_back(self) -> None:
+        """Assignments that nobody acknowledges go to others; an agent that took one after all is told to drop it."""
+        while True:
+            await asyncio.sleep(self._timing.acknowledge / 3)
+            for session in list(self._sessions.values()):
+                late = session.overdue(self._clock())
+                if not late:
+                    continue
+                with contextlib.suppress(StoreDown):
+                    sentence = f"not acknowledged within {self._timing.acknowledge:g} s"
+                    await self._store.give_up([GivenUp(each.attempt_id, each.token, sentence) for each in late])
+                    orders = [CancelOrder(each.attempt_id, session.id, kill=True, sentence=sentence) for each in late]
+                    session.send(CancelThese(tuple(orders), abort=True))
+
+    async def _cancel(self) -> None:
+        """Hands on what people want canceled."""
+        with self._bells.listening(CANCELS) as asked:
+            while True:
+                await heard_within(asked, self._timing.poll * 5)
+                with contextlib.suppress(StoreDown):
+                    by_session: dict[str, list[CancelOrder]] = defaultdict(list)
+                    for order in await self._store.cancels(list(self._sessions)):
+                        by_session[order.session_id].append(order)
+                    for session_id, orders in by_session.items():
+                        if (session := self._sessions.get(session_id)) is not None:
+                            session.cancel(orders)
+
+    async def _drain(self) -> None:
+        """Hands on what people decide about agents."""
+        with self._bells.listening(AGENTS) as changed:
+            while True:
+                await heard_within(changed, self._timing.poll * 5)
+                with contextlib.suppress(StoreDown):
+                    sessions = list(self._sessions.values())
+                    drained = await self._store.drained([session.agent_id for session in sessions])
+                    for session in sessions:
+                        if session.drained is not (session.agent_id in drained):
+                            session.drained = session.agent_id in drained
+                            session.send(DrainIt(undo=not session.drained))
+                            self._credit.set()
+
+    async def _watch_database(self) -> None:
+        """Sends the agents away when their heartbeats are not committed: another replica may do better."""
+        while True:
+            await asyncio.sleep(self._timing.silence / 4)
+            if not self._sessions:
+                with contextlib.suppress(StoreDown):
+                    await self._store.heartbeat([])
+                    self._committed_at = self._clock()
+            elif not self.healthy:
+                self.send_away("this coordinator cannot reach its database")
+
+
+async def _either(first: asyncio.Event, second: asyncio.Event, seconds: float) -> None:
+    """Waits for one of two events, but no longer than the poll behind them. Clears both."""
+    if not first.is_set() and not second.is_set():
+        waits = [asyncio.ensure_future(event.wait()) for event in (first, second)]
+        try:
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+    first.clear()
+    second.clear()

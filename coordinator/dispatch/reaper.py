@@ -1,0 +1,128 @@
+"""The observing reaper: ends sessions that stand still, and what else only one replica at a time should do.
+
+Nobody compares clocks. A session is expired when this reaper has itself seen its counter unchanged for a whole
+lease of its own monotonic clock; after a start, a takeover or a reconnection it begins to look anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from coordinator.dispatch.bells import AGENTS, QUEUE, LocalBells, heard_within
+from coordinator.dispatch.dispatcher import Timing
+from coordinator.dispatch.port import DispatchStore, Observed
+from coordinator.errors import StoreDown
+
+
+class Term(Protocol):
+    """The right to be the only one. See `coordinator.store.singletons`."""
+
+    async def hold(self) -> str | None:
+        """Takes the term or keeps it; returns its random id, None while another holds it."""
+        ...
+
+
+class Watch:
+    """What has been seen, and since when: the pure half of the reaper."""
+
+    def __init__(self, lease: float, long_lease: float) -> None:
+        self._lease = lease
+        self._long_lease = long_lease
+        self._counters: dict[str, tuple[int, float]] = {}
+        self._orphans: dict[int, float] = {}
+
+    def forget(self) -> None:
+        """Begins anew: what was seen before an outage or a takeover proves nothing."""
+        self._counters.clear()
+        self._orphans.clear()
+
+    def see(self, observed: Observed, now: float) -> tuple[dict[str, int], list[int]]:
+        """Takes a look into account; returns sessions (with the counter seen) and attempts that are due."""
+        before = self._counters
+        self._counters = {
+            session: before[session] if session in before and before[session][0] == counter else (counter, now)
+            for session, counter in observed.counters.items()
+        }
+        self._orphans = {each.attempt_id: self._orphans.get(each.attempt_id, now) for each in observed.orphans}
+        still = {key: counter for key, (counter, since) in self._counters.items() if now - since >= self._lease}
+        orphans = [key for key, since in self._orphans.items() if now - since >= self._long_lease]
+        return still, orphans
+
+
+class Reaper:
+    """Runs beside every dispatch; acts only while it holds the term."""
+
+    def __init__(
+        self,
+        store: DispatchStore,
+        term: Term,
+        bells: LocalBells,
+        *,
+        timing: Timing,
+        clock: Callable[[], float],
+        fleet_is_fixed: bool,
+        queue_timeout_s: float,
+    ) -> None:
+        self._store = store
+        self._term = term
+        self._bells = bells
+        self._timing = timing
+        self._clock = clock
+        self._fleet_is_fixed = fleet_is_fixed
+        self._queue_timeout_s = queue_timeout_s
+        self._watch = Watch(timing.lease, timing.long_lease)
+        self._held: str | None = None
+        self.mended = 0
+        """How many jobs were found waiting for nothing: it must stay 0."""
+
+    async def run(self) -> None:
+        """Runs until it is cancelled."""
+        async with asyncio.TaskGroup() as loops:
+            loops.create_task(self._reap(), name="reaper")
+            loops.create_task(self._judge(), name="reaper: schedulable")
+            loops.create_task(self._mend(), name="reaper: mend")
+
+    async def _reap(self) -> None:
+        while True:
+            try:
+                await self._reap_once()
+            except StoreDown:
+                self._held = None
+                self._watch.forget()
+            await asyncio.sleep(self._timing.lease / 10)
+
+    async def _reap_once(self) -> None:
+        term = await self._term.hold()
+        if term != self._held:
+            self._watch.forget()
+            self._held = term
+        if term is None:
+            return
+        still, orphans = self._watch.see(await self._store.observe(), self._clock())
+        if still:
+            await self._store.expire(still, term)
+        if orphans:
+            await self._store.expire_orphans(orphans, term)
+
+    async def _judge(self) -> None:
+        """Says on queued jobs why nobody can take them: soon after agents or the queue changed."""
+        with self._bells.listening(AGENTS, QUEUE) as changed:
+            while True:
+                await heard_within(changed, self._timing.poll * 2)
+                if self._held is not None:
+                    try:
+                        await self._store.judge_schedulable(fail=self._fleet_is_fixed)
+                    except StoreDown:
+                        continue
+                await asyncio.sleep(0.2)
+
+    async def _mend(self) -> None:
+        while True:
+            await asyncio.sleep(self._timing.lease)
+            if self._held is not None:
+                try:
+                    self.mended += await self._store.mend(self._queue_timeout_s)
+                except StoreDown:
+                    continue

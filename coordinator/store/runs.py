@@ -1,0 +1,213 @@
+"""Runs in PostgreSQL: made, canceled, retried. What people ask for, each with a request id."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from coordinator.core.follow import Changes, Gate
+from coordinator.core.job import Canceled, Job, JobEvent
+from coordinator.core.matching import Requirement
+from coordinator.core.plan import CannotRetry, Graph, begin, retry
+from coordinator.core.run import Run
+from coordinator.core.states import RUN_OVER, JobState
+from coordinator.dispatch.port import Bells, Wake
+from coordinator.errors import BadInput, Conflict, NotFound, TooMuch, Violation
+from coordinator.store.database import Connection, Database
+from coordinator.store.settle import job_of, lock_runs, settle, write
+from coordinator.store.sql import statements
+
+SQL = statements("runs")
+SETTLE = statements("settle")
+
+# Every claim probes each class that has something queued.
+MOST_CLASSES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job to be stored. `needs`: keys, or None for all jobs of all earlier stages."""
+
+    id: int
+    key: str
+    stage: int
+    needs: tuple[str, ...] | None
+    spec: bytes
+    requirement: Requirement
+    environment: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run to be stored, with ids that `allocate` gave."""
+
+    id: int
+    repository: str
+    project: str
+    pipeline: str
+    pipeline_file: str
+    pipeline_text: bytes
+    source: bytes
+    commit: str
+    event: str
+    trusted: bool
+    parameters: Mapping[str, str]
+    priority: int
+    stages: tuple[tuple[str, str], ...]
+    """(name, environment), in order."""
+    jobs: tuple[NewJob, ...]
+
+
+class PostgresRuns:
+    """The transactions about whole runs."""
+
+    def __init__(self, database: Database, bells: Bells) -> None:
+        self._database = database
+        self._bells = bells
+
+    async def run_of_request(self, request_id: str) -> int | None:
+        """The run that this CreateRun has made before; None: it is new."""
+        async with self._database.connection() as db:
+            found: int | None = await db.fetchval(SQL.run_of_request, request_id, "create")
+        return found
+
+    async def allocate(self, jobs: int) -> tuple[int, Sequence[int]]:
+        """Ids for a run and its jobs. Ids that are not used in the end are gaps, nothing more."""
+        async with self._database.connection() as db:
+            row = await db.fetchrow(SQL.allocate, jobs)
+        return row["run_id"], row["job_ids"]
+
+    async def create(self, request_id: str, new: NewRun) -> int:
+        """Stores a run and queues its first jobs; returns its id, or that of the run this request made before.
+
+        Raises BadInput for a pool that does not exist, TooMuch beyond 1,000 queued classes.
+        """
+        async with self._database.transaction() as db:
+            if await db.fetchval(SQL.remember_request, request_id, "create") is None:
+                existing: int = await db.fetchval(SQL.run_of_request, request_id, "create")
+                return existing
+            wake = await _insert(db, new)
+            await db.execute(SQL.close_request, request_id, new.id)
+        self._bells.ring(wake)
+        return new.id
+
+    async def cancel(self, request_id: str, run_id: int, sentence: str) -> None:
+        """Cancels what has not begun and asks agents to cancel the rest; again: without grace.
+
+        A run that has ended is left as it is. Raises NotFound.
+        """
+        async with self._database.transaction() as db:
+            if await db.fetchval(SQL.remember_request, request_id, "cancel") is None:
+                return
+            wake = await _cancel(db, run_id, sentence)
+            await db.execute(SQL.close_request, request_id, run_id)
+        self._bells.ring(wake)
+
+    async def retry(self, request_id: str, run_id: int, job: str) -> None:
+        """Runs a job again, with what depends on it; or all that did not pass. Raises NotFound, Conflict."""
+        async with self._database.transaction() as db:
+            if await db.fetchval(SQL.remember_request, request_id, "retry") is None:
+                return
+            wake = await _retry(db, run_id, job)
+            await db.execute(SQL.close_request, request_id, run_id)
+        self._bells.ring(wake)
+
+
+async def _insert(db: Connection, new: NewRun) -> Wake:
+    classes = await _classes(db, [job.requirement for job in new.jobs])
+    project_id = await db.fetchval(SQL.make_project, new.repository, new.project)
+    ids = {job.key: job.id for job in new.jobs}
+    needs = {job.id: tuple(ids[key] for key in job.needs) for job in new.jobs if job.needs is not None}
+    jobs = [Job(job.id, job.key, job.stage, at_most_once=bool(job.environment)) for job in new.jobs]
+    rows = begin(new.id, jobs, Graph(len(new.stages), needs))
+    run = rows.run
+    await db.execute(
+        SQL.insert_run,
+        *(new.id, project_id, new.pipeline, new.pipeline_file, new.pipeline_text, new.source, new.commit, new.event),
+        *(new.trusted, json.dumps(dict(new.parameters)), new.priority, run.state),
+        *(run.unfinished, run.active, run.blocked, run.failed, run.canceled),
+    )
+    await db.execute(
+        SQL.insert_stages,
+        *(new.id, [gate.stage for gate in rows.gates]),
+        *([name for name, _ in new.stages], [environment for _, environment in new.stages]),
+        *([gate.unfinished for gate in rows.gates], [gate.failed for gate in rows.gates]),
+        [gate.decider for gate in rows.gates],
+    )
+    await db.execute(
+        SQL.insert_jobs,
+        *(new.id, [job.id for job in new.jobs], [job.stage for job in new.jobs], list(range(len(new.jobs)))),
+        *([job.key for job in new.jobs], [None if job.needs is None else json.dumps(job.needs) for job in new.jobs]),
+        *([job.spec for job in new.jobs], classes, [job.requirement.pool for job in new.jobs]),
+        *([bool(job.environment) for job in new.jobs], [job.environment for job in new.jobs]),
+        *([rows.jobs[job.id].state for job in new.jobs], [rows.jobs[job.id].unfinished for job in new.jobs]),
+    )
+    edges = [(need, job) for job, found in needs.items() for need in found]
+    if edges:
+        await db.execute(SQL.insert_dependencies, new.id, [need for need, _ in edges], [job for _, job in edges])
+    queued = Changes(run, {}, {}, rows.queued, ())
+    return await write(db, [queued], {run.id: run})
+
+
+async def _classes(db: Connection, requirements: Sequence[Requirement]) -> list[int]:
+    """The class of each requirement, made where it is new."""
+    wanted = sorted({each.pool for each in requirements})
+    known = {row["name"] for row in await db.fetch(SQL.pools, wanted)}
+    if missing := [pool for pool in wanted if pool not in known]:
+        there = ", ".join(f"`{row['name']}`" for row in await db.fetch(SQL.all_pools))
+        sentence = f"pool `{missing[0]}` does not exist: a pool exists from its first agent; there are {there}"
+        raise BadInput(sentence, (Violation("pool", sentence),))
+    if await db.fetchval(SQL.count_queued_classes) >= MOST_CLASSES:
+        raise TooMuch(f"jobs of {MOST_CLASSES} different requirements are queued: wait until some have run", 30)
+    columns = (
+        [each.pool for each in requirements],
+        [json.dumps(dict(each.labels), sort_keys=True) for each in requirements],
+        [each.sandbox for each in requirements],
+        [each.network for each in requirements],
+        [each.trusted for each in requirements],
+    )
+    await db.execute(SQL.make_classes, *columns)
+    return [row["id"] for row in await db.fetch(SQL.classes, *columns)]
+
+
+async def _locked(db: Connection, run_id: int) -> Run:
+    run = (await lock_runs(db, [run_id])).get(run_id)
+    if run is None:
+        raise NotFound(f"there is no run {run_id}")
+    return run
+
+
+async def _cancel(db: Connection, run_id: int, sentence: str) -> Wake:
+    run = await _locked(db, run_id)
+    if run.state in RUN_OVER:
+        return Wake()
+    jobs = [job_of(row) for row in await db.fetch(SQL.jobs_of_run, run_id)]
+    queued = [job.id for job in jobs if job.state is JobState.QUEUED]
+    # Waits for claims under way; after that, a queued job is either held here or leased for all to see.
+    held = {row["job_id"] for row in await db.fetch(SETTLE.hold_queued, queued)}
+    idle = [job for job in jobs if job.state in (JobState.WAITING, JobState.BLOCKED) or job.id in held]
+    await db.execute(SQL.cancel_leases, run_id, sentence)
+    event: JobEvent = Canceled(sentence)
+    asked = replace(run, canceling=True, sentence=sentence)
+    wake = await settle(db, {run_id: run}, {run_id: [(job.id, event) for job in idle]}, runs={run_id: asked})
+    return wake | Wake(cancels=True)
+
+
+async def _retry(db: Connection, run_id: int, wanted: str) -> Wake:
+    run = await _locked(db, run_id)
+    jobs = [job_of(row) for row in await db.fetch(SQL.jobs_of_run, run_id)]
+    stages = await db.fetch(SQL.stages_of_run, run_id)
+    needs = {row["id"]: tuple(row["needs"]) for row in await db.fetch(SQL.edges_of_run, run_id)}
+    try:
+        rows = retry(run, jobs, Graph(len(stages), needs), wanted)
+    except CannotRetry as error:
+        raise Conflict(str(error)) from error
+    before = {job.id: job for job in jobs}
+    gates = {
+        gate.stage: gate
+        for gate, row in zip(rows.gates, stages, strict=True)
+        if gate != Gate(row["index"], row["unfinished"], row["failed"], row["decider"])
+    }
+    changed = {key: job for key, job in rows.jobs.items() if job != before[key]}
+    return await write(db, [Changes(rows.run, changed, gates, rows.queued, ())], {run_id: run})
