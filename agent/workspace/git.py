@@ -52,7 +52,6 @@ _SETTINGS = """\
 	allow = never
 [uploadpack]
 	allowAnySHA1InWant = true
-	packObjectsHook =
 [fetch]
 	unpackLimit = 1
 	recurseSubmodules = false
@@ -124,10 +123,9 @@ def last_line(message: str) -> str:
         return "it said nothing"
     marked = [i for i, line in enumerate(lines) if line.startswith("fatal:")]
     marked = marked or [i for i, line in enumerate(lines) if line.startswith(("error:", "remote:"))]
-    at = marked[-1] if marked else len(lines) - 1
-    chosen = lines[at]
-    if "Could not read from remote repository" in chosen and at:
-        chosen = f"{lines[at - 1]}"
+    chosen = lines[marked[-1]] if marked else lines[-1]
+    if "Could not read from remote repository" in chosen and marked[-1]:
+        chosen = lines[marked[-2]] if len(marked) > 1 else lines[marked[-1] - 1]
     chosen = re.sub(r"^(?:(?:fatal|error|remote):\s*)+", "", chosen)
     return without_credentials(chosen)[:500].rstrip(".")
 
@@ -158,12 +156,13 @@ class Git:
         """
         options = [] if place is None else place.options()
         environment = await asyncio.to_thread(self._surroundings, source, protocols)
+        given = _in_memory(stdin) if stdin else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         try:
             process = await asyncio.create_subprocess_exec(
                 self._program,
                 *options,
                 *arguments,
-                stdin=asyncio.subprocess.PIPE,
+                stdin=given,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 env={**environment, **(extra or {})},
@@ -172,9 +171,11 @@ class Git:
             )
         except FileNotFoundError as error:
             raise GitFailed(arguments[0], 127, "git is not installed on this agent") from error
+        finally:
+            os.close(given)
         try:
             async with asyncio.timeout(seconds):
-                output, message = await _talk(process, stdin)
+                output, message = await _drain(process)
                 code = await process.wait()
         except TimeoutError as error:
             raise GitFailed(arguments[0], -1, f"it took longer than {seconds:.0f} s") from error
@@ -226,17 +227,19 @@ def failed_checkout(what: str, error: GitFailed) -> JobProblem:
     return JobProblem(Cause.CHECKOUT_FAILED, f"{without_credentials(what)}: git says: {error.sentence}.")
 
 
-async def _talk(process: asyncio.subprocess.Process, stdin: bytes) -> tuple[bytes | None, bytes]:
-    """Feeds and drains the process; None instead of the output when there is too much of it."""
-    assert process.stdin is not None
+def _in_memory(content: bytes) -> int:
+    """A descriptor to read the content from: nothing has to be fed, whenever the reader ends."""
+    descriptor = os.memfd_create("git-stdin", os.MFD_CLOEXEC)
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+async def _drain(process: asyncio.subprocess.Process) -> tuple[bytes | None, bytes]:
+    """Reads both outputs to their ends; None instead of the first when there is too much of it."""
     assert process.stdout is not None
     assert process.stderr is not None
-
-    async def feed(writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            writer.write(stdin)
-            await writer.drain()
-        writer.close()
 
     async def drain(reader: asyncio.StreamReader, limit: int) -> tuple[bytes, int]:
         kept, total = bytearray(), 0
@@ -248,7 +251,6 @@ async def _talk(process: asyncio.subprocess.Process, stdin: bytes) -> tuple[byte
         return bytes(kept), total
 
     async with asyncio.TaskGroup() as pipes:
-        pipes.create_task(feed(process.stdin), name="git stdin")
         out = pipes.create_task(drain(process.stdout, OUTPUT_LIMIT), name="git stdout")
         err = pipes.create_task(drain(process.stderr, _MESSAGE_LIMIT), name="git stderr")
     output, total = out.result()

@@ -161,6 +161,10 @@ class Mirror:
             if not _NOT_THERE.search(error.sentence):
                 raise
             await self._fetch(origin, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+            if await self._has_no(commit):
+                raise JobProblem(
+                    Cause.CHECKOUT_FAILED, f"Commit {commit[:12]} is not in {origin}: has it been pushed?"
+                ) from error
             await self._git.run(self.place, "update-ref", f"refs/headrace/{commit}", commit)
         await self._git.run(self.place, "cat-file", "-e", f"{commit}^{{tree}}")
         await asyncio.to_thread(self._forget_oldest)
@@ -204,6 +208,13 @@ class Mirror:
         with contextlib.suppress(FileNotFoundError):
             os.utime(ref)  # the oldest by use are forgotten first
         return True
+
+    async def _has_no(self, commit: str) -> bool:
+        try:
+            await self._git.run(self.place, "cat-file", "-e", f"{commit}^{{commit}}")
+        except GitFailed:
+            return True
+        return False
 
     async def _damaged(self) -> bool:
         try:
