@@ -156,15 +156,14 @@ class EmbeddedPostgres:
         self._dsn = await self._open_database(password, socket)
 
     async def _initialise(self, place: Installation, data: Path) -> None:
-        new = data.with_name("data.new")
+        new, password = data.with_name("data.new"), place.home / "password"
         await asyncio.to_thread(shutil.rmtree, new, ignore_errors=True)
         make_private_folder(new)
-        place.own(new)
-        initdb = place.command(
-            "initdb",
+        place.lend(new, password)
+        initdb = place.initdb_command(
             f"--pgdata={new}",
             f"--username={USER}",
-            f"--pwfile={place.home / 'password'}",
+            f"--pwfile={password}",
             "--auth=scram-sha-256",
             "--encoding=UTF8",
             "--locale=C",
@@ -173,6 +172,8 @@ class EmbeddedPostgres:
             "--no-instructions",
         )
         await self._run(initdb, "initialise its data directory")
+        await asyncio.to_thread(place.take_over, new)
+        os.chown(password, os.geteuid(), os.getegid())
         new.rename(data)
 
     async def _run(self, command: list[str], what: str) -> None:
@@ -292,7 +293,6 @@ def _password(place: Installation, data: Path, make: Callable[[], str]) -> str:
     password = write_once(file, f"{make()}\n".encode()).decode("ascii", "replace").strip()
     if not password:
         raise EmbeddedError(f"{file} is empty: put the password of the database back, or remove it and {data}")
-    place.own(file)
     return password
 
 
@@ -308,7 +308,7 @@ def _socket_folder(place: Installation, elsewhere: Path) -> Iterator[Path]:
             raise EmbeddedError(f"no socket fits below {elsewhere}: name a shorter folder for it")
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-        place.own(folder)
+        place.take_over(folder)
     there = folder.lstat()  # /tmp is everybody's: what lies there under our name must be ours
     if not stat.S_ISDIR(there.st_mode) or there.st_uid != place.uid or stat.S_IMODE(there.st_mode) != 0o700:
         raise EmbeddedError(f"{folder} is not a folder of the server's own with mode 0700: remove it and start again")

