@@ -1,7 +1,8 @@
 """What is on disk, as a commit: tracked changes and untracked files that are not ignored.
 
 The user's repository, index and refs stay as they are, byte for byte: the index used is a copy, and new objects go
-to a small bare repository of ours that borrows the user's objects. The same tree on the same commit gives the same
+to a small bare repository of ours that borrows the user's objects (git renews the time of an object file that it
+would have written again; its bytes stay). The same tree on the same commit gives the same
 commit again, so that nothing is built twice for a newer date.
 """
 

@@ -134,7 +134,19 @@ async def test_git_works_inside_a_sandbox_under_the_jobs_uid_and_cannot_write_wh
     )
     bind = ["--bind", str(made.folder), "/workspace", "--ro-bind", str(made.binds[0].source), made.binds[0].target]
     system = ["--ro-bind", "/usr", "/usr", "--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64"]
-    system += ["--symlink", "usr/bin", "/bin", "--dev", "/dev", "--tmpfs", "/tmp"]
+    system += [
+        "--symlink",
+        "usr/bin",
+        "/bin",
+        "--dev",
+        "/dev",
+        "--tmpfs",
+        "/tmp",
+        "--perms",
+        "0755",
+        "--dir",
+        "/hr-mirror",
+    ]
     bwrap = await asyncio.to_thread(
         subprocess.run,
         [_bwrap(), "--unshare-pid", "--unshare-net", *system, *bind, *_AS_NOBODY, "sh", "-c", script],
@@ -166,7 +178,6 @@ async def test_the_workspace_belongs_to_the_job_down_to_its_last_file(agent: Age
     made = await agent.check_out(Origin.of_path(repository.path), commit, owner=Owner(1234, 2345))
     owners = {(p.lstat().st_uid, p.lstat().st_gid) for p in [made.folder, *made.folder.rglob("*")]}
     assert owners == {(1234, 2345)}
-    assert os.stat("/etc/hostname").st_uid == 0
 
 
 async def test_a_short_history_shows_as_many_commits_as_asked_for(agent: Agent, repository: Repository) -> None:
@@ -359,17 +370,17 @@ async def test_old_commits_are_let_go_of_by_number_and_trusts_are_apart(agent: A
 async def test_a_cancelled_checkout_leaves_no_process_lock_or_folder(agent: Agent, repository: Repository) -> None:
     """A canceled run must not hold up the next one."""
     commit = repository.commit({"a": "1"})
-    listener = await asyncio.start_server(lambda _r, _w: None, "127.0.0.1", 0)
+    writers: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+    listener = await asyncio.start_server(lambda _, writer: writers.put_nowait(writer), "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
     hanging = asyncio.create_task(agent.check_out(Origin.of_url(f"git://127.0.0.1:{port}/x"), commit))
-    connected = asyncio.Event()
-    listener.close()
-    listener = await asyncio.start_server(lambda _r, _w: connected.set(), "127.0.0.1", port)
-    await asyncio.wait_for(connected.wait(), 10)
-    hanging.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await hanging
-    listener.close()
+    async with listener:
+        writer = await asyncio.wait_for(writers.get(), 10)
+        hanging.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await hanging
+        writer.close()
+        await writer.wait_closed()
     assert not (agent.state / "workspace1").exists()
     running = await asyncio.create_subprocess_exec("ps", "-eo", "args", stdout=asyncio.subprocess.PIPE)
     assert f"git://127.0.0.1:{port}".encode() not in (await running.communicate())[0]
