@@ -11,6 +11,8 @@ import asyncio
 import contextlib
 import os
 import platform
+import socket
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -31,6 +33,7 @@ from headrace.pipeline.plan import Network, SandboxKind
 
 Answer = TypeVar("Answer")
 
+DEFAULT_URL: Final = "unix:///var/run/docker.sock"
 _OLDEST_API: Final = (1, 41)
 _TIMEOUT_S: Final = 60
 _PULL_TIMEOUT_S: Final = 1800
@@ -54,14 +57,14 @@ class Docker:
         busybox: Path | None = None,
         own_network: bool = False,
         runtime: str = "",
-        url: str | None = None,
+        url: str = DEFAULT_URL,
         registry_auth: Mapping[str, str] | None = None,
         euid: int | None = None,
     ) -> None:
         """`env`: settings given to every step, under the image's own. `firewall`: a root agent's; without
         it a job gets a network only as the user's own code (`own_network`).
 
-        `url`: the engine's socket, None: what `DOCKER_HOST` says, or the default one. `euid`: the agent's.
+        `url`: the engine's address. `runtime`: another OCI runtime (`runsc`). `euid`: the agent's own uid.
         """
         self._agent = agent
         self._slot = slot
@@ -75,6 +78,7 @@ class Docker:
         self._registry_auth = dict(registry_auth) if registry_auth else None
         self._euid = os.geteuid() if euid is None else euid
         self._client: docker.APIClient | None = None
+        self._connecting = threading.Lock()
         self._pulling = asyncio.Lock()
 
     async def ability(self) -> Ability:
@@ -242,9 +246,24 @@ class Docker:
         return await asyncio.to_thread(self._with_client, work)
 
     def _with_client(self, work: Callable[[docker.APIClient], Answer]) -> Answer:
-        if self._client is None:
-            self._client = docker.APIClient(base_url=self._url, version="auto", timeout=_TIMEOUT_S)
+        with self._connecting:
+            if self._client is None:
+                _knock(self._url)
+                self._client = docker.APIClient(base_url=self._url, version="auto", timeout=_TIMEOUT_S)
         return work(self._client)
+
+
+def _knock(url: str) -> None:
+    """Raises `DockerException` when nobody listens at a local address: the client would leave its socket
+    open."""
+    path = url.removeprefix("unix://")
+    if path == url:
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError as error:
+            raise DockerException(f"{path}: {error.strerror}") from error
 
 
 def _create(engine: docker.APIClient, body: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import select
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -31,6 +32,11 @@ class NoEngineError(Exception):
 
 def answers(url: str | None) -> bool:
     """Whether an engine answers at `url` (None: DOCKER_HOST or the default socket)."""
+    path = (url or "").removeprefix("unix://")
+    if path.startswith("/"):
+        with socket.socket(socket.AF_UNIX) as probe:  # the client's own would be left open by a failure
+            if probe.connect_ex(path) != 0:
+                return False
     try:
         client = docker.APIClient(base_url=url, version="auto", timeout=10)
     except (DockerException, RequestException):

@@ -41,7 +41,7 @@ def engine_url() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def debian_image(engine_url: str) -> str:
     """Debian with a Python."""
-    return images.debian(engine_url, "python3-minimal")
+    return images.debian(engine_url, "python3")
 
 
 @pytest.fixture(scope="session")
