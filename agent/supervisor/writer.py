@@ -1,0 +1,176 @@
+"""The one writer of an attempt's log: masks, frames, compresses and spools, in one order.
+
+When the spool is full the writer is `blocked`: records wait in memory, nothing more is read from the job, and the
+job waits in its write. After `hold_ms` it cuts instead: what is lost is counted, and the log says so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple
+
+import zstandard
+
+from agent.supervisor.framer import Framer
+from agent.supervisor.masker import Masker
+from agent.supervisor.records import Kind
+from agent.supervisor.spool import Spool, SpoolFull
+
+HOLD_MS: Final = 15 * 60_000
+_LEVEL: Final = 1
+
+
+class _Waiting(NamedTuple):
+    kind: Kind
+    payload: bytes
+    time_ms: int
+    section: int
+    raw_length: int
+
+
+class LogWriter:
+    """Sections and bytes in, records in the spool out. `wall` and `boot` give milliseconds."""
+
+    def __init__(self, spool: Spool, wall: Callable[[], int], boot: Callable[[], int], hold_ms: int = HOLD_MS) -> None:
+        self._spool = spool
+        self._wall = wall
+        self._boot = boot
+        self._hold_ms = hold_ms
+        self._masker = Masker()
+        self._framer = Framer()
+        self._compress = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=False).compress
+        self._waiting: deque[_Waiting] = deque()
+        self._full_since: int | None = None
+        self._lost = 0
+        self._sections = 0
+        self.open: int | None = None
+        """Number of the open section."""
+
+    @property
+    def blocked(self) -> bool:
+        """Whether records wait for room: then nothing more should be read."""
+        return bool(self._waiting)
+
+    @property
+    def due(self) -> int | None:
+        """When `tick` has something to do, by the boot clock."""
+        return self._framer.due
+
+    @property
+    def records(self) -> int:
+        """All records so far, those that wait included."""
+        return self._spool.sequence + len(self._waiting)
+
+    @property
+    def offset(self) -> int:
+        """Raw bytes of the log so far, those that wait included."""
+        return self._spool.offset + sum(record.raw_length for record in self._waiting)
+
+    def mask(self, secrets: Iterable[bytes]) -> None:
+        """From now on these are masked too."""
+        self._masker.add(secrets)
+
+    def write(self, data: bytes) -> None:
+        """Bytes of the job."""
+        self._frame(self._masker.feed(data))
+
+    def say(self, text: bytes) -> None:
+        """Our own line. It is masked by itself, so that it cannot tear a secret of the job's that is under way."""
+        own = Masker(self._masker.secrets)
+        self._frame(own.feed(text) + own.flush())
+
+    def open_section(self, kind: str, title: str, *, step: int = -1) -> int:
+        """Opens a section, and ends the open one; `step` -1: one of our own."""
+        self.close_section("")
+        self._sections += 1
+        self.open = self._sections
+        self._record(Kind.OPENED, {"kind": kind, "title": self._plain(title), "step": step, "ours": step < 0})
+        return self.open
+
+    def close_section(self, result: str) -> None:
+        """Ends the open section; `result` empty: all went well."""
+        self.flush()
+        if self.open is not None:
+            self._record(Kind.CLOSED, {"result": self._plain(result)})
+            self.open = None
+
+    def outcome(self, cause: str, sentence: str) -> tuple[int, int]:
+        """Writes the last record. Returns the final offset and the number of records, itself included."""
+        self.close_section("")
+        offset, records = self.offset, self.records + 1
+        facts = {"offset": offset, "records": records, "cause": cause, "sentence": self._plain(sentence)}
+        self._record(Kind.OUTCOME, facts)
+        return offset, records
+
+    def flush(self) -> None:
+        """Everything that is held back goes out: the end of a step."""
+        self._frame(self._masker.flush())
+        self._put_frame(self._framer.flush())
+
+    def tick(self) -> None:
+        """To be called when due, and now and then while blocked."""
+        now = self._boot()
+        if self._framer.due is not None and now >= self._framer.due:
+            self._put_frame(self._framer.flush())
+        self.drain()
+        if self._full_since is not None and now >= self._full_since + self._hold_ms:
+            self._cut()
+
+    def drain(self) -> None:
+        """Spools what waits, as far as there is room."""
+        while self._waiting:
+            if not self._append(self._waiting[0]):
+                return
+            self._waiting.popleft()
+        if not self._lost:
+            self._full_since = None
+
+    def _plain(self, text: str) -> str:
+        own = Masker(self._masker.secrets)
+        data = text.encode("utf-8", "surrogateescape")
+        return (own.feed(data) + own.flush()).decode("utf-8", "replace")
+
+    def _record(self, kind: Kind, facts: dict[str, Any]) -> None:
+        self._put(kind, json.dumps(facts).encode())
+
+    def _frame(self, data: bytes) -> None:
+        for frame in self._framer.feed(data, self._boot()):
+            self._put_frame(frame)
+
+    def _put_frame(self, raw: bytes) -> None:
+        if raw:
+            self._put(Kind.FRAME, self._compress(raw), len(raw))
+
+    def _put(self, kind: Kind, payload: bytes, raw_length: int = 0) -> None:
+        record = _Waiting(kind, payload, self._wall(), self._sections, raw_length)
+        if self._lost and not self._said_lost() and kind is Kind.FRAME:
+            self._lost += raw_length
+            return
+        if self._waiting or not self._append(record):
+            self._waiting.append(record)
+            self._full_since = self._boot() if self._full_since is None else self._full_since
+
+    def _append(self, record: _Waiting) -> bool:
+        kind, payload, time_ms, section, raw_length = record
+        try:
+            self._spool.append(kind, payload, time_ms=time_ms, section=section, raw_length=raw_length)
+        except SpoolFull:
+            return False
+        return True
+
+    def _cut(self) -> None:
+        """Throws away the bytes that wait; sections stay."""
+        self._lost += sum(record.raw_length for record in self._waiting)
+        self._waiting = deque(record for record in self._waiting if record.kind is not Kind.FRAME)
+
+    def _said_lost(self) -> bool:
+        """The marker goes in front of what comes next; as long as there is no room for it the count goes on."""
+        raw = f"\n*** headrace: {self._lost} bytes are missing here: the log could not be handed on ***\n".encode()
+        marker = _Waiting(Kind.FRAME, self._compress(raw), self._wall(), self._sections, len(raw))
+        if self._waiting or not self._append(marker):
+            return False
+        self._lost = 0
+        self._full_since = None
+        return True
