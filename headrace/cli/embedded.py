@@ -1,0 +1,181 @@
+"""The embedded coordinator: who owns it, where it is, and that it is gone when its owner is.
+
+```
+<state>/             0700, `$XDG_STATE_HOME/headrace`
+    owner.lock       flock held by the living owner
+    endpoint.json    0600: address, token, pid … of the live coordinator, written by its owner
+    children.json    process ids and start times of the owner's daemons, for the one who cleans after it
+    coordinator/     the coordinator's data directory
+    agent/           the agent's
+    log/             what the daemons print
+    artifacts/RUN/   artifacts of local runs
+```
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from headrace.cli.processes import Daemon, Processes, command, stop_orphans
+from headrace.errors import HeadraceError, ServerFailed
+
+_PATIENCE = 60.0
+"""Seconds to wait for another command that is just starting or stopping the coordinator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A live coordinator. `agent`: whether it has an agent of its own, so that a run can be done there."""
+
+    address: str
+    token: str = field(repr=False)
+    pid: int
+    http: str
+    agent: bool
+
+
+class Owner:
+    """This process, as the owner of the embedded coordinator."""
+
+    def __init__(self, endpoint: Endpoint, processes: Processes, agent_token: str, state: Path) -> None:
+        self.endpoint = endpoint
+        self.processes = processes
+        self.agent_token = agent_token
+        self.state = state
+
+
+class Embedded:
+    """The embedded state below one folder. `daemon` is the command line before `coordinator` and `agent`."""
+
+    def __init__(self, state: Path, environment: Mapping[str, str], daemon: Sequence[str] | None = None) -> None:
+        self.state = state
+        self._environment = environment
+        self._daemon = tuple(daemon or command())
+
+    def live(self, *, with_agent: bool) -> Endpoint | None:
+        """The coordinator that another command owns, once it is ready; None if there is none.
+
+        With `with_agent`, one that was started only to answer a question is waited out.
+        """
+        deadline = time.monotonic() + _PATIENCE
+        while self._owned():
+            endpoint = self._read_endpoint()
+            if endpoint is not None and (endpoint.agent or not with_agent) and _answers(endpoint):
+                return endpoint
+            if time.monotonic() > deadline:
+                raise ServerFailed(
+                    f"another headrace command holds {self.state} and its coordinator does not answer: "
+                    f"see {self.state / 'log'}, or end process {endpoint.pid if endpoint else 'that holds it'}"
+                )
+            time.sleep(0.05)  # flock has no way to wait with a time limit
+        return None
+
+    @contextmanager
+    def own(self, *, with_agent: bool, listen: str = "127.0.0.1:0", http: str = "127.0.0.1:0") -> Iterator[Owner]:
+        """Starts the coordinator (and an agent), and stops them at the end, whatever happens in between."""
+        self._make_folders()
+        with self._lock():
+            stop_orphans(self.state / "children.json")
+            (self.state / "endpoint.json").unlink(missing_ok=True)
+            processes = Processes(self.state / "children.json", self.state / "log")
+            try:
+                yield self._start(processes, listen, http, with_agent=with_agent)
+            finally:
+                (self.state / "endpoint.json").unlink(missing_ok=True)
+                processes.stop()
+
+    def _start(self, processes: Processes, listen: str, http: str, *, with_agent: bool) -> Owner:
+        flags = ("--listen", listen, "--http-listen", http, "--blob-listen", "127.0.0.1:0", "--embedded")
+        data = self.state / "coordinator"
+        ready = processes.start(
+            Daemon("coordinator", (*self._daemon, "coordinator", "--data-dir", str(data), *flags), self._inherited())
+        )
+        endpoint = Endpoint(
+            str(ready["address"]), _token(data, "client"), os.getpid(), str(ready.get("http", "")), with_agent
+        )
+        agent_token = _token(data, "agent")
+        if with_agent:
+            where = {"HEADRACE_URL": endpoint.address, "HEADRACE_TOKEN": agent_token}
+            arguments = ("agent", "--name", "local", "--data-dir", str(self.state / "agent"), "--local")
+            processes.start(Daemon("agent", (*self._daemon, *arguments), self._inherited() | where))
+        write_private(self.state / "endpoint.json", json.dumps(asdict(endpoint)))
+        return Owner(endpoint, processes, agent_token, self.state)
+
+    def _inherited(self) -> dict[str, str]:
+        """The user's environment for a daemon, without another coordinator's address and credential."""
+        left_out = {"HEADRACE_URL", "HEADRACE_TOKEN", "HEADRACE_INSECURE", "HEADRACE_CA_FILE"}
+        return {name: value for name, value in self._environment.items() if name not in left_out}
+
+    def _make_folders(self) -> None:
+        try:
+            self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.state.chmod(0o700)
+            (self.state / "log").mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise ServerFailed(
+                f"cannot use {self.state}: {error.strerror}; XDG_STATE_HOME chooses another folder"
+            ) from error
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        with (self.state / "owner.lock").open("a") as file:
+            deadline = time.monotonic() + _PATIENCE
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise ServerFailed(f"another headrace command holds {self.state}") from None
+                    time.sleep(0.05)
+            yield
+
+    def _owned(self) -> bool:
+        """Whether a living process holds the lock: the kernel drops it with its holder, however that ends."""
+        try:
+            with (self.state / "owner.lock").open("r") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    def _read_endpoint(self) -> Endpoint | None:
+        with suppress(OSError, ValueError, TypeError):
+            return Endpoint(**json.loads((self.state / "endpoint.json").read_text()))
+        return None
+
+
+def _answers(endpoint: Endpoint) -> bool:
+    from headrace.client import RetryPolicy, SyncClient
+
+    with SyncClient(endpoint.address, endpoint.token, policy=RetryPolicy(patience_at_first=0)) as client:
+        try:
+            client.runs(limit=1)
+        except HeadraceError:
+            return False
+    return True
+
+
+def _token(data: Path, name: str) -> str:
+    try:
+        return (data / "tokens" / name).read_text().strip()
+    except OSError as error:
+        raise ServerFailed(f"the coordinator left no token in {data}: {error.strerror}") from error
+
+
+def write_private(path: Path, text: str) -> None:
+    """Writes a 0600 file whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.unlink(missing_ok=True)
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
+        file.write(text)
+    part.replace(path)

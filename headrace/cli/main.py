@@ -1,0 +1,101 @@
+"""The entry point: every command, and the one place where an error becomes a sentence and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from headrace.cli import daemons, files, fleet, run, runs
+from headrace.cli.context import Context
+
+PASSED, FAILED, BAD_INPUT, CANNOT, CANCELED = 0, 1, 2, 3, 130
+
+
+def application() -> typer.Typer:
+    """The commands, put together from their families."""
+    app = typer.Typer(
+        name="headrace",
+        help="CI/CD on your own machines. Start with `headrace init`, then `headrace run`.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    for family in (files, run, runs, fleet, daemons):
+        family.register(app)
+    return app
+
+
+def _version(value: bool) -> None:  # noqa: FBT001  # the form that typer calls
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"headrace {version('headrace')}")
+        raise typer.Exit
+
+
+def _root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """CI/CD on your own machines. Start with `headrace init`, then `headrace run`."""
+    del version  # its callback has answered
+
+
+def main() -> None:
+    """Runs the command line and ends the process with its exit code."""
+    code = invoke(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def invoke(arguments: Sequence[str]) -> int:
+    """Runs one command and returns its exit code; whatever goes wrong becomes a sentence on stderr."""
+    context = Context(os.environ)
+    try:
+        result = application()(list(arguments), standalone_mode=False, prog_name="headrace", obj=context)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nheadrace: interrupted\n")
+        return CANCELED
+    except BrokenPipeError:  # `headrace logs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PASSED
+    except Exception as error:  # the last line before a person: here it becomes a sentence
+        return _said(error, context)
+    return result if isinstance(result, int) else PASSED
+
+
+def _said(error: Exception, context: Context) -> int:
+    from headrace.errors import HeadraceError
+
+    if isinstance(error, typer.TyperException):
+        message = error.format_message()
+        if message:
+            sys.stderr.write(f"headrace: {message}\n")
+        return BAD_INPUT
+    if isinstance(error, typer.Abort):
+        return CANCELED
+    if context.environment.get("HEADRACE_TRACEBACK"):
+        import traceback
+
+        traceback.print_exception(error)
+    if isinstance(error, HeadraceError):
+        sys.stderr.write(f"headrace: {error}\n" if "\n" not in str(error) else f"{error}\n")
+        return error.exit_code
+    sentence = " ".join(str(error).split()) or "it gave no reason"
+    sys.stderr.write(
+        f"headrace: this is a mistake of Headrace itself: {type(error).__name__}: {sentence} "
+        "(HEADRACE_TRACEBACK=1 shows where)\n"
+    )
+    return CANNOT

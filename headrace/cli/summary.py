@@ -1,0 +1,110 @@
+"""How a run ended, as text: where the time went, what failed and why, where the artifacts are. Pure."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping, Sequence
+
+from headrace.cli.board import Board
+from headrace.cli.output import between, plain, size, span, table
+from headrace.client.types import Artifact, Attempt, Job, JobState, Run, RunState, StepResult
+
+LAST_LINES = 20
+
+
+def exit_code(run: Run) -> int:
+    """0 passed, 1 failed, 130 canceled."""
+    return {RunState.PASSED: 0, RunState.CANCELED: 130}.get(RunState(run.state), 1)
+
+
+def summary(board: Board, artifacts: Sequence[Artifact], folders: Mapping[str, str]) -> list[str]:
+    """The lines at the end of a run; `folders`: where artifacts were saved, by name."""
+    run = board.whole()
+    lines = ["", *times(run)]
+    for job in run.jobs:
+        if job.state == JobState.FAILED:
+            lines += ["", *failure(job), *_last_lines(board, job)]
+    if artifacts:
+        lines.append("")
+        for each in artifacts:
+            where = folders.get(each.name) or f"headrace artifacts {run.id} --download DIR"
+            files = "1 file" if len(each.files) == 1 else f"{len(each.files)} files"
+            lines.append(f"artifact {plain(each.name)} ({files}, {size(each.size)}): {where}")
+    total = span(between(run.created_at, run.ended_at))
+    why = f": {plain(run.sentence)}" if run.sentence else ""
+    return [*lines, "", f"run {run.id} {run.state} in {total}{why}"]
+
+
+def times(run: Run) -> list[str]:
+    """Where the time of each job went, as a table."""
+    rows = []
+    for job in run.jobs:
+        newest = job.attempt
+        known = newest if newest is not None and newest.started_at is not None else None
+        rows.append(
+            (
+                job.key,
+                str(job.state),
+                span(job.queued_for_ms),
+                *(span(value if known else None) for value in _parts(known)),
+                span(between(newest.leased_at or newest.started_at, newest.ended_at) if newest else None),
+            )
+        )
+    header = ("JOB", "STATE", "QUEUED", "SANDBOX", "CHECKOUT", "STEPS", "ARTIFACTS", "IN ALL")
+    return table(header, rows).splitlines()
+
+
+def _parts(attempt: Attempt | None) -> tuple[int | None, ...]:
+    if attempt is None:
+        return (None, None, None, None)
+    return (attempt.sandbox_ms, attempt.checkout_ms, attempt.steps_ms, attempt.artifacts_ms)
+
+
+def failure(job: Job) -> list[str]:
+    """Which job failed, in which step, how, and the sentence of its cause."""
+    step = _failed_step(job)
+    cause = f" ({job.cause})" if job.cause else ""
+    if step is None:
+        return [f"job {plain(job.key)} failed{cause}: {plain(job.sentence) or 'no reason was given'}"]
+    lines = [f"job {plain(job.key)} failed{cause} in step {step.number + 1}, {plain(step.name)}: {ended_how(step)}"]
+    sentence = job.sentence or step.sentence
+    return lines + ([f"  {plain(sentence)}"] if sentence else [])
+
+
+def _failed_step(job: Job) -> StepResult | None:
+    newest = job.attempt
+    return next((step for step in newest.steps if step.cause and not step.skipped), None) if newest else None
+
+
+def ended_how(step: StepResult) -> str:
+    """`exit code 3`, `killed by signal 9 (SIGKILL)`, or its sentence."""
+    if step.signal is not None:
+        try:
+            name = f" ({signal.Signals(step.signal).name})"
+        except ValueError:
+            name = ""
+        return f"killed by signal {step.signal}{name}"
+    if step.exit_code is not None:
+        return f"exit code {step.exit_code}"
+    return plain(step.sentence) or str(step.cause)
+
+
+def _last_lines(board: Board, job: Job) -> list[str]:
+    lines = board.last_lines(job.key, LAST_LINES)
+    if not lines:
+        return ["  it wrote no log"]
+    return [f"  the last {len(lines)} lines of its log:", *(f"  | {line}" for line in lines)]
+
+
+def happened(job: Job) -> str:
+    """What to say when a job has changed: `running on local`, `failed in 3.2 s: …`."""
+    newest = job.attempt
+    again = f", attempt {newest.number}" if newest and newest.number > 1 else ""
+    sentence = f": {plain(job.sentence)}" if job.sentence else ""
+    match job.state:
+        case JobState.RUNNING:
+            return f"running on {newest.agent if newest else 'an agent'}{again}"
+        case JobState.PASSED | JobState.FAILED | JobState.CANCELED if job.started_at is not None:
+            return f"{job.state} in {span(between(job.started_at, job.ended_at))}{again}{sentence}"
+        case _:
+            return f"{job.state}{sentence}"

@@ -1,0 +1,161 @@
+"""What `run` and `retry` do once they have a coordinator: create, follow, sum up, keep the artifacts."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from headrace.cli import output
+from headrace.cli.board import Board
+from headrace.cli.context import Link
+from headrace.cli.follow import Follower, Interrupts, follow_interruptibly
+from headrace.cli.source import NoSuchFile, Source, SourceError, make_bundle
+from headrace.cli.summary import exit_code, summary
+from headrace.cli.views import Events, Plain, View
+from headrace.client import Artifact, Client, Run
+from headrace.client import Source as WireSource
+from headrace.errors import BadInput, Corrupt, HeadraceError
+
+CANCELED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A run that a person asked for. `text` is the pipeline file as it is in the source's tree."""
+
+    source: Source
+    file: str
+    text: bytes
+    parameters: Mapping[str, str]
+    job: str = ""
+    sandbox: str = ""
+
+
+def load_text(source: Source, file: str) -> bytes:
+    """The pipeline file of a source; BadInput names what to do where there is none."""
+    try:
+        return source.read_file(file)
+    except NoSuchFile as error:
+        sentence = str(error).rstrip(".")
+        raise BadInput(f"{sentence}: `headrace init` writes a headrace.yml to begin with") from error
+    except SourceError as error:
+        raise BadInput(str(error)) from error
+
+
+async def create(client: Client, link: Link, wanted: Wanted) -> Run:
+    """Starts the run; a path is handed to a coordinator elsewhere as a bundle."""
+    source = wanted.source
+    path = url = bundle = ""
+    if source.is_url:
+        url = source.fetch_from
+    elif link.endpoint is not None:
+        path = source.fetch_from
+    else:
+        bundle = await _send_bundle(client, source)
+    return await client.create_run(
+        WireSource(
+            repository=source.repository,
+            commit=source.commit,
+            path=path,
+            url=url,
+            bundle_sha256=bundle,
+            branch=source.branch,
+            tag=source.tag,
+            description=source.description,
+            own_code=bool(path),
+        ),
+        wanted.text,
+        pipeline_file=wanted.file,
+        parameters=wanted.parameters,
+        only_job=wanted.job,
+        sandbox=wanted.sandbox,
+    )
+
+
+async def _send_bundle(client: Client, source: Source) -> str:
+    with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
+        target = Path(folder) / "source.bundle"
+        try:
+            await asyncio.to_thread(make_bundle, source, target)
+        except SourceError as error:
+            raise BadInput(str(error)) from error
+        return await client.send_bundle(target)
+
+
+async def work(link: Link, wanted: Wanted, state: Path, *, as_json: bool) -> int:
+    """Creates a run and sees it to its end; returns the exit code."""
+    async with link.client() as client:
+        run = await create(client, link, wanted)
+        return await see_through(link, client, run, state, as_json=as_json)
+
+
+async def see_through(link: Link, client: Client, run: Run, state: Path, *, as_json: bool) -> int:
+    """Follows a run, prints its summary, and as an owner waits for the runs of others."""
+    view = view_for(as_json=as_json)
+    interrupts = Interrupts(client, view)
+    interrupts.run_id = run.id
+    follower = Follower(client, run, view)
+    processes = link.owner.processes if link.owner else None
+    with interrupts.caught():
+        ended = await follow_interruptibly(follower, interrupts, processes)
+        if ended is None:
+            output.note(f"run {run.id} was killed")
+            return CANCELED
+        await _show_end(link, client, follower.board, state, as_json=as_json)
+    if link.owner is not None:
+        await wait_for_others(client)
+    return CANCELED if interrupts.count else exit_code(ended)
+
+
+def view_for(*, as_json: bool) -> View:
+    """JSON events, or a live tree where somebody looks, or plain lines."""
+    if as_json:
+        return Events()
+    if sys.stdout.isatty():
+        from headrace.cli.live import view
+
+        return view()
+    return Plain()
+
+
+async def _show_end(link: Link, client: Client, board: Board, state: Path, *, as_json: bool) -> None:
+    run = board.whole()
+    artifacts = await client.artifacts(run.id)
+    folders = await _save(client, run, artifacts, state) if link.endpoint is not None else {}
+    if as_json:
+        for each in artifacts:
+            output.print_event({
+                "event": "artifact", "artifact": each.to_json(), "folder": folders.get(each.name),
+            })  # fmt: skip
+        output.print_event({"event": "end", "run": run.to_json(), "exit_code": exit_code(run)})
+        return
+    for line in summary(board, artifacts, folders):
+        output.say(line)
+
+
+async def _save(client: Client, run: Run, artifacts: list[Artifact], state: Path) -> dict[str, str]:
+    """Artifacts of a local run are put where a person can open them."""
+    from headrace.client.paths import inside
+
+    folders = {}
+    for each in artifacts:
+        try:
+            folder = inside(state / "artifacts" / str(run.id), each.name)
+            await client.download(run.id, each.name, folder)
+            folders[each.name] = str(folder)
+        except (HeadraceError, Corrupt) as error:
+            output.note(f"artifact {output.plain(each.name)} could not be saved: {error}")
+    return folders
+
+
+async def wait_for_others(client: Client) -> None:
+    """An owner whose run has ended stays until the runs of others have ended too."""
+    others = [run for run in await client.runs(limit=200) if not run.ended]
+    for run in others:
+        output.note(f"waiting for run {run.id}, which was started by another command (Ctrl-C ends it)")
+        async for _ in client.watch(run.id):
+            pass
