@@ -1,4 +1,4 @@
--- append: all that waits at a replica in one statement. $1..$7: runs of records that follow one another (attempt, token, stream, first sequence, sequence after the last, place of the first in $9, offset after the last); $8..$12: the records, in the order of the runs (run, offset, raw length, section or NULL with opened or not, bytes). A run is written from the log's `next` on, if that record is in it and its offset fits; otherwise nothing of it is
+-- append: all that waits at a replica in one statement. $1..$7: runs of records that follow one another (attempt, token, stream, first sequence, sequence after the last, place of the first in $9, offset after the last); $8..$13: the records, in the order of the runs (run, offset, raw length, section it opens or closes or NULL, whether it opens it, bytes). A run is written from the log's `next` on, if that record is in it and its offset fits; otherwise nothing of it is
 WITH run AS (
     SELECT r.n, r.attempt_id, r.stream, r.first, r.next, r.place, r.bytes
     FROM unnest($1::bigint[], $2::bytea[], $3::text[], $4::bigint[], $5::bigint[], $6::integer[], $7::bigint[])
@@ -26,7 +26,7 @@ WITH run AS (
 ), advanced AS (
     UPDATE log l SET next = f.next, bytes = f.bytes,
         sealed_at = CASE WHEN l.final_records = f.next - 1 THEN clock_timestamp() END
-    FROM fitting f JOIN held h ON h.n = f.n
+    FROM fitting f
     WHERE l.attempt_id = f.attempt_id AND l.stream = f.stream
 ), record AS (
     SELECT f.attempt_id, f.stream, f.first + (u.i - r.place) AS sequence, u.bytes_from, u.raw_length, u.section, u.opened, u.record, f.wanted
@@ -44,3 +44,52 @@ WITH run AS (
 )
 SELECT r.n, coalesce(f.next, h.next, 1) AS next, coalesce(f.bytes, h.bytes, 0) AS bytes, h.final_records, f.n IS NOT NULL AS grew
 FROM run r LEFT JOIN held h ON h.n = r.n LEFT JOIN fitting f ON f.n = r.n;
+
+-- state: how far a log has come; a stream without a row is over with its attempt, or an hour after it was lost
+SELECT l.next, l.bytes, l.sealed_at IS NOT NULL AS sealed, l.compacted_to,
+       a.ended_at IS NOT NULL AND (a.state <> 'lost' OR a.ended_at < clock_timestamp() - interval '1 hour') AS over
+FROM attempt a LEFT JOIN log l ON l.attempt_id = a.id AND l.stream = $2
+WHERE a.id = $1;
+
+-- page: at most 512 records and 1 MiB of them (and one); lengths are known without reading what is stored out of line
+SELECT p.sequence, p.record FROM (
+    SELECT r.sequence, r.record, sum(length(r.record)) OVER (ORDER BY r.sequence) - length(r.record) AS before
+    FROM log_record r WHERE r.attempt_id = $1 AND r.stream = $2 AND r.sequence >= $3
+    ORDER BY r.sequence LIMIT 512
+) p WHERE p.before < 1048576 ORDER BY p.sequence;
+
+-- find_attempt: the newest attempt of a job that began, or the one that was its try $3
+SELECT j.id AS job_id, j.state IN ('passed', 'failed', 'canceled', 'skipped') AS ended, a.id AS attempt_id, a.try
+FROM job j LEFT JOIN LATERAL (
+    SELECT t.id, t.try FROM attempt t
+    WHERE t.job_id = j.id AND t.state NOT IN ('leased', 'returned') AND ($3 = 0 OR t.try = $3)
+    ORDER BY t.id DESC LIMIT 1
+) a ON true
+WHERE j.run_id = $1 AND j.key = $2;
+
+-- begin: the first record that touches raw offset $3 or lies behind it; for compacted ones the first of its segment. Offsets grow with sequences, so halving finds it without an index of its own
+WITH RECURSIVE halved(lo, hi) AS (
+    SELECT compacted_to + 1, next FROM log WHERE attempt_id = $1 AND stream = $2
+    UNION ALL
+    SELECT CASE WHEN m.behind THEN m.lo ELSE m.middle + 1 END, CASE WHEN m.behind THEN m.middle ELSE m.hi END
+    FROM (
+        SELECT h.lo, h.hi, (h.lo + h.hi) / 2 AS middle, (
+            SELECT r.bytes_from >= $3 OR r.bytes_from + r.raw_length > $3 FROM log_record r
+            WHERE r.attempt_id = $1 AND r.stream = $2 AND r.sequence = (h.lo + h.hi) / 2
+        ) AS behind
+        FROM halved h WHERE h.lo < h.hi
+    ) m
+)
+SELECT coalesce(
+    (SELECT min(s.first_sequence) FROM log_segment s WHERE s.attempt_id = $1 AND s.stream = $2 AND s.bytes_to >= $3),
+    (SELECT lo FROM halved WHERE lo >= hi),
+    1
+);
+
+-- sections_before: openings and closings before a record; sections are bounded, and so is this
+SELECT record FROM log_section WHERE attempt_id = $1 AND stream = $2 AND sequence < $3 ORDER BY sequence;
+
+-- segment_of: the segment that holds a record
+SELECT first_sequence, last_sequence, bytes_from, key, size, index FROM log_segment
+WHERE attempt_id = $1 AND stream = $2 AND first_sequence <= $3 AND last_sequence >= $3
+ORDER BY first_sequence DESC LIMIT 1;

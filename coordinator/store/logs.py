@@ -1,0 +1,162 @@
+"""Logs in PostgreSQL: hot records as they came, sections, segments, and how far each stream has come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from coordinator.store.database import Connection
+from coordinator.store.sql import statements
+
+SQL = statements("logs")
+
+
+@dataclass(frozen=True, slots=True)
+class LogFinal:
+    """What an outcome says of an attempt's logs: how many records each stream has in the end."""
+
+    attempt_id: int
+    streams: Mapping[str, int]
+
+
+@dataclass(slots=True)
+class NewRecord:
+    """A record on its way into the database. `section` is set for one that opens or closes a section."""
+
+    offset: int
+    raw_length: int
+    record: bytes = field(repr=False)
+    section: int | None = None
+    opened: bool | None = None
+
+
+@dataclass(slots=True)
+class RecordRun:
+    """Records of one stream that follow one another from sequence `first` on. Empty: a question how far it is."""
+
+    attempt_id: int
+    token: bytes = field(repr=False)
+    stream: str
+    first: int
+    records: list[NewRecord]
+
+    @property
+    def next(self) -> int:
+        """The sequence after the last record."""
+        return self.first + len(self.records)
+
+    @property
+    def bytes_to(self) -> int:
+        """The raw offset after the last record."""
+        return self.records[-1].offset + self.records[-1].raw_length if self.records else 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of all records, as they are stored."""
+        return sum(len(each.record) for each in self.records)
+
+
+@dataclass(frozen=True, slots=True)
+class LogStand:
+    """How far a stream is durable after an append: `next` is wanted next. `grew`: this append wrote something."""
+
+    next: int
+    bytes: int
+    final_records: int | None
+    grew: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LogState:
+    """How far a stream has come. `next` 0: it has no record yet. `over`: without a row it never will."""
+
+    next: int
+    bytes: int
+    sealed: bool
+    compacted_to: int
+    over: bool
+
+
+@dataclass(frozen=True, slots=True)
+class JobAttempt:
+    """A job, and the attempt that was asked for; `attempt_id` None: there is none yet."""
+
+    ended: bool
+    attempt_id: int | None
+    attempt_try: int
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRow:
+    """A compacted part of a stream: an object, and the index of the records in it."""
+
+    first_sequence: int
+    last_sequence: int
+    bytes_from: int
+    key: str
+    size: int
+    index: bytes = field(repr=False)
+
+
+async def append(db: Connection, runs: Sequence[RecordRun]) -> list[LogStand | None]:
+    """Writes what fits of each run, at most one run a stream. None: the attempt's token is another."""
+    places, place = list[int](), 1
+    for run in runs:
+        places.append(place)
+        place += len(run.records)
+    records = [(number, each) for number, run in enumerate(runs, 1) for each in run.records]
+    rows = await db.fetch(
+        SQL.append,
+        [run.attempt_id for run in runs],
+        [run.token for run in runs],
+        [run.stream for run in runs],
+        [run.first for run in runs],
+        [run.next for run in runs],
+        places,
+        [run.bytes_to for run in runs],
+        [number for number, _ in records],
+        [each.offset for _, each in records],
+        [each.raw_length for _, each in records],
+        [each.section for _, each in records],
+        [each.opened for _, each in records],
+        [each.record for _, each in records],
+    )
+    stands: list[LogStand | None] = [None] * len(runs)
+    for row in rows:
+        stands[row["n"] - 1] = LogStand(row["next"], row["bytes"], row["final_records"], row["grew"])
+    return stands
+
+
+async def state(db: Connection, attempt_id: int, stream: str) -> LogState:
+    """How far a stream has come."""
+    row = await db.fetchrow(SQL.state, attempt_id, stream)
+    if row is None:
+        return LogState(0, 0, sealed=True, compacted_to=0, over=True)  # the run was deleted
+    return LogState(row["next"] or 0, row["bytes"] or 0, bool(row["sealed"]), row["compacted_to"] or 0, row["over"])
+
+
+async def page(db: Connection, attempt_id: int, stream: str, sequence: int) -> list[tuple[int, bytes]]:
+    """Records not yet compacted, from a sequence on: (sequence, serialised), at most about 1 MiB of them."""
+    return [(row["sequence"], row["record"]) for row in await db.fetch(SQL.page, attempt_id, stream, sequence)]
+
+
+async def find_attempt(db: Connection, run_id: int, job: str, attempt_try: int) -> JobAttempt | None:
+    """The newest attempt of a job that began (try 0), or that of one try. None: there is no such job."""
+    row = await db.fetchrow(SQL.find_attempt, run_id, job, attempt_try)
+    return None if row is None else JobAttempt(row["ended"], row["attempt_id"], row["try"] or 0)
+
+
+async def begin(db: Connection, attempt_id: int, stream: str, offset: int) -> int:
+    """The sequence to read from for a raw offset; some records before the offset may come first."""
+    return int(await db.fetchval(SQL.begin, attempt_id, stream, offset))
+
+
+async def sections_before(db: Connection, attempt_id: int, stream: str, sequence: int) -> list[bytes]:
+    """Serialised section records before a sequence, in order."""
+    return [row["record"] for row in await db.fetch(SQL.sections_before, attempt_id, stream, sequence)]
+
+
+async def segment_of(db: Connection, attempt_id: int, stream: str, sequence: int) -> SegmentRow | None:
+    """The segment that holds a record, if it is compacted."""
+    row = await db.fetchrow(SQL.segment_of, attempt_id, stream, sequence)
+    return None if row is None else SegmentRow(*row.values())
