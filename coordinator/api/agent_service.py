@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import assert_never
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any, assert_never
 
 from coordinator.api.agent_messages import hello_of, report_of, response, welcome
+from coordinator.api.errors import streamed
 from coordinator.dispatch.dispatcher import Dispatch
 from coordinator.dispatch.session import Session, SessionOver
 from coordinator.errors import BadInput, StoreDown
 from headrace.v1 import agent_pb2 as wire
+from headrace.v1 import agent_pb2_grpc as stubs
+
+
+class AgentService(stubs.AgentServiceServicer):
+    """AgentService over gRPC."""
+
+    def __init__(self, sessions: AgentSessions) -> None:
+        self._sessions = sessions
+
+    @streamed
+    async def Session(  # noqa: N802 - the wire's name
+        self, request: AsyncIterator[wire.SessionRequest], context: Any
+    ) -> AsyncIterator[wire.SessionResponse]:
+        """One session of one agent."""
+        del context
+        async with contextlib.aclosing(self._sessions.serve(request)) as responses:
+            async for each in responses:
+                yield each
 
 
 class AgentSessions:
@@ -19,7 +39,7 @@ class AgentSessions:
     def __init__(self, dispatch: Dispatch) -> None:
         self._dispatch = dispatch
 
-    async def serve(self, requests: AsyncIterator[wire.SessionRequest]) -> AsyncIterator[wire.SessionResponse]:
+    async def serve(self, requests: AsyncIterator[wire.SessionRequest]) -> AsyncGenerator[wire.SessionResponse, None]:
         """One session, from Hello to its end. Raises CoordinatorError; `StoreDown` also when it was fenced."""
         first = await anext(requests, None)
         if first is None or first.WhichOneof("message") != "hello":

@@ -20,12 +20,15 @@ def run_topic(run_id: int) -> Hashable:
 class LocalBells:
     """Wakes listeners of this replica, and hands on what other replicas should hear.
 
-    `pass_on` is called for every ring of our own, and not for what was heard from others.
+    `pass_on` is called for every ring of our own, and not for what was heard from others; `also` for both.
     """
 
-    def __init__(self, pass_on: Callable[[Wake], None] = lambda _: None) -> None:
+    def __init__(
+        self, pass_on: Callable[[Wake], None] = lambda _: None, also: Callable[[Wake], None] = lambda _: None
+    ) -> None:
         self._listeners: dict[Hashable, set[asyncio.Event]] = defaultdict(set)
         self._pass_on = pass_on
+        self._also = also
 
     def ring(self, wake: Wake) -> None:
         """A commit of this replica changed something."""
@@ -35,6 +38,7 @@ class LocalBells:
 
     def heard(self, wake: Wake) -> None:
         """Somebody changed something."""
+        self._also(wake)
         if wake.queue:
             self._wake(QUEUE)
         if wake.cancels:

@@ -1,0 +1,158 @@
+"""RunService: runs created, shown, watched, canceled, retried."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+from coordinator.api.errors import rpc, streamed
+from coordinator.api.run_messages import job_message, new_run, run_message
+from coordinator.core.states import RUN_OVER
+from coordinator.dispatch.bells import LocalBells, heard_within, run_topic
+from coordinator.errors import BadInput, Violation
+from coordinator.store.runs import PostgresRuns
+from coordinator.store.views import RunView, Views
+from headrace.pipeline import Event, PipelineError, expand, load
+from headrace.pipeline.plan import Plan, SandboxKind
+from headrace.v1 import run_pb2 as wire
+from headrace.v1 import run_pb2_grpc as stubs
+
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_MOST_RUNS = 200
+_POLL_S = 2.0
+
+
+class RunService(stubs.RunServiceServicer):
+    """`local`: callers are on this machine, so a run may name a path here. `run_url`: where people see a run."""
+
+    def __init__(self, runs: PostgresRuns, views: Views, bells: LocalBells, *, local: bool, run_url: str) -> None:
+        self._runs = runs
+        self._views = views
+        self._bells = bells
+        self._local = local
+        self._run_url = run_url
+
+    @rpc
+    async def Create(  # noqa: N802 - the wire's name
+        self, request: wire.CreateRunRequest, context: Any
+    ) -> wire.CreateRunResponse:
+        """Loads, plans and stores a run; the same request id again makes no second one."""
+        del context
+        _check_request_id(request.request_id)
+        if (existing := await self._runs.run_of_request(request.request_id)) is not None:
+            return wire.CreateRunResponse(run=run_message(await self._views.run(existing)), existed=True)
+        self._check_source(request)
+        # A hostile megabyte takes seconds to load: heartbeats must not wait for it.
+        plan = await asyncio.to_thread(_plan, request)
+        run_id, job_ids = await self._runs.allocate(len(plan.jobs))
+        new = new_run(request, plan, run_id, job_ids, f"{self._run_url}/runs/{run_id}" if self._run_url else "")
+        made = await self._runs.create(request.request_id, new)
+        return wire.CreateRunResponse(run=run_message(await self._views.run(made)), existed=made != run_id)
+
+    def _check_source(self, request: wire.CreateRunRequest) -> None:
+        source = request.source
+        if not source.repository or source.WhichOneof("fetch") is None:
+            raise BadInput("a run names its repository and where to fetch it from")
+        if not _COMMIT.fullmatch(source.commit):
+            raise BadInput("a run names its commit by its full hash")
+        if (source.path or source.own_code) and not self._local:
+            raise BadInput(
+                "a path can only be built by a coordinator on the same machine: hand in a bundle, or name a URL"
+            )
+        if request.parameters:
+            name = min(request.parameters)
+            raise BadInput(f"this pipeline takes no parameter `{name}`: leave out --param")
+
+    @rpc
+    async def Get(self, request: wire.GetRunRequest, context: Any) -> wire.Run:  # noqa: N802
+        """A run with its stages, jobs and attempts."""
+        del context
+        return run_message(await self._views.run(request.run_id, request.repository))
+
+    @rpc
+    async def List(  # noqa: N802
+        self, request: wire.ListRunsRequest, context: Any
+    ) -> wire.ListRunsResponse:
+        """Runs, newest first, without their jobs."""
+        del context
+        limit = min(request.limit or 20, _MOST_RUNS)
+        views = await self._views.runs(request.repository, request.before, limit)
+        return wire.ListRunsResponse(runs=[run_message(view) for view in views])
+
+    @streamed
+    async def Watch(  # noqa: N802
+        self, request: wire.WatchRunRequest, context: Any
+    ) -> AsyncIterator[wire.RunChange]:
+        """A snapshot, then every change until the run has ended."""
+        del context
+        seen = request.after
+        with self._bells.listening(run_topic(request.run_id)) as bell:
+            while True:
+                view = await self._views.run_since(request.run_id, seen)
+                for change in _changes(view, seen):
+                    yield change
+                seen = max(seen, view.run["sequence"])
+                if view.run["state"] in RUN_OVER:
+                    return
+                await heard_within(bell, _POLL_S)
+
+    @rpc
+    async def Cancel(self, request: wire.CancelRunRequest, context: Any) -> wire.Run:  # noqa: N802
+        """Cancels a run; again, with another request id: without grace."""
+        del context
+        _check_request_id(request.request_id)
+        sentence = request.sentence[:500] or "canceled by a person"
+        await self._runs.cancel(request.request_id, request.run_id, sentence)
+        return run_message(await self._views.run(request.run_id))
+
+    @rpc
+    async def Retry(self, request: wire.RetryRunRequest, context: Any) -> wire.Run:  # noqa: N802
+        """Runs a job, or all that did not pass, again."""
+        del context
+        _check_request_id(request.request_id)
+        await self._runs.retry(request.request_id, request.run_id, request.job)
+        return run_message(await self._views.run(request.run_id))
+
+
+def _check_request_id(request_id: str) -> None:
+    if not 8 <= len(request_id) <= 64:
+        raise BadInput("a request id has 8 to 64 characters, made anew for each request")
+
+
+def _plan(request: wire.CreateRunRequest) -> Plan:
+    """The plan of the pipeline text. Raises BadInput with every mistake and its position."""
+    source = request.source
+    event = Event(type=request.event or "manual", branch=source.branch, tag=source.tag, commit=source.commit)
+    try:
+        pipeline = load(request.pipeline_text, request.pipeline_file or "headrace.yml")
+        return expand(
+            pipeline,
+            event,
+            only=request.only_job,
+            sandbox=SandboxKind(request.sandbox) if request.sandbox else None,
+        )
+    except PipelineError as error:
+        violations = tuple(Violation(f"{each.file}:{each.line}:{each.column}", each.message) for each in error.problems)
+        raise BadInput(str(error), violations) from error
+    except ValueError as error:
+        kinds = ", ".join(kind for kind in SandboxKind)
+        raise BadInput(f"there is no sandbox `{request.sandbox}`: there are {kinds}") from error
+
+
+def _changes(view: RunView, seen: int) -> list[wire.RunChange]:
+    """What is new behind `seen`. Each change bears the number up to which everything has been sent with it, so
+    that whoever is cut off in between loses nothing by going on behind it."""
+    run = run_message(view)
+    if not seen:
+        return [wire.RunChange(sequence=run.sequence, snapshot=run)]
+    attempts = view.attempts or {}
+    found = [(job["sequence"], wire.RunChange(job=job_message(job, attempts.get(job["id"], ())))) for job in view.jobs]
+    if view.run["run_sequence"] > seen:
+        del run.jobs[:]
+        found.append((view.run["run_sequence"], wire.RunChange(run=run)))
+    found.sort(key=lambda each: each[0])
+    for (number, change), following in zip(found, [*found[1:], None], strict=True):
+        change.sequence = number if following is None or following[0] > number else number - 1
+    return [change for _, change in found]

@@ -1,0 +1,322 @@
+"""The coordinator's composition root: the only place where its parts are wired together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import grpc
+import structlog
+import uvloop
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from starlette.applications import Starlette
+
+from coordinator.api.access import Caller, Tokens
+from coordinator.api.agent_service import AgentService, AgentSessions
+from coordinator.api.blob_service import BlobService
+from coordinator.api.fleet_service import FleetService
+from coordinator.api.guard import Guard
+from coordinator.api.log_service import LogService
+from coordinator.api.run_service import RunService
+from coordinator.blobs.opening import BlobSettings, open_blob_store, open_folder
+from coordinator.blobs.s3 import S3Settings
+from coordinator.blobs.store import BlobError, BlobStore
+from coordinator.blobs.urls import UrlSigner
+from coordinator.data_directory import DataDirectory, DataDirectoryError
+from coordinator.dispatch.bells import LocalBells
+from coordinator.dispatch.dispatcher import Dispatch, Timing
+from coordinator.dispatch.reaper import Reaper
+from coordinator.errors import BadInput, StoreDown
+from coordinator.logs.bells import LogBells
+from coordinator.logs.compaction import Compactor
+from coordinator.logs.reader import LogReader
+from coordinator.logs.writer import LogWriter
+from coordinator.metrics import Metrics
+from coordinator.settings import Settings, is_loopback
+from coordinator.store.artifacts import Artifacts
+from coordinator.store.database import Database
+from coordinator.store.dispatching import PostgresDispatch
+from coordinator.store.embedded import EmbeddedError, EmbeddedPostgres
+from coordinator.store.migrate import migrate
+from coordinator.store.runs import PostgresRuns
+from coordinator.store.singletons import Singleton
+from coordinator.store.views import Views
+from coordinator.store.wakes import Wakes
+from coordinator.web.blob_endpoint import blob_endpoint
+from coordinator.web.pages import pages
+from headrace.daemon import logs
+from headrace.daemon.ready import say_ready
+from headrace.daemon.serving import CannotListen, address_of, listen, serving
+from headrace.daemon.settings import BadSettings, read
+from headrace.v1 import (
+    agent_pb2,
+    agent_pb2_grpc,
+    blob_pb2,
+    blob_pb2_grpc,
+    fleet_pb2,
+    fleet_pb2_grpc,
+    log_pb2,
+    log_pb2_grpc,
+    run_pb2,
+    run_pb2_grpc,
+)
+
+_log = structlog.get_logger(__name__)
+
+_MOST_MESSAGE = 16 << 20
+_STOP_S = 2.0
+_SERVER_OPTIONS = (
+    ("grpc.max_receive_message_length", _MOST_MESSAGE),
+    ("grpc.max_send_message_length", _MOST_MESSAGE),
+    # A second coordinator on the same port must fail, not share it.
+    ("grpc.so_reuseport", 0),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+)
+
+
+class CannotStart(Exception):
+    """One sentence for the operator: what is wrong, and how to mend it."""
+
+
+def main(flags: Mapping[str, object]) -> int:
+    """Runs a coordinator until SIGTERM. Returns an exit code: 0, 2 for what is set wrong, 3 for what cannot be reached."""
+    try:
+        settings, warnings = read(Settings, flags, os.environ, Path("/etc/headrace/coordinator.toml"))
+    except BadSettings as error:
+        sys.stderr.write(f"headrace coordinator: {error}\n")
+        return 2
+    logs.set_up(settings.log_level)
+    for warning in warnings:
+        _log.warning(warning)
+    try:
+        uvloop.run(_until_signal(settings))
+    except (CannotStart, CannotListen, DataDirectoryError, EmbeddedError, BlobError, BadInput) as error:
+        sys.stderr.write(f"headrace coordinator: {error}\n")
+        return 2
+    except StoreDown as error:
+        sys.stderr.write(f"headrace coordinator: {error}\n")
+        return 3
+    return 0
+
+
+async def _until_signal(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await run(settings, stop)
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Serves until `stop` is set. The exit stack closes in reverse: the server, the loops, the pool, PostgreSQL."""
+    if not settings.insecure and not all(
+        map(is_loopback, (settings.listen, settings.http_listen, settings.blob_listen))
+    ):
+        raise CannotStart(
+            "this version speaks without TLS, and only on loopback: listen on 127.0.0.1, or set HEADRACE_INSECURE=true"
+            " on a network that you trust"
+        )
+    async with AsyncExitStack() as up:
+        data = up.enter_context(DataDirectory(settings.data_dir))
+        sockets = [
+            listen(settings.http_listen, setting="HEADRACE_HTTP_LISTEN"),
+            listen(settings.blob_listen, setting="HEADRACE_BLOB_LISTEN"),
+        ]
+        for each in sockets:
+            up.callback(each.close)
+        dsn = settings.database_url.get_secret_value()
+        if not dsn:
+            dsn = (await up.enter_async_context(EmbeddedPostgres(data.postgres))).dsn
+        await migrate(dsn)
+        database = await up.enter_async_context(Database.open(dsn, size=settings.database_connections))
+        blobs = await up.enter_async_context(_blobs(settings, data, address_of(sockets[1])))
+        metrics = Metrics()
+        parts = _Parts(settings, database, dsn, blobs, metrics)
+
+        tokens = Tokens({Caller.CLIENT: data.client_token(), Caller.AGENT: data.agent_token()})
+        server, address = _server(parts, tokens, settings)
+        loops = await up.enter_async_context(_loops(parts))
+        await server.start()
+        up.push_async_callback(server.stop, _STOP_S)
+        up.callback(parts.dispatch.send_away, "this coordinator is shutting down")
+        await up.enter_async_context(serving(_pages(parts), sockets[0]))
+        if (endpoint := _blob_endpoint(settings, data)) is not None:
+            await up.enter_async_context(serving(endpoint, sockets[1]))
+
+        facts = {"address": address, "http": address_of(sockets[0]), "blobs": address_of(sockets[1])}
+        _log.info("coordinator is ready", **facts)
+        say_ready(settings.ready_fd, facts)
+        await loops.wait(stop)
+        _log.info("coordinator stops")
+
+
+class _Parts:
+    """The parts of a replica, built from the bottom up."""
+
+    def __init__(self, settings: Settings, database: Database, dsn: str, blobs: BlobStore, metrics: Metrics) -> None:
+        replica = str(uuid.uuid4())
+        self.metrics = metrics
+        self.wakes = Wakes(
+            database,
+            dsn,
+            replica,
+            heard=lambda wake: self.bells.heard(wake),
+            grew=lambda attempts: self.log_bells.ring(attempts=attempts),
+        )
+        self.log_bells = LogBells(publish=self.wakes.tell_grown)
+        self.bells = LocalBells(self.wakes.tell, also=lambda wake: self.log_bells.ring(runs=wake.runs))
+        timing = Timing(heartbeat=settings.heartbeat_s, lease=settings.lease_s, long_lease=settings.long_lease_s)
+        store = PostgresDispatch(database, self.bells, lambda: secrets.token_bytes(16))
+        self.dispatch = Dispatch(
+            store,
+            self.bells,
+            timing=timing,
+            clock=time.monotonic,
+            make_session_id=lambda: str(uuid.uuid4()),
+            replica=replica,
+            measures=metrics,
+        )
+        self.reaper = Reaper(
+            store,
+            Singleton(database, "reaper", time.monotonic),
+            self.bells,
+            timing=timing,
+            clock=time.monotonic,
+            fleet_is_fixed=settings.embedded,
+            queue_timeout_s=settings.queue_timeout_s,
+        )
+        self.views = Views(database, self.bells)
+        self.writer = LogWriter(database, self.log_bells)
+        self.compactor = Compactor(database, blobs, Singleton(database, "compactor", time.monotonic))
+        self.runs = RunService(
+            PostgresRuns(database, self.bells),
+            self.views,
+            self.bells,
+            local=settings.embedded,
+            run_url=settings.public_url,
+        )
+        self.logs = LogService(self.writer, LogReader(database, blobs, self.log_bells))
+        self.blobs = BlobService(Artifacts(database), blobs)
+
+    async def why_not_ready(self) -> str:
+        """One sentence while work cannot flow here."""
+        return "" if self.dispatch.healthy else "heartbeats are not being committed: the database does not answer"
+
+    async def refresh(self) -> None:
+        """Reads the gauges anew."""
+        self.metrics.show(
+            pools=await self.views.pools(),
+            agents=await self.views.agents(),
+            standing=await self.views.standing(),
+            sessions=self.dispatch.sessions,
+            mended=self.reaper.mended,
+        )
+
+
+def _server(parts: _Parts, tokens: Tokens, settings: Settings) -> tuple[grpc.aio.Server, str]:
+    server = grpc.aio.server(interceptors=[Guard(tokens)], options=_SERVER_OPTIONS)
+    agent_pb2_grpc.add_AgentServiceServicer_to_server(AgentService(AgentSessions(parts.dispatch)), server)
+    run_pb2_grpc.add_RunServiceServicer_to_server(parts.runs, server)
+    log_pb2_grpc.add_LogServiceServicer_to_server(parts.logs, server)
+    blob_pb2_grpc.add_BlobServiceServicer_to_server(parts.blobs, server)
+    fleet_pb2_grpc.add_FleetServiceServicer_to_server(FleetService(parts.views, parts.bells), server)
+    health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
+    names = [
+        file.DESCRIPTOR.services_by_name[service].full_name
+        for file, service in (
+            (agent_pb2, "AgentService"),
+            (run_pb2, "RunService"),
+            (log_pb2, "LogService"),
+            (blob_pb2, "BlobService"),
+            (fleet_pb2, "FleetService"),
+        )
+    ]
+    reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    host = settings.listen.rpartition(":")[0]
+    try:
+        port = server.add_insecure_port(settings.listen)
+    except RuntimeError as error:
+        raise CannotStart(
+            f"cannot listen on {settings.listen}: another program has the port, or the address is not this"
+            " machine's; set HEADRACE_LISTEN to a free HOST:PORT"
+        ) from error
+    return server, f"{host}:{port}"
+
+
+@contextlib.asynccontextmanager
+async def _blobs(settings: Settings, data: DataDirectory, endpoint: str) -> AsyncIterator[BlobStore]:
+    url = settings.blob_url or f"file://{data.blobs.absolute()}"
+    store = open_blob_store(
+        url,
+        BlobSettings(
+            endpoint_url=settings.blob_public_url or f"http://{endpoint}",
+            secret=data.secret("blob-urls"),
+            s3=S3Settings(
+                endpoint=settings.s3_endpoint,
+                region=settings.s3_region,
+                access_key_id=settings.s3_access_key_id,
+                secret_access_key=settings.s3_secret_access_key.get_secret_value(),
+            ),
+        ),
+    )
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def _pages(parts: _Parts) -> Starlette:
+    return pages(parts.metrics, why_not_ready=parts.why_not_ready, refresh=parts.refresh)
+
+
+def _blob_endpoint(settings: Settings, data: DataDirectory) -> Starlette | None:
+    """The endpoint of the `file://` store; an `s3://` store has its own."""
+    if settings.blob_url and not settings.blob_url.startswith("file:"):
+        return None
+    folder = Path(unquote(urlsplit(settings.blob_url).path)) if settings.blob_url else data.blobs.absolute()
+    return blob_endpoint(open_folder(folder), UrlSigner([data.secret("blob-urls")]), time.time)
+
+
+class _Loops:
+    """The loops of a replica. One that fails is a defect: the coordinator ends, and is started anew."""
+
+    def __init__(self, tasks: list[asyncio.Task[None]]) -> None:
+        self._tasks = tasks
+
+    async def wait(self, stop: asyncio.Event) -> None:
+        """Waits for `stop`, or for the first loop that fails, and raises what it raised."""
+        asked = asyncio.ensure_future(stop.wait())
+        try:
+            await asyncio.wait([asked, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            asked.cancel()
+        for task in self._tasks:
+            if task.done():
+                task.result()
+
+
+@contextlib.asynccontextmanager
+async def _loops(parts: _Parts) -> AsyncIterator[_Loops]:
+    running = (parts.dispatch.run, parts.reaper.run, parts.wakes.run, parts.writer.run, parts.compactor.run)
+    tasks = [asyncio.create_task(loop(), name=loop.__qualname__) for loop in running]
+    try:
+        yield _Loops(tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=_STOP_S)

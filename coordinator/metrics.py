@@ -1,0 +1,81 @@
+"""What the coordinator counts. One registry a process, passed in; names are those of docs/reference/metrics.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from coordinator.core.states import Cause
+from coordinator.store.views import Row
+
+_LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+
+
+class Metrics:
+    """The metrics of one coordinator."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        of = {"registry": self.registry}
+        self._queue = Gauge("headrace_queue_depth", "Jobs that could be claimed now.", ["pool"], **of)
+        self._running = Gauge("headrace_jobs_running", "Jobs that an agent holds.", ["pool"], **of)
+        self._agents = Gauge("headrace_agents", "Agents by state.", ["state"], **of)
+        self._latency = Histogram(
+            "headrace_dispatch_latency_seconds", "From queued to claimed.", buckets=_LATENCIES, **of
+        )
+        self._outcomes = Counter(
+            "headrace_outcomes", "Attempts that ended, by outcome and cause.", ["outcome", "cause"], **of
+        )
+        self._returned = Counter("headrace_assignments_returned", "Assignments refused or not acknowledged.", **of)
+        self._sessions = Gauge("headrace_sessions", "Agents connected to this replica.", **of)
+        self._log_bytes = Counter("headrace_log_bytes", "Raw bytes of logs stored.", **of)
+        self._mended = Gauge("headrace_jobs_mended", "Jobs found waiting for nothing. Must be 0.", **of)
+        self._standing = {
+            name: Gauge(f"headrace_{name}", f"{text} Must be 0.", **of)
+            for name, text in (
+                ("lost_sight", "At-least-once attempts that run without a live session."),
+                ("waiting_for_nothing", "Jobs that wait although nothing holds them."),
+                ("queued_without_place", "Queued jobs that are neither claimable nor claimed."),
+            )
+        }
+
+    def claimed(self, seconds: float) -> None:
+        """A job was claimed so long after it was queued."""
+        self._latency.observe(max(0.0, seconds))
+
+    def returned(self) -> None:
+        """An assignment came back."""
+        self._returned.inc()
+
+    def ended(self, outcome: str, cause: Cause) -> None:
+        """An attempt ended."""
+        self._outcomes.labels(outcome, cause or "none").inc()
+
+    def stored_log(self, raw_bytes: int) -> None:
+        """Bytes of logs became durable."""
+        self._log_bytes.inc(raw_bytes)
+
+    def show(
+        self, *, pools: Sequence[Row], agents: Sequence[Row], standing: Mapping[str, int], sessions: int, mended: int
+    ) -> None:
+        """Sets the gauges from what the database says now."""
+        for pool in pools:
+            self._queue.labels(pool["name"]).set(pool["queued"])
+            self._running.labels(pool["name"]).set(pool["busy"])
+        counts = dict.fromkeys(("connected", "draining", "gone"), 0)
+        for agent in agents:
+            draining = agent["drained"] or agent["leaving"]
+            counts["gone" if not agent["connected"] else "draining" if draining else "connected"] += 1
+        for state, count in counts.items():
+            self._agents.labels(state).set(count)
+        for name, value in standing.items():
+            self._standing[name].set(value)
+        self._sessions.set(sessions)
+        self._mended.set(mended)

@@ -1,0 +1,54 @@
+"""The coordinator's settings. The help of each field is one line; the reference page is printed from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from headrace.settings_names import PREFIX
+
+
+class Settings(BaseSettings):
+    """Everything that an operator can set on a coordinator."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=PREFIX)
+
+    data_dir: Path = Field(
+        Path("/var/lib/headrace/coordinator"), description="tokens, embedded database, file:// blobs"
+    )
+    listen: str = Field("127.0.0.1:7433", description="HOST:PORT of gRPC, for agents and clients")
+    http_listen: str = Field("127.0.0.1:7434", description="HOST:PORT of /metrics, /healthz, /readyz")
+    blob_listen: str = Field("127.0.0.1:7435", description="HOST:PORT of the blob endpoint; used with file:// alone")
+    blob_public_url: str = Field("", description="URL of the blob endpoint as agents and clients reach it")
+    public_url: str = Field("", description="URL of the pages as people reach them")
+    insecure: bool = Field(default=False, description="speak without TLS on other addresses than loopback")
+    database_url: SecretStr = Field(SecretStr(""), description="postgresql://…; empty: the embedded PostgreSQL")
+    database_connections: int = Field(10, ge=3, le=200, description="connections of this replica, at most")
+    blob_url: str = Field("", description="file:///FOLDER or s3://BUCKET/PREFIX; empty: below the data directory")
+    s3_endpoint: str = Field("", description="URL of an S3-compatible store; empty: AWS")
+    s3_region: str = Field("us-east-1", description="region of the bucket")
+    s3_access_key_id: str = Field("", description="access key of the bucket")
+    s3_secret_access_key: SecretStr = Field(SecretStr(""), description="its secret; never as a flag")
+    lease_s: float = Field(30.0, ge=1, le=600, description="how long an agent may be silent, in seconds")
+    heartbeat_s: float = Field(5.0, ge=0.1, le=60, description="how often an agent speaks up, in seconds")
+    long_lease_s: float = Field(600.0, ge=10, description="the same for deployments that have started")
+    queue_timeout_s: float = Field(86_400.0, ge=1, description="how long a job may wait for an agent, in seconds")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug | info | warning | error")
+    embedded: bool = Field(default=False, description="serves one machine: the fleet cannot grow, paths can be built")
+    ready_fd: int | None = Field(None, description="descriptor that gets one JSON line when it serves")
+
+    @field_validator("listen", "http_listen", "blob_listen")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65_535:
+            raise ValueError(f"{value!r} is not HOST:PORT")
+        return value
+
+
+def is_loopback(address: str) -> bool:
+    """Whether `host:port` can be reached from this machine alone."""
+    host = address.rpartition(":")[0].strip("[]")
+    return host in {"localhost", "::1"} or host.startswith("127.")

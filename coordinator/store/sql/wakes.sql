@@ -1,0 +1,2 @@
+-- tell: a statement of its own, never inside a transaction that does work
+SELECT pg_notify($1, $2);

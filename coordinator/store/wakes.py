@@ -1,0 +1,116 @@
+"""Wakes other replicas: NOTIFY outside of transactions, coalesced, and LISTEN on a connection of its own.
+
+A wake is a hint. One that is lost costs a poll's time: nobody relies on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable
+
+import asyncpg
+
+from coordinator.dispatch.port import Wake
+from coordinator.errors import StoreDown
+from coordinator.store.database import Database
+from coordinator.store.sql import statements
+
+SQL = statements("wakes")
+
+_CHANNEL = "headrace"
+# What is gathered before it is sent. Inside a transaction NOTIFY takes a lock of the whole database at commit.
+_GATHER_S = 0.01
+# A payload holds 8,000 bytes: what does not fit goes in another one.
+_MOST_NUMBERS = 500
+_AGAIN_S = 2.0
+
+
+class Wakes:
+    """The outbox and the ear of one replica. `heard` and `grew` are called for what other replicas said."""
+
+    def __init__(
+        self,
+        database: Database,
+        dsn: str,
+        replica: str,
+        *,
+        heard: Callable[[Wake], None],
+        grew: Callable[[frozenset[int]], None],
+    ) -> None:
+        self._database = database
+        self._dsn = dsn
+        self._replica = replica
+        self._heard = heard
+        self._grew = grew
+        self._wake = Wake()
+        self._logs: set[int] = set()
+        self._something = asyncio.Event()
+
+    def tell(self, wake: Wake) -> None:
+        """Puts a wake into the outbox."""
+        self._wake |= wake
+        self._something.set()
+
+    def tell_grown(self, attempts: frozenset[int]) -> None:
+        """Puts attempts whose logs grew into the outbox."""
+        self._logs |= attempts
+        self._something.set()
+
+    async def run(self) -> None:
+        """Sends and listens until it is cancelled."""
+        async with asyncio.TaskGroup() as loops:
+            loops.create_task(self._send(), name="wakes: send")
+            loops.create_task(self._listen(), name="wakes: listen")
+
+    async def _send(self) -> None:
+        while True:
+            await self._something.wait()
+            await asyncio.sleep(_GATHER_S)
+            self._something.clear()
+            wake, self._wake = self._wake, Wake()
+            logs, self._logs = sorted(self._logs), set()
+            with contextlib.suppress(StoreDown):
+                async with self._database.connection() as db:
+                    for payload in _payloads(self._replica, wake, logs):
+                        await db.execute(SQL.tell, _CHANNEL, payload)
+
+    async def _listen(self) -> None:
+        while True:
+            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                await self._listen_once()
+            await asyncio.sleep(_AGAIN_S)
+
+    async def _listen_once(self) -> None:
+        connection = await asyncpg.connect(self._dsn, server_settings={"application_name": "headrace listen"})
+        ended = asyncio.Event()
+        connection.add_termination_listener(lambda _: ended.set())
+        try:
+            await connection.add_listener(_CHANNEL, self._take)
+            await ended.wait()
+        finally:
+            connection.terminate()
+
+    def _take(self, connection: object, pid: int, channel: str, payload: str) -> None:
+        del connection, pid, channel
+        said = json.loads(payload)
+        if said["replica"] == self._replica:
+            return
+        kinds = said["kinds"]
+        runs = frozenset(said["runs"])
+        self._heard(Wake("queue" in kinds, "cancels" in kinds, "agents" in kinds, runs))
+        if said["logs"]:
+            self._grew(frozenset(said["logs"]))
+
+
+def _payloads(replica: str, wake: Wake, logs: list[int]) -> list[str]:
+    kinds = [name for name in ("queue", "cancels", "agents") if getattr(wake, name)]
+    runs = sorted(wake.runs)
+    payloads = []
+    while kinds or runs or logs:
+        payloads.append(
+            json.dumps({"replica": replica, "kinds": kinds, "runs": runs[:_MOST_NUMBERS], "logs": logs[:_MOST_NUMBERS]})
+        )
+        kinds, runs, logs = [], runs[_MOST_NUMBERS:], logs[_MOST_NUMBERS:]
+    return payloads
