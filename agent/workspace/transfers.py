@@ -96,7 +96,9 @@ class Courier:
         )
         async with self._room:
             try:
-                await retrying(once)
+                async for attempt in retrying:
+                    with attempt:
+                        await once()
             except (_Passing, httpx.TransportError) as error:
                 said = str(error) or type(error).__name__
                 raise TransferFailed(f"The blob store could not be reached in {self._tries} tries: {said}.") from error
@@ -105,14 +107,17 @@ class Courier:
         async def body() -> AsyncIterator[bytes]:
             digest, size = hashlib.sha256(), 0
             pieces = iter(source.chunks())
+            held = b""  # the last piece goes only when all are right: else the request stays incomplete
             while piece := await asyncio.to_thread(next, pieces, b""):
+                if held:
+                    yield held
+                held = piece
                 size += len(piece)
                 digest.update(piece)
-                if size > transfer.size:
-                    break
-                yield piece
             if size != transfer.size or digest.hexdigest() != transfer.sha256:
                 raise TransferFailed("A file changed while it was uploaded.")
+            if held:
+                yield held
 
         headers = {"Content-Length": str(transfer.size), **_without_length(transfer.headers)}
         async with self._client.stream(transfer.method, transfer.url, headers=headers, content=body()) as answer:
