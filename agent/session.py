@@ -228,14 +228,14 @@ class Session:
         if self._outbox.leaving and not self._said_leaving:
             self._said_leaving, self._granted = True, 0
             yield pb.SessionRequest(draining=pb.Draining())
-        if (credit := self._grantable() - self._granted) > 0:
-            self._granted += credit
-            yield pb.SessionRequest(credit=pb.Credit(slots=credit))
         for request in self._unsaid(self._outbox.permits):
             yield pb.SessionRequest(permit_request=request)
         reports = list(self._unsaid(self._outbox.reports))
         for start in range(0, len(reports), BATCH):
             yield pb.SessionRequest(reports=pb.Reports(reports=reports[start : start + BATCH]))
+        if (credit := self._grantable() - self._granted) > 0:
+            self._granted += credit
+            yield pb.SessionRequest(credit=pb.Credit(slots=credit))
 
     def _grantable(self) -> int:
         if self._drained or self._outbox.leaving:
