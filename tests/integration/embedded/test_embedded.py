@@ -137,10 +137,15 @@ async def test_an_orphaned_server_is_stopped_by_the_next_start(folder: Path) -> 
     owner.kill()
     await owner.wait()
     assert orphan.is_running()
-    async with EmbeddedPostgres(folder) as postgres:
-        assert postgres.pid != orphan.pid
-        assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
-        assert await execute(postgres.dsn, "SELECT 1") == 1
+    try:
+        async with EmbeddedPostgres(folder) as postgres:
+            assert postgres.pid != orphan.pid
+            assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
+            assert await execute(postgres.dsn, "SELECT 1") == 1
+    finally:
+        if orphan.is_running():
+            orphan.send_signal(signal.SIGQUIT)
+            await dead(orphan)
 
 
 async def test_a_process_that_bears_an_old_servers_number_is_left_alone(folder: Path) -> None:
