@@ -22,7 +22,7 @@ from agent.sandbox.limits import granted
 from agent.sandbox.protocol import Ability, Bind, Limits, Prepared, SandboxRequest, Spawn
 from agent.sandbox.staging import Staging
 from agent.sandbox.veth import VethNetworks
-from agent.sandbox.view import PATH, View, argv
+from agent.sandbox.view import View, argv
 from headrace.pipeline.plan import Network, SandboxKind
 
 _OPEN_FILES: Final = 65_536
@@ -180,7 +180,7 @@ class Bubblewrap:
 
     def _env(self) -> dict[str, str]:
         tools = [f"{path}/bin" for path in self._shown.tool_paths if (path / "bin").is_dir()]
-        own = {"PATH": ":".join([*tools, PATH]), "HOME": etc.HOME, "USER": etc.USER, "LOGNAME": etc.USER}
+        own = {"PATH": ":".join([*tools, entry.PATH]), "HOME": etc.HOME, "USER": etc.USER, "LOGNAME": etc.USER}
         return {**self._shown.env, **own, "LANG": "C.UTF-8"}
 
     def _start(self, slot: int, view: View, command: Sequence[str], namespace: Path | None) -> tuple[str, ...]:

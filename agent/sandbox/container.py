@@ -73,7 +73,7 @@ def body(request: SandboxRequest, container: Container) -> dict[str, Any]:
         "Entrypoint": command[:1],
         "Cmd": command[1:],
         # A name without `=` takes the image's variable away from the control shell: BASH_ENV, LD_PRELOAD.
-        "Env": sorted(container.image.env),
+        "Env": [*sorted(name for name in container.image.env if name != "PATH"), f"PATH={entry.PATH}"],
         "User": container.user,
         "WorkingDir": "/",
         "Hostname": "headrace",

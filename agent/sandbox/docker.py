@@ -37,7 +37,6 @@ DEFAULT_URL: Final = "unix:///var/run/docker.sock"
 _OLDEST_API: Final = (1, 41)
 _TIMEOUT_S: Final = 60
 _PULL_TIMEOUT_S: Final = 1800
-_DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _WATCHED: Final = frozenset({"memory", "pids", "cpu", "cpuacct", ""})
 
 
@@ -123,9 +122,9 @@ class Docker:
             await self._call(lambda engine: engine.start(created["Id"]))
             shown = await self._call(lambda engine: engine.inspect_container(created["Id"]))
         except (DockerException, RequestException, CommandFailedError) as error:
-            raise JobProblem(Cause.ERRORED, f"the container could not be started: {_sentence(error)}") from error
+            raise _not_started(request.image, error) from error
         pid = int(shown["State"]["Pid"])
-        env = {"PATH": _DEFAULT_PATH, **self._env, **image.env}
+        env = {"PATH": entry.PATH, **self._env, **image.env}
         env.setdefault("HOME", "/root" if self._user(request) == "0:0" else entry.WORKSPACE)
         return Prepared(Attach(pid, created["Id"]), env=env, cgroups=_cgroups(pid))
 
@@ -293,6 +292,14 @@ def _cgroups(pid: int) -> tuple[Path, ...]:
 def _unavailable(name: str, error: Exception) -> JobProblem:
     sentence = f"image {name} cannot be had: {_sentence(error)}; check its name, its tag and who may pull it"
     return JobProblem(Cause.IMAGE_UNAVAILABLE, sentence)
+
+
+def _not_started(image: str, error: Exception) -> JobProblem:
+    said = _sentence(error)
+    if '"sh": executable file not found' in said:
+        sentence = f"image {image} has no sh, and this agent has no static busybox to stand in for it"
+        return JobProblem(Cause.SHELL_MISSING, sentence)
+    return JobProblem(Cause.ERRORED, f"the container could not be started: {said}")
 
 
 def _sentence(error: Exception) -> str:

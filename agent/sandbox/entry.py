@@ -17,6 +17,8 @@ CONTROL: Final = "/hr"
 BUSYBOX: Final = "/.headrace/busybox"
 """Where the copy is mounted; the file's name decides that it answers to `busybox`."""
 WORKSPACE: Final = "/workspace"
+PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where the control shell is looked for, and what steps get where nobody says otherwise."""
 
 
 def copy_busybox(original: Path, folder: Path) -> Path:

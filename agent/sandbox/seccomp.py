@@ -113,8 +113,8 @@ def _condition(condition: Condition, *, skip: int) -> list[Instruction]:
 def profile(name: str, rules: Sequence[Rule] = RULES) -> str:
     """The same table as the JSON profile that an engine takes in `SecurityOpt`. Raises `UnknownMachineError`.
 
-    An architecture that is not listed is killed by libseccomp, x32 too; a call that the engine's libseccomp
-    does not know yet is left out by it, and answered `ENOSYS` by runc's own tail of the filter.
+    An architecture that is not listed is killed by libseccomp, x32 too. A call that the engine's libseccomp does
+    not know yet is left out by it, and stays open: the container's missing capabilities have to stand alone.
     """
     target = machine(name)
     document: dict[str, Any] = {

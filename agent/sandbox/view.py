@@ -14,7 +14,6 @@ from typing import Final
 from agent.sandbox import entry, etc
 from agent.sandbox.protocol import Bind
 
-PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ROOT_FOLDERS: Final = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _ETC_SIZE: Final = 1 << 20
 

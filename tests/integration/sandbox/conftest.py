@@ -63,7 +63,7 @@ def static_busybox(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 async def bubblewrap_world(tmp_path: Path) -> AsyncIterator[World]:
     """bubblewrap with the machine's own sh as control shell."""
-    world = World(bubblewrap(tmp_path / "state", "test-bwrap"), "test-bwrap", tmp_path)
+    world = World(bubblewrap(tmp_path / "state", "test-bwrap"), "test-bwrap", tmp_path / "bubblewrap")
     yield world
     await world.close()
 
@@ -73,7 +73,7 @@ async def docker_world(tmp_path: Path, engine_url: str, debian_image: str) -> As
     """Docker with the image's own sh as control shell."""
     agent = "test-docker"
     docker = Docker(agent=agent, slot=SLOT, env={}, firewall=Firewall(agent), resolvers=resolvers(), url=engine_url)
-    world = World(docker, agent, tmp_path, image=debian_image)
+    world = World(docker, agent, tmp_path / "docker", image=debian_image)
     yield world
     await world.close()
     await docker.close()
