@@ -259,8 +259,12 @@ async def test_a_file_in_the_way_is_a_conflict_before_anything_is_fetched(
     """A job's own file is never overwritten, and half an artifact is no artifact."""
     files = [ArtifactFile(name, "0" * 64, 1, executable=False) for name in ("a", "b")]
     (tmp_path / "there/b").write_text("mine")
+
+    async def never(asked: Sequence[ArtifactFile]) -> list[Transfer]:
+        raise AssertionError(asked)
+
     with pytest.raises(JobProblem, match="b exists already") as caught:
-        await download_files(courier, there, files, store.to_download, into="", owner=None)
+        await download_files(courier, there, files, never, into="", owner=None)
     assert caught.value.cause is Cause.ARTIFACT_CONFLICT
     assert [p.name for p in (tmp_path / "there").iterdir()] == ["b"]
     assert store.requests == 0

@@ -85,6 +85,7 @@ def test_a_file_that_grows_while_it_is_read_stops_at_the_limit(root: Path, tree:
     """The size seen at first is a claim of the job."""
     (root / "log").write_bytes(b"x" * 10)
     pieces = tree.chunks("log", 10)
+    assert next(pieces) == b"x" * 10
     with (root / "log").open("ab") as file:
         file.write(b"y" * 10)
     with pytest.raises(TooMuch):
