@@ -77,7 +77,7 @@ class NotAllowed(HeadraceError):
 
 
 class Unreachable(HeadraceError):
-    """Nobody answers at `address`, or the connection was cut. The same request may be tried again."""
+    """Nobody answers at `address`, or the connection was cut; without an address nobody is there to be asked."""
 
     retry = True
 
@@ -86,7 +86,7 @@ class Unreachable(HeadraceError):
         self.address = address
 
     def __str__(self) -> str:
-        return f"cannot reach the coordinator at {self.address}: {self.sentence}"
+        return f"cannot reach the coordinator at {self.address}: {self.sentence}" if self.address else self.sentence
 
     def to_json(self) -> dict[str, object]:
         """As for every error, with `address`."""

@@ -83,7 +83,7 @@ class Context:
             yield Link(live.address, live.token, endpoint=live)
         elif need is Need.LIVE:
             raise Unreachable(
-                "(none)", "none is running here: start one with `headrace up`, or name one in HEADRACE_URL"
+                "", "no coordinator is running here: start one with `headrace up`, or name one in HEADRACE_URL"
             )
         else:
             with embedded.own(with_agent=need is Need.WORK) as owner:

@@ -153,8 +153,12 @@ def _start_failed(daemon: Daemon, process: subprocess.Popen[bytes], log: Path, b
     if process.poll() is None:
         return ServerFailed(f"the {daemon.name} was not ready within {READY_WITHIN:.0f} s: see {log}")
     lines = log.read_bytes()[began:].decode("utf-8", "replace").strip().splitlines()
-    sentence = lines[-1].removeprefix("headrace: ") if lines else f"it said nothing; see {log}"
-    return StartFailed(f"the {daemon.name} did not start: {sentence}", process.returncode)
+    spoken = [number for number, line in enumerate(lines) if line.startswith("headrace")]
+    said = lines[spoken[-1] :] if spoken else lines[-1:]
+    sentence = "\n".join(said).removeprefix("headrace: ").removeprefix(f"headrace {daemon.name}: ")
+    return StartFailed(
+        f"the {daemon.name} did not start: {sentence or f'it said nothing; see {log}'}", process.returncode
+    )
 
 
 def _start_time(pid: int) -> str:

@@ -100,7 +100,7 @@ def up(
     context: typer.Context,
     *,
     listen: Annotated[str, typer.Option(help="HOST:PORT for clients and agents.")] = "127.0.0.1:7433",
-    http_listen: Annotated[str, typer.Option(help="HOST:PORT of pages and /metrics.")] = "127.0.0.1:7480",
+    http_listen: Annotated[str, typer.Option(help="HOST:PORT of pages and /metrics.")] = "127.0.0.1:7434",
     as_json: Annotated[bool, typer.Option("--json", help="Print the addresses as JSON.")] = False,
 ) -> int:
     """Run a coordinator with its own PostgreSQL and one agent, in the foreground."""

@@ -9,32 +9,47 @@ from pathlib import Path
 from headrace.errors import BadInput, Violation
 from headrace.settings_names import CLIENT, check
 
-_OF_DAEMONS = frozenset(
+OF_DAEMONS = frozenset(
     "HEADRACE_" + name
     for name in (
+        "ALLOW_HOST",
+        "BLOB_LISTEN",
+        "BLOB_PUBLIC_URL",
+        "BLOB_URL",
+        "CONFIG",
+        "CPU",
+        "DATABASE_CONNECTIONS",
         "DATABASE_URL",
         "DATA_DIR",
-        "LISTEN",
-        "HTTP_LISTEN",
-        "BLOB_LISTEN",
-        "TOKEN_FILE",
-        "NAME",
-        "POOL",
-        "LABELS",
-        "SLOTS",
-        "METRICS_LISTEN",
-        "CPU",
-        "MEMORY",
-        "ALLOW_HOST",
         "DOCKER_IMAGE",
-        "TOOL_PATHS",
-        "READ_ONLY_PATHS",
-        "PASS_ENV",
-        "SPOOL_ATTEMPT",
-        "SPOOL_AGENT",
+        "EMBEDDED",
         "FIRST_UID",
+        "HEARTBEAT_S",
+        "HTTP_LISTEN",
+        "LABELS",
+        "LEASE_S",
+        "LISTEN",
         "LOCAL",
-        "TRACEBACK",
+        "LOG_LEVEL",
+        "LONG_LEASE_S",
+        "MEMORY",
+        "METRICS_LISTEN",
+        "NAME",
+        "PASS_ENV",
+        "POOL",
+        "PUBLIC_URL",
+        "QUEUE_TIMEOUT_S",
+        "READY_FD",
+        "READ_ONLY_PATHS",
+        "S3_ACCESS_KEY_ID",
+        "S3_ENDPOINT",
+        "S3_REGION",
+        "S3_SECRET_ACCESS_KEY",
+        "SLOTS",
+        "SPOOL_AGENT",
+        "SPOOL_ATTEMPT",
+        "TOKEN_FILE",
+        "TOOL_PATHS",
     )
 )
 """Settings of the daemons, which a person may have exported in the same shell."""
@@ -61,7 +76,7 @@ def read(environment: Mapping[str, str]) -> Settings:
         BadInput: with every mistake: a misspelt name, a value that cannot be read.
 
     """
-    found = check(environment, CLIENT, _OF_DAEMONS)
+    found = check(environment, {*CLIENT, "HEADRACE_TRACEBACK"}, OF_DAEMONS)
     mistakes = list(found.mistakes)
     insecure = environment.get("HEADRACE_INSECURE", "").lower()
     if insecure not in {"", "0", "1", "false", "true", "no", "yes"}:

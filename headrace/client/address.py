@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from headrace.errors import BadInput
 
-DEFAULT_PORT = 7420
+DEFAULT_PORT = 7433
 """Of the coordinator's gRPC endpoint."""
 
 

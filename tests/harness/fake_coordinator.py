@@ -157,7 +157,7 @@ class FakeCoordinator:
                     setattr(job, name, value)
             self._changed(run, job=job)
 
-    def _changed(self, run: run_pb2.Run, **what: Any) -> None:
+    def _changed(self, run: run_pb2.Run, /, **what: Any) -> None:
         run.sequence += 1
         change = run_pb2.RunChange(sequence=run.sequence, **what)
         self.changes[run.id].append(change)
@@ -286,8 +286,7 @@ class Runs(run_pb2_grpc.RunServiceServicer):
             runs=[
                 _without_jobs(run)
                 for run in runs
-                if request.repository in {"", run.source.repository}
-                and (not request.before or run.id < request.before)
+                if request.repository in {"", run.source.repository} and (not request.before or run.id < request.before)
             ][: request.limit or 20]
         )
 

@@ -48,13 +48,13 @@ def test_both_clients_can_do_the_same():
     ("url", "target", "tls"),
     [
         ("127.0.0.1:80", "127.0.0.1:80", False),
-        ("localhost", "localhost:7420", False),
+        ("localhost", "localhost:7433", False),
         ("[::1]:9", "[::1]:9", False),
         ("http://127.0.0.1:80/", "127.0.0.1:80", False),
         ("unix:/run/headrace.sock", "unix:/run/headrace.sock", False),
         ("ci.example.com:443", "ci.example.com:443", True),
         ("https://127.0.0.1:1", "127.0.0.1:1", True),
-        ("10.0.0.7", "10.0.0.7:7420", True),
+        ("10.0.0.7", "10.0.0.7:7433", True),
     ],
 )
 def test_plaintext_goes_to_loopback_alone(url, target, tls):
@@ -70,7 +70,9 @@ def test_an_insecure_network_has_to_be_allowed_by_name():
     assert not addresses("http://10.0.0.7:1", insecure=True)[0].tls
 
 
-@pytest.mark.parametrize("url", ["", " , ", "ftp://a:1", "a:b:c", "a:0", "a:65536", "a:", "a/b", "u@h:1", ":80", "a:８０"])
+@pytest.mark.parametrize(
+    "url", ["", " , ", "ftp://a:1", "a:b:c", "a:0", "a:65536", "a:", "a/b", "u@h:1", ":80", "a:８０"]
+)
 def test_an_address_that_cannot_be_read_is_refused_in_one_sentence(url):
     """A mistyped HEADRACE_URL must say so, not time out."""
     with pytest.raises(errors.BadInput) as caught:

@@ -112,9 +112,7 @@ def test_a_tail_says_which_bytes_are_missing_for_good():
     """A log that was cut at its limit must not look whole."""
     server = LogServer([b"abc", b"defg", b"hi"], [])
     del server.records[1]
-    given_out, _ = play(
-        flows.tail(pace(), flows.TailOf(1, "unit")), {flows.Open: server.open, flows.Next: server.next}
-    )
+    given_out, _ = play(flows.tail(pace(), flows.TailOf(1, "unit")), {flows.Open: server.open, flows.Next: server.next})
     assert LogGap(0, offset=7, length=4) in given_out
 
 
@@ -125,11 +123,13 @@ def test_a_tail_keeps_to_the_attempt_that_answered_first():
     def opened(step: flows.Open) -> None:
         asked.append(getattr(step.request, "try"))
 
-    replies = iter([
-        log_pb2.TailResponse(record=log_pb2.Record(sequence=1, opened=log_pb2.SectionOpened()), **{"try": 3}),
-        CUT,
-        log_pb2.TailResponse(end=log_pb2.TailEnd(complete=True), **{"try": 3}),
-    ])
+    replies = iter(
+        [
+            log_pb2.TailResponse(record=log_pb2.Record(sequence=1, opened=log_pb2.SectionOpened()), **{"try": 3}),
+            CUT,
+            log_pb2.TailResponse(end=log_pb2.TailEnd(complete=True), **{"try": 3}),
+        ]
+    )
 
     def following(step: flows.Next) -> Any:
         if (reply := next(replies)) is CUT:
@@ -178,9 +178,7 @@ def test_a_watch_gives_every_change_once_and_ends_with_the_run(cuts, changes):
         left[0] -= 1
         return stream.pop(0) if stream else END
 
-    given_out, _ = play(
-        flows.watch(pace(patience_at_first=1e9), 1, 0), {flows.Open: opened, flows.Next: following}
-    )
+    given_out, _ = play(flows.watch(pace(patience_at_first=1e9), 1, 0), {flows.Open: opened, flows.Next: following})
     assert [each.sequence for each in given_out] == list(range(1, changes + 1))
 
 
@@ -240,9 +238,7 @@ def test_what_trying_again_cannot_mend_is_raised_at_once():
         raise Conflict("the run has ended")
 
     with pytest.raises(Conflict):
-        play(
-            flows.call(pace(), flows.methods.CANCEL, run_pb2.CancelRunRequest()), {flows.Call: refuse}
-        )
+        play(flows.call(pace(), flows.methods.CANCEL, run_pb2.CancelRunRequest()), {flows.Call: refuse})
     assert len(tries) == 1
 
 
@@ -278,8 +274,6 @@ def test_a_download_asks_for_new_signatures_when_the_old_ones_have_expired():
         asked.append(step)
         return artifact_of("a", "b")
 
-    _, paths = play(
-        flows.download(pace(), 1, "dist", Path("out")), {flows.Call: sign, flows.Fetch: fetch}
-    )
+    _, paths = play(flows.download(pace(), 1, "dist", Path("out")), {flows.Call: sign, flows.Fetch: fetch})
     assert len(asked) == 2
     assert paths == [Path("out/a"), Path("out/b")]
