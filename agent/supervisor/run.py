@@ -45,8 +45,8 @@ def _serve(asked: dict[str, object], ready: int, keeper: guard.Guard | None) -> 
     os.write(ready, b"ready")
     os.close(ready)
     loop.run(server.tick)
-    server.close()
     attempt.close()
     spool.close()
     if keeper is not None:
         keeper.leave()
+    server.close()  # last: the agent takes the end of its connection for the end of all this

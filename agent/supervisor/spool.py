@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from agent.supervisor.records import Kind, Record, decode, encode
+from agent.supervisor.records import OVERHEAD, Kind, Record, decode, encode
 
 LIMIT: Final = 256 << 20
 """Bytes on disk that one attempt may hold before its job has to wait."""
@@ -103,6 +103,10 @@ class Spool:
         """Bytes on disk."""
         return self._size + sum(segment.size for segment in self._done)
 
+    def fits(self, *payloads: bytes) -> bool:
+        """Whether frames with these payloads fit under the limit, all of them."""
+        return self.used + sum(OVERHEAD + len(payload) for payload in payloads) <= self._limit - self._reserve
+
     def append(self, kind: Kind, payload: bytes, *, time_ms: int, section: int, raw_length: int = 0) -> Record:
         """Appends a record, whole or not at all. Raises SpoolFull."""
         record = Record(self.sequence + 1, kind, self.offset, time_ms, section, raw_length, payload)
@@ -180,6 +184,11 @@ class SpoolReader:
             if limit <= 0:
                 break
         return records
+
+    def first(self) -> int:
+        """The first record that is still there, or will be; 1 for a spool that holds nothing yet."""
+        found = segments(self._folder)
+        return found[0][0] if found else 1
 
     def _seek(self, sequence: int) -> None:
         """To the segment that holds `sequence`."""

@@ -145,7 +145,7 @@ class LogWriter:
 
     def _put(self, kind: Kind, payload: bytes, raw_length: int = 0) -> None:
         record = _Waiting(kind, payload, self._wall(), self._sections, raw_length)
-        if self._lost and not self._said_lost() and kind is Kind.FRAME:
+        if self._lost and not self._said_lost(payload) and kind is Kind.FRAME:
             self._lost += raw_length
             return
         if self._waiting or not self._append(record):
@@ -165,11 +165,11 @@ class LogWriter:
         self._lost += sum(record.raw_length for record in self._waiting)
         self._waiting = deque(record for record in self._waiting if record.kind is not Kind.FRAME)
 
-    def _said_lost(self) -> bool:
-        """The marker goes in front of what comes next; as long as there is no room for it the count goes on."""
+    def _said_lost(self, payload: bytes) -> bool:
+        """The marker goes in front of what comes next; as long as there is no room for both the count goes on."""
         raw = f"\n*** headrace: {self._lost} bytes are missing here: the log could not be handed on ***\n".encode()
         marker = _Waiting(Kind.FRAME, self._compress(raw), self._wall(), self._sections, len(raw))
-        if self._waiting or not self._append(marker):
+        if self._waiting or not self._spool.fits(marker.payload, payload) or not self._append(marker):
             return False
         self._lost = 0
         self._full_since = None

@@ -1,0 +1,109 @@
+"""One order for the job's bytes, our lines and the sections, also when there is no room."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import zstandard
+
+from agent.supervisor.records import Kind, Record
+from agent.supervisor.spool import Spool, SpoolReader
+from agent.supervisor.writer import LogWriter
+
+
+class World:
+    """A writer over a real spool, with a clock that the test moves."""
+
+    def __init__(self, folder: Path, limit: int = 1 << 20) -> None:
+        self.now = 0
+        self.folder = folder
+        self.spool = Spool(folder, limit)
+        self.writer = LogWriter(self.spool, lambda: 7, lambda: self.now, hold_ms=1000)
+
+    def records(self) -> list[Record]:
+        reader = SpoolReader(self.folder)
+        return reader.read(reader.first(), 1 << 30)
+
+    def text(self) -> bytes:
+        return b"".join(zstandard.decompress(r.payload) for r in self.records() if r.kind is Kind.FRAME)
+
+
+def noise(size: int) -> bytes:
+    return b"".join(
+        hash_of.to_bytes(8, "little") for hash_of in ((i * 0x9E3779B97F4A7C15) % 2**64 for i in range(size // 8))
+    )
+
+
+def test_bytes_of_a_step_come_before_the_end_of_its_section(tmp_path: Path) -> None:
+    """A section is a range of bytes: what is held back belongs into it."""
+    world = World(tmp_path)
+    world.writer.mask([b"secret"])
+    world.writer.open_section("step", "tests", step=0)
+    world.writer.write(b"a secr")
+    world.writer.close_section("exit code 1")
+    kinds = [(r.kind, r.offset) for r in world.records()]
+    assert kinds == [(Kind.OPENED, 0), (Kind.FRAME, 0), (Kind.CLOSED, 6)]
+    assert world.text() == b"a secr"
+
+
+def test_our_own_line_neither_tears_a_secret_nor_tells_one(tmp_path: Path) -> None:
+    """The agent says what it does, while the job is in the middle of a write."""
+    world = World(tmp_path)
+    world.writer.mask([b"secret"])
+    world.writer.open_section("setup", "the secret place")
+    world.writer.write(b"sec")
+    world.writer.say(b"fetching secret\n")
+    world.writer.write(b"ret")
+    world.writer.close_section("secret!")
+    assert world.text() == b"fetching ***\n***"
+    assert not any(b"secret" in record.payload for record in world.records())
+
+
+def test_a_full_spool_blocks_and_goes_on_with_room_without_losing_a_byte(tmp_path: Path) -> None:
+    """Back-pressure: the job waits in its write."""
+    world = World(tmp_path, limit=200_000)
+    world.writer.open_section("step", "chatty", step=0)
+    data, sent, got = noise(1_000_000), 0, b""
+    sequence, reader = 1, SpoolReader(tmp_path)
+    while sent < len(data):
+        while not world.writer.blocked and sent < len(data):
+            world.writer.write(data[sent : sent + 50_000])
+            sent += 50_000
+        for record in reader.read(sequence):
+            got += zstandard.decompress(record.payload) if record.kind is Kind.FRAME else b""
+            sequence = record.sequence + 1
+        world.spool.ack(sequence - 1)
+        world.writer.drain()
+    world.writer.flush()
+    world.spool.ack(sequence - 1)
+    world.writer.drain()
+    got += b"".join(zstandard.decompress(r.payload) for r in reader.read(sequence) if r.kind is Kind.FRAME)
+    assert got == data
+
+
+def test_after_the_time_it_may_hold_the_log_is_cut_and_says_by_how_much(tmp_path: Path) -> None:
+    """A job must not wait for ever for a coordinator that is gone; its outcome is told in any case."""
+    world = World(tmp_path, limit=200_000)
+    world.writer.open_section("step", "chatty", step=0)
+    data, sent = noise(200_000), 0
+    while not world.writer.blocked:
+        world.writer.write(data)
+        sent += len(data)
+    world.now = 1000
+    world.writer.tick()
+    assert not world.writer.blocked
+    world.writer.write(data)
+    sent += len(data)
+    before = b"".join(zstandard.decompress(r.payload) for r in world.records() if r.kind is Kind.FRAME)
+    world.spool.ack(world.spool.sequence)
+    world.writer.write(b"after")
+    world.writer.flush()
+    offset, records = world.writer.outcome("", "")
+    text = before + world.text()
+    found = re.findall(rb"\n\*\*\* headrace: (\d+) bytes are missing here: [^\n]*\n", text)
+    kept = len(re.sub(rb"\n\*\*\* headrace: [^\n]*\n", b"", text))
+    assert len(found) == 1
+    assert kept + int(found[0]) == sent + len(b"after")
+    assert world.records()[-1].facts() == {"offset": offset, "records": records, "cause": "", "sentence": ""}
+    assert (world.spool.sequence, world.spool.offset) == (records, offset)
