@@ -1,0 +1,251 @@
+"""Hands the attempts' logs in: one Append stream for all of them, on a connection of its own.
+
+Bulk never delays a heartbeat, for it goes another way. What is on its way is bounded; what is durable at the
+coordinator is acknowledged to the supervisor, which frees its room; after a cut everything that is not durable is
+sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import grpc
+import grpc.aio
+
+from agent.problems import JobProblem
+from agent.supervisor.client import SupervisorClient, SupervisorGone
+from agent.supervisor.records import STREAMS, Kind, Record
+from agent.supervisor.spool import SpoolGone, SpoolReader, segments
+from agent.wire import Access, WireClosed, closed, connected
+from headrace.v1 import log_pb2 as pb
+from headrace.v1 import log_pb2_grpc
+
+IN_FLIGHT = 8 << 20
+"""Bytes on their way, of all attempts together: what a reconnect may send twice."""
+MESSAGE = 1 << 20
+"""Bytes of one message, about."""
+SHARE = 256 << 10
+"""Bytes of one attempt in a message: a chatty job does not hold up a quiet one."""
+_CONNECT_S = 5.0
+
+
+class LogSource:
+    """The log of one attempt, as the forwarder sees it. `done` is set when nothing more has to be sent."""
+
+    def __init__(self, attempt: int, token: bytes, folder: Path, wake: Callable[[], None]) -> None:
+        self.attempt = attempt
+        self.token = token
+        self.folder = folder
+        self.done = asyncio.Event()
+        self.rejected = ""
+        self.durable = 0
+        self.sent = 0
+        self.final: int | None = None
+        """Number of the last record; None: the log still grows."""
+        self.client: SupervisorClient | None = None
+        self.is_due = True
+        """Whether there may be something to send."""
+        self._wake = wake
+        self._reader = SpoolReader(folder)
+        self._sizes: list[tuple[int, int]] = []
+
+    def grown(self) -> None:
+        """There are more records than before."""
+        self.is_due = not self.done.is_set()
+        self._wake()
+
+    def finish(self, final: int) -> None:
+        """The log is complete with this record."""
+        self.final = final
+        self.grown()
+        self._check()
+
+    @property
+    def in_flight(self) -> int:
+        """Bytes sent and not yet durable."""
+        return sum(size for _, size in self._sizes)
+
+    def rewind(self) -> None:
+        """A new connection: all that is not durable is sent again."""
+        self.sent = self.durable
+        self._sizes.clear()
+        self.is_due = not self.done.is_set()
+
+    def read(self) -> list[Record]:
+        """The records that come next, about `SHARE` bytes. Blocks, and changes nothing but where it reads."""
+        first = self.sent + 1
+        if self.sent == 0 and (found := segments(self.folder)):
+            first = found[0][0]  # what is gone was acknowledged to an earlier agent
+        try:
+            return self._reader.read(first, SHARE)
+        except SpoolGone:
+            return []
+
+    def take(self, records: Sequence[Record]) -> list[pb.Record]:
+        """The same records as the wire has them; from now on they are on their way."""
+        told = []
+        for record in records:
+            if record.kind is Kind.OUTCOME or (self.final is not None and record.sequence > self.final):
+                self.final = record.sequence - 1 if self.final is None else self.final
+                break
+            if self.sent == 0:
+                self.durable = record.sequence - 1
+            told.append(on_wire(record))
+            self.sent = record.sequence
+            self._sizes.append((record.sequence, len(record.payload)))
+        self.is_due = self.is_due or len(told) > 0
+        self._check()
+        return told
+
+    def stored(self, durable: pb.Durable) -> int:
+        """The coordinator's word. Returns the payload bytes that are durable now and were not before."""
+        if durable.rejected:
+            self.rejected = durable.sentence or "the coordinator wants no more of it"
+            self._sizes.clear()
+            self._end()
+            return 0
+        self.durable = max(self.durable, durable.sequence)
+        self.sent = max(self.sent, self.durable)
+        arrived = sum(size for sequence, size in self._sizes if sequence <= self.durable)
+        self._sizes = [each for each in self._sizes if each[0] > self.durable]
+        self._check()
+        return arrived
+
+    def _check(self) -> None:
+        if self.final is not None and self.durable >= self.final:
+            self._end()
+
+    def _end(self) -> None:
+        self.is_due = False
+        self.done.set()
+
+
+class Forwarder:
+    """Sends the logs of all sources. `run` goes on until it is cancelled."""
+
+    def __init__(
+        self,
+        access: Callable[[str], Access],
+        addresses: Sequence[str],
+        *,
+        rng: random.Random,
+        arrived: Callable[[int], None],
+    ) -> None:
+        """`arrived` is told how many compressed bytes became durable."""
+        self._access = access
+        self._addresses = list(addresses)
+        self._rng = rng
+        self._arrived = arrived
+        self._sources: dict[int, LogSource] = {}
+        self._changed = asyncio.Event()
+
+    def follow(self, attempt: int, token: bytes, folder: Path) -> LogSource:
+        """Forwards the log of an attempt from now on; asked again: the same source."""
+        if attempt not in self._sources:
+            self._sources[attempt] = LogSource(attempt, token, folder, self._changed.set)
+            self._changed.set()
+        return self._sources[attempt]
+
+    def forget(self, attempt: int) -> None:
+        """Nothing more of this attempt is sent."""
+        self._sources.pop(attempt, None)
+
+    async def run(self) -> None:
+        """Connects when there is something to send, again and again."""
+        failures = 0
+        while True:
+            await self._until(lambda: any(source.is_due for source in self._sources.values()))
+            address = self._addresses[failures % len(self._addresses)]
+            with contextlib.suppress(WireClosed):
+                async with connected(self._access(address), address, _CONNECT_S) as channel:
+                    for source in self._sources.values():
+                        source.rewind()
+                    failures = 0
+                    await self._stream(channel, address)
+            failures += 1
+            await asyncio.sleep(min(8.0, 0.2 * 2 ** min(failures, 8)) * self._rng.uniform(0.5, 1.0))
+
+    async def _stream(self, channel: grpc.aio.Channel, address: str) -> None:
+        call = log_pb2_grpc.LogServiceStub(channel).Append(metadata=self._access(address).metadata())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._send(call), name="log send")
+                tasks.create_task(self._receive(call), name="log receive")
+        except* WireClosed as ends:
+            raise ends.exceptions[0] from None
+        finally:
+            call.cancel()
+
+    async def _send(self, call: grpc.aio.StreamStreamCall[pb.AppendRequest, pb.AppendResponse]) -> None:
+        while True:
+            await self._until(self._may_send)
+            request = pb.AppendRequest()
+            room = MESSAGE
+            for source in [each for each in self._sources.values() if each.is_due]:
+                source.is_due = False  # what grows while the disk is read makes it due again
+                if records := source.take(await asyncio.to_thread(source.read)):
+                    request.batches.append(
+                        pb.RecordBatch(
+                            attempt_id=source.attempt, token=source.token, stream=STREAMS[0], records=records
+                        )
+                    )
+                    room -= sum(len(record.frame.zstd) for record in records)
+                if room <= 0:
+                    break
+            if request.batches:
+                try:
+                    await call.write(request)
+                except grpc.aio.AioRpcError as error:
+                    raise closed(error) from error
+                except asyncio.InvalidStateError as error:
+                    raise WireClosed(grpc.StatusCode.UNAVAILABLE, "the stream is over") from error
+
+    async def _receive(self, call: grpc.aio.StreamStreamCall[pb.AppendRequest, pb.AppendResponse]) -> None:
+        try:
+            async for response in call:
+                for durable in response.durable:
+                    await self._stored(durable)
+                self._changed.set()
+        except grpc.aio.AioRpcError as error:
+            raise closed(error) from error
+        raise WireClosed(grpc.StatusCode.UNAVAILABLE, "the stream is over")
+
+    async def _stored(self, durable: pb.Durable) -> None:
+        source = self._sources.get(durable.attempt_id)
+        if source is None:
+            return
+        self._arrived(source.stored(durable))
+        if source.client is not None and source.durable:
+            with contextlib.suppress(SupervisorGone, JobProblem):
+                await source.client.acknowledge(source.durable)
+
+    def _may_send(self) -> bool:
+        flying = sum(source.in_flight for source in self._sources.values())
+        return flying < IN_FLIGHT and any(source.is_due for source in self._sources.values())
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._changed.clear()
+            await self._changed.wait()
+
+
+def on_wire(record: Record) -> pb.Record:
+    """A record of the spool as the wire has it. Not for outcomes: those go by the session."""
+    told = pb.Record(sequence=record.sequence, offset=record.offset, time_ms=record.time_ms)
+    match record.kind:
+        case Kind.FRAME:
+            told.frame.CopyFrom(pb.Frame(raw_length=record.raw_length, zstd=record.payload, section=record.section))
+        case Kind.OPENED:
+            facts = record.facts()
+            told.opened.CopyFrom(
+                pb.SectionOpened(section=record.section, kind=facts["kind"], title=facts["title"], step=facts["step"])
+            )
+        case Kind.CLOSED:
+            told.closed.CopyFrom(pb.SectionClosed(section=record.section, result=record.facts()["result"]))
+        case Kind.OUTCOME:
+            raise ValueError("an outcome is no record of the log")
+    return told

@@ -1,0 +1,91 @@
+"""From what a run says of its source to a workspace that holds it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from agent.blobs import AttemptBlobs
+from agent.problems import Cause, JobProblem
+from agent.workspace.checkout import OBJECTS, Wanted, Workspace, check_out
+from agent.workspace.git import Git
+from agent.workspace.mirror import Mirrors, Origin
+from agent.workspace.transfers import Courier, Transfer, TransferFailed
+from agent.workspace.tree import Owner
+from headrace.pipeline.plan import Checkout
+from headrace.v1 import common_pb2 as pb
+
+
+class Sources:
+    """Makes workspaces. `is_host`: the sandbox is the host itself and finds the mirror where it lies."""
+
+    def __init__(self, git: Git, mirrors: Mirrors, courier: Courier) -> None:
+        self._git = git
+        self._mirrors = mirrors
+        self._courier = courier
+
+    async def make(
+        self, spec: pb.JobSpec, folder: Path, *, blobs: AttemptBlobs, owner: Owner | None, is_host: bool
+    ) -> Workspace:
+        """The workspace of a job in `folder`, which must not exist yet. Raises `JobProblem`."""
+        mirror = self._mirrors.of(spec.project, trusted=spec.trusted)
+        bundle = folder.parent / "bundle"
+        try:
+            origin = await self._origin(spec, blobs, bundle)
+            wanted = Wanted(
+                origin=origin,
+                commit=spec.source.commit,
+                checkout=Checkout(
+                    enabled=spec.checkout.enabled,
+                    depth=spec.checkout.depth,
+                    submodules=spec.checkout.submodules,
+                    lfs=spec.checkout.lfs,
+                ),
+                tag=spec.source.tag,
+                url=spec.source.url,
+            )
+            objects_at = str(mirror.objects) if is_host else OBJECTS
+            return await check_out(self._git, mirror, wanted, folder, owner=owner, objects_at=objects_at)
+        finally:
+            bundle.unlink(missing_ok=True)
+
+    async def _origin(self, spec: pb.JobSpec, blobs: AttemptBlobs, bundle: Path) -> Origin:
+        match spec.source.WhichOneof("fetch"):
+            case "path":
+                return Origin.of_path(Path(spec.source.path))
+            case "url":
+                return Origin.of_url(spec.source.url)
+            case "bundle_sha256" if spec.checkout.enabled:
+                await self._download(await blobs.fetch_bundle(), bundle)
+                return Origin.of_bundle(bundle)
+            case "bundle_sha256":
+                return Origin.of_bundle(bundle)
+            case _:
+                if not spec.checkout.enabled:
+                    return Origin.of_path(bundle)
+                raise JobProblem(Cause.CHECKOUT_FAILED, "The run does not say where its source is fetched from.")
+
+    async def _download(self, transfer: Transfer, file: Path) -> None:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            await self._courier.download(transfer, _File(descriptor))
+        except TransferFailed as error:
+            raise JobProblem(Cause.ERRORED, f"The run's source could not be downloaded: {error}") from error
+        finally:
+            os.close(descriptor)
+
+
+class _File:
+    """An open file as the sink of a download."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def rewind(self) -> None:
+        os.ftruncate(self._descriptor, 0)
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+
+    def write(self, piece: bytes) -> None:
+        view = memoryview(piece)
+        while view:
+            view = view[os.write(self._descriptor, view) :]
