@@ -42,7 +42,6 @@ _SETTINGS = """\
 	protectHFS = true
 	protectNTFS = true
 	autocrlf = false
-	sharedRepository = 0644
 [credential]
 	helper =
 [protocol]

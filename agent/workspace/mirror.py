@@ -149,9 +149,9 @@ class Mirror:
     async def _bring(self, origin: Origin, commit: str) -> Fetched:
         if not (self.place.git_dir / "HEAD").exists():
             form = "sha256" if len(commit) == 64 else "sha1"
-            await self._git.run(
-                None, "init", "--quiet", "--bare", f"--object-format={form}", "--", str(self.place.git_dir)
-            )
+            # Readable whatever the agent's umask is: a job of another uid borrows the objects.
+            options = ("--quiet", "--bare", "--shared=0644", f"--object-format={form}")
+            await self._git.run(None, "init", *options, "--", str(self.place.git_dir))
         before = self._packs()
         kept = f"+{commit}:refs/headrace/{commit}"
         try:

@@ -182,6 +182,18 @@ async def test_the_workspace_belongs_to_the_job_down_to_its_last_file(agent: Age
     assert git(made.folder, "-c", f"safe.directory={made.folder}", "diff-files", "--name-only") == ""
 
 
+async def test_a_careful_umask_does_not_hide_the_objects_from_the_job(agent: Agent, repository: Repository) -> None:
+    """A hardened unit runs the agent under umask 077; the job has another uid and must read what it borrows."""
+    commit = repository.commit({"a": "1"})
+    before = os.umask(0o077)
+    try:
+        await agent.mirror.fetch(Origin.of_path(repository.path), commit)
+    finally:
+        os.umask(before)
+    for path in [agent.mirror.objects, *agent.mirror.objects.rglob("*")]:
+        assert path.stat().st_mode & 0o004, path
+
+
 async def test_a_short_history_shows_as_many_commits_as_asked_for(agent: Agent, repository: Repository) -> None:
     """Along a merge both sides count: depth is a distance, not a number of commits."""
     for number in range(4):
