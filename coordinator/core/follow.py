@@ -83,6 +83,11 @@ class _Work:
         self.loaded.setdefault(job.id, job)
         return self.jobs.setdefault(job.id, job)
 
+    def tell(self, job: Job, event: DependenciesEnded) -> None:
+        """Tells a job of its dependencies, unless it no longer waits (canceled in this very transaction)."""
+        if self.see(job).state is JobState.WAITING:
+            self.apply(job, event)
+
     def apply(self, job: Job, event: JobEvent) -> None:
         before = self.see(job)
         after = step(before, event)
@@ -115,7 +120,7 @@ def _tell_dependents(work: _Work, ended: Sequence[Job]) -> Generator[Need, Answe
         source = by_id[source_id]
         failed = int(source.counts_as_failed)
         event = DependenciesEnded(count=1, failed=failed, decider=source.key if failed else "")
-        work.apply(dependent, event)
+        work.tell(dependent, event)
 
 
 def _tell_gates(work: _Work, ended: Sequence[Job]) -> Generator[Need, Answer, None]:
@@ -152,7 +157,7 @@ def _open_gates(work: _Work, stage: int) -> Generator[Need, Answer, None]:
         )
         behind: Sequence[Job] = yield LoadBehind(stage + 1)
         for job in behind:
-            work.apply(job, DependenciesEnded(count=1, failed=gate.failed, decider=gate.decider))
+            work.tell(job, DependenciesEnded(count=1, failed=gate.failed, decider=gate.decider))
         # A job that was skipped just now still holds its own gate: the next round tells it.
         stage += 1
 

@@ -128,6 +128,7 @@ TABLE: dict[tuple[JobState, type[JobEvent]], frozenset[JobState]] = {
     (Q, Unschedulable): frozenset({JobState.FAILED}),
     (Q, Noted): frozenset({Q}),
     (R, AttemptEnded): frozenset({JobState.PASSED, JobState.FAILED, JobState.CANCELED, Q, B}),
+    (W, Asked): _DECIDED,  # what it waits for is asked for again
     (B, Asked): _DECIDED,
     (JobState.PASSED, Asked): _DECIDED,
     (JobState.FAILED, Asked): _DECIDED,

@@ -48,7 +48,9 @@ def begin(run_id: int, jobs: Sequence[Job], graph: Graph) -> Rows:
     run = Run(run_id)
     for job in jobs:
         needs = graph.needs.get(job.id)
-        unfinished = len(needs) if needs is not None else int(graph.waits_for_gate(job))
+        # A stage may be empty (a run of one job and its needs): then its gate is open from the start.
+        held = graph.waits_for_gate(job) and gates[job.stage - 1].unfinished > 0
+        unfinished = len(needs) if needs is not None else int(held)
         ready = unfinished == 0
         row = replace(job, unfinished=unfinished, state=JobState.QUEUED if ready else JobState.WAITING)
         rows[job.id] = row
@@ -109,38 +111,37 @@ def _chosen(run: Run, jobs: Sequence[Job], wanted: str) -> frozenset[int]:
 
 
 def _downstream(chosen: frozenset[int], jobs: Sequence[Job], graph: Graph) -> frozenset[int]:
-    """The chosen jobs and everything that waits for one of them, directly or not; deployments end the way."""
-    again = set(chosen)
-    for job in sorted(jobs, key=lambda each: each.stage):
-        first_stage = min((each.stage for each in jobs if each.id in again), default=graph.stages)
-        if graph.waits_for_gate(job) and first_stage < job.stage:
-            again.add(job.id)
+    """The chosen jobs and everything that waits for one of them, directly or not.
+
+    Raises CannotRetry when one of those is under way: its input would change below it.
+    """
     followers: dict[int, list[int]] = {}
     for dependent, needs in graph.needs.items():
         for need in needs:
             followers.setdefault(need, []).append(dependent)
     by_id = {job.id: job for job in jobs}
-    frontier = list(again)
+    again = set(chosen)
+    frontier = list(chosen)
+    behind_gates = sorted((job.stage, job.id) for job in jobs if graph.waits_for_gate(job))
+    lowest = min(by_id[key].stage for key in chosen)
     while frontier:
-        for dependent in followers.get(frontier.pop(), ()):
+        found = frontier.pop()
+        lowest = min(lowest, by_id[found].stage)
+        after = [key for stage, key in behind_gates if stage > lowest]
+        for dependent in (*followers.get(found, ()), *after):
             if dependent not in again:
                 again.add(dependent)
                 frontier.append(dependent)
-        lowest = min(by_id[key].stage for key in again)
-        for job in jobs:
-            if job.id not in again and graph.waits_for_gate(job) and lowest < job.stage:
-                again.add(job.id)
-                frontier.append(job.id)
-    live = [by_id[key] for key in again if key not in chosen and not by_id[key].over]
-    running = [job for job in live if job.state in (JobState.QUEUED, JobState.RUNNING)]
-    if running:
-        raise CannotRetry(f"`{running[0].key}` depends on it and is {running[0].state}: wait for it, or cancel the run")
-    return frozenset(key for key in again if key in chosen or by_id[key].over or by_id[key].state is JobState.BLOCKED)
+    for key in sorted(again - chosen):
+        if (job := by_id[key]).state in (JobState.QUEUED, JobState.RUNNING):
+            raise CannotRetry(f"`{job.key}` depends on it and is {job.state}: wait for it, or cancel the run")
+    return frozenset(again)
 
 
 def _asked(job: Job, standing: Mapping[int, Job], gates: Sequence[Gate], graph: Graph, *, named: bool) -> Asked:
     needs = graph.needs.get(job.id)
-    asks = job.at_most_once and not named
+    # A deployment that has run, or was about to ask, asks again; one that never came to its turn just waits.
+    asks = not named and (job.asks if job.state is JobState.WAITING else job.at_most_once)
     if needs is not None:
         found = [standing[key] for key in needs]
         failed = [each for each in found if each.over and each.counts_as_failed]
