@@ -85,7 +85,7 @@ def picture(board: Board, time: datetime, height: int) -> RenderableType:
         return jobs
     lines = board.last_lines(board.pane, left)
     pane = Text("\n".join(plain(line) for line in lines), style="dim", no_wrap=True, overflow="ellipsis")
-    return Group(jobs, Rule(Text(f" {board.pane} ", style="bold"), align="left", style="dim"), pane)
+    return Group(jobs, Rule(Text(plain(board.pane), style="bold"), align="left", style="dim"), pane)
 
 
 def tree(board: Board, time: datetime, *, rows: int) -> Text:

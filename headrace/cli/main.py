@@ -68,9 +68,10 @@ def invoke(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("\nheadrace: interrupted\n")
         return CANCELED
-    except BrokenPipeError:  # `headrace logs | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PASSED
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # `headrace logs | head`: the reader has had enough
+            return PASSED
+        raise
     except Exception as error:  # the last line before a person: here it becomes a sentence
         return _said(error, context)
     return result if isinstance(result, int) else PASSED

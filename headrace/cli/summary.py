@@ -14,7 +14,7 @@ LAST_LINES = 20
 
 def exit_code(run: Run) -> int:
     """0 passed, 1 failed, 130 canceled."""
-    return {RunState.PASSED: 0, RunState.CANCELED: 130}.get(RunState(run.state), 1)
+    return {RunState.PASSED.value: 0, RunState.CANCELED.value: 130}.get(str(run.state), 1)
 
 
 def summary(board: Board, artifacts: Sequence[Artifact], folders: Mapping[str, str]) -> list[str]:
