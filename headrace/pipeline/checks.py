@@ -1,0 +1,193 @@
+"""Checks beyond the shape of single values: names that meet, the graph, artifacts, the bounds of a run.
+
+Everything here is linear in jobs plus needs; sets of jobs are bit sets, so that a dense graph stays cheap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from headrace.pipeline.model import JobDef, Pipeline, Placed
+from headrace.pipeline.plan import SandboxKind
+from headrace.pipeline.problems import Report, shown
+
+MAX_JOBS = 1_000
+MAX_ENV_BYTES = 16 << 20
+
+
+def check(pipeline: Pipeline, report: Report) -> None:
+    """Note every mistake that shows only when the file is looked at as a whole."""
+    jobs = pipeline.jobs
+    if len(jobs) > MAX_JOBS:
+        message = f"the pipeline has {len(jobs):,} jobs; a run has at most {MAX_JOBS:,}"
+        report.add(jobs[MAX_JOBS].name.place, message)
+    _twice((stage.name for stage in pipeline.stages), "stage", report)
+    _twice((job.name for job in jobs), "job", report)
+    for job in jobs:
+        _twice((step.id for step in job.steps if step.id), "step id", report)
+    _check_images(pipeline, report)
+    stage_of = {job.name.value: i for i, stage in enumerate(pipeline.stages) for job in stage.jobs}
+    usable = _check_needs(pipeline, stage_of, report)
+    if not _check_cycles(usable, pipeline, report):
+        _check_artifacts(pipeline, usable, report)
+    _check_env(pipeline, report)
+
+
+def _twice(names: Iterable[Placed[str]], what: str, report: Report) -> None:
+    first: dict[str, int] = {}
+    for name in names:
+        if name.value and name.value in first:
+            message = (
+                f"the {what} {shown(name.value)} exists already, in line {first[name.value]}; give one another name"
+            )
+            report.add(name.place, message)
+        first.setdefault(name.value, name.place.line)
+
+
+def _check_images(pipeline: Pipeline, report: Report) -> None:
+    """An image needs docker."""
+    for job in pipeline.jobs:
+        kind = job.sandbox.value if job.sandbox else SandboxKind.ANY
+        image = job.image or pipeline.defaults.image
+        if kind not in {SandboxKind.BUBBLEWRAP, SandboxKind.HOST} or image is None or job.sandbox is None:
+            continue
+        whence = "its image" if job.image else "the image of `defaults`"
+        message = (
+            f"`sandbox: {kind}` cannot run an image, but {shown(job.name.value)} has {whence} {shown(image.value)}"
+        )
+        report.add(job.sandbox.place, f"{message}; use `sandbox: docker`, or remove the image")
+
+
+def _check_needs(pipeline: Pipeline, stage_of: dict[str, int], report: Report) -> dict[str, list[Placed[str]]]:
+    """The needs that can be followed, by job; the others are noted."""
+    known = list(stage_of)
+    usable: dict[str, list[Placed[str]]] = {}
+    for i, stage in enumerate(pipeline.stages):
+        for job in stage.jobs:
+            good = usable.setdefault(job.name.value, [])
+            seen: set[str] = set()
+            for need in job.needs or ():
+                name = need.value
+                if name in seen:
+                    report.add(
+                        need.place, f"{shown(name)} stands twice among the needs of `{job.name.value}`; remove one"
+                    )
+                elif name == job.name.value:
+                    report.add(need.place, f"the job {shown(name)} needs itself; remove it from its needs")
+                elif name not in stage_of:
+                    if not report.hidden:
+                        suggestion = report.suggestion(name, known)
+                        message = (
+                            f"the job {shown(job.name.value)} needs {shown(name)}, which does not exist{suggestion}"
+                        )
+                        report.add(need.place, message)
+                elif stage_of[name] > i:
+                    later = pipeline.stages[stage_of[name]].name.value
+                    message = f"{shown(name)} is of the later stage `{later}`; a need must be of this or an earlier one"
+                    report.add(need.place, message)
+                else:
+                    good.append(need)
+                seen.add(name)
+    return usable
+
+
+def _check_cycles(needs: dict[str, list[Placed[str]]], pipeline: Pipeline, report: Report) -> bool:
+    """Note each cycle once, at the need that closes it. True when there was one."""
+    found = False
+    done: set[str] = set()
+    for job in pipeline.jobs:
+        if job.name.value in done:
+            continue
+        # The jobs from the first to the present one, each with the needs still to be followed.
+        path: dict[str, Iterator[Placed[str]]] = {job.name.value: iter(needs.get(job.name.value, ()))}
+        while path:
+            name = next(reversed(path))
+            need = next(path[name], None)
+            if need is None:
+                del path[name]
+                done.add(name)
+            elif need.value in path:
+                names = list(path)
+                circle = [*names[names.index(need.value) :], need.value]
+                text = " → ".join(circle if len(circle) <= 12 else [*circle[:6], "…", *circle[-5:]])
+                report.add(need.place, f"the jobs wait for each other for ever: {text}; remove one of these needs")
+                found = True
+            elif need.value not in done:
+                path[need.value] = iter(needs.get(need.value, ()))
+    return found
+
+
+def ancestors(pipeline: Pipeline, needs: dict[str, list[Placed[str]]]) -> dict[str, int]:
+    """By job, the bit set of all jobs that end before it starts; bit i is job i of the file. Needs no cycle."""
+    number = {job.name.value: i for i, job in enumerate(pipeline.jobs)}
+    found: dict[str, int] = {}
+    earlier, below = 0, 0
+    for stage in pipeline.stages:
+        below += len(stage.jobs)
+        waiting = [job.name.value for job in stage.jobs]
+        by_name = {job.name.value: job for job in stage.jobs}
+        while waiting:
+            name = waiting[-1]
+            if name in found:
+                waiting.pop()
+                continue
+            missing = [need.value for need in needs.get(name, ()) if need.value not in found]
+            if missing:
+                waiting.append(missing[0])
+                continue
+            mask = earlier if by_name[name].needs is None else 0
+            for need in needs.get(name, ()):
+                mask |= found[need.value] | 1 << number[need.value]
+            found[name] = mask
+            waiting.pop()
+        earlier = (1 << below) - 1
+    return found
+
+
+def _check_artifacts(pipeline: Pipeline, needs: dict[str, list[Placed[str]]], report: Report) -> None:
+    """One producer for each name, and it is done before anybody uses it."""
+    jobs = pipeline.jobs
+    number = {job.name.value: i for i, job in enumerate(jobs)}
+    producer: dict[str, JobDef] = {}
+    for job in jobs:
+        for artifact in job.artifacts:
+            name = artifact.spec.name
+            if name in producer:
+                message = f"the artifact {shown(name)} is made by the job `{producer[name].name.value}` already"
+                report.add(artifact.place, f"{message}; give one another name")
+            else:
+                producer[name] = job
+    before = ancestors(pipeline, needs)
+    for job in jobs:
+        for step in job.steps:
+            if step.artifact is None:
+                continue
+            name = step.artifact.value
+            if name not in producer:
+                if not report.hidden:
+                    suggestion = report.suggestion(name, list(producer))
+                    report.add(step.artifact.place, f"no job makes an artifact {shown(name)}{suggestion}")
+                continue
+            maker = producer[name].name.value
+            if maker == job.name.value:
+                report.add(step.artifact.place, f"the job makes the artifact {shown(name)} itself; it is there already")
+            elif not before[job.name.value] >> number[maker] & 1:
+                message = f"the job `{maker}` makes {shown(name)}, and `{job.name.value}` does not wait for it"
+                report.add(step.artifact.place, f"{message}; add `{maker}` to its needs")
+
+
+def _size(env: Mapping[str, str]) -> int:
+    return sum(len(name) + len(value) for name, value in env.items())
+
+
+def _check_env(pipeline: Pipeline, report: Report) -> None:
+    """The plan repeats each job's whole environment: what a small file may blow up is bounded."""
+    total, of_pipeline = 0, _size(pipeline.env)
+    for stage in pipeline.stages:
+        of_stage = _size(stage.env)
+        for job in stage.jobs:
+            total += of_pipeline + of_stage + _size(job.env)
+            if total > MAX_ENV_BYTES:
+                message = f"the environments of all jobs together hold more than {MAX_ENV_BYTES >> 20} MiB"
+                report.add(job.name.place, f"{message}; hand long values over as files")
+                return
