@@ -17,6 +17,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -81,7 +82,7 @@ class Embedded:
     def own(self, *, with_agent: bool, listen: str = "127.0.0.1:0", http: str = "127.0.0.1:0") -> Iterator[Owner]:
         """Starts the coordinator (and an agent), and stops them at the end, whatever happens in between."""
         self._make_folders()
-        with self._lock():
+        with self._lock(), terminable():
             stop_orphans(self.state / "children.json")
             (self.state / "endpoint.json").unlink(missing_ok=True)
             processes = Processes(self.state / "children.json", self.state / "log")
@@ -152,6 +153,20 @@ class Embedded:
         with suppress(OSError, ValueError, TypeError):
             return Endpoint(**json.loads((self.state / "endpoint.json").read_text()))
         return None
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """TERM unwinds like Ctrl-C as long as this lasts: an owner that is told to go stops its daemons first."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _answers(endpoint: Endpoint) -> bool:

@@ -66,7 +66,7 @@ def validate(
         else:
             shown.append({"file": str(path), "valid": True, **({"plan": plan_json(plan)} if explain else {})})
             if not as_json:
-                say(explained(plan) if explain else f"{path}: valid, {len(plan.jobs)} jobs")
+                say(explained(plan) if explain else f"{path}: valid, {len(plan.jobs)} job{'s' * (len(plan.jobs) != 1)}")
     if as_json:
         print_json({"files": shown})
     return 2 if wrong else 0

@@ -78,7 +78,7 @@ def invoke(arguments: Sequence[str]) -> int:
 
 
 def _said(error: Exception, context: Context) -> int:
-    from headrace.errors import HeadraceError
+    from headrace.errors import BadInput, HeadraceError
 
     if isinstance(error, typer.TyperException):
         message = error.format_message()
@@ -92,7 +92,8 @@ def _said(error: Exception, context: Context) -> int:
 
         traceback.print_exception(error)
     if isinstance(error, HeadraceError):
-        sys.stderr.write(f"headrace: {error}\n" if "\n" not in str(error) else f"{error}\n")
+        positions = isinstance(error, BadInput) and any(each.where for each in error.violations)
+        sys.stderr.write(f"{error}\n" if positions else f"headrace: {error}\n")  # editors read the positions
         return error.exit_code
     sentence = " ".join(str(error).split()) or "it gave no reason"
     sys.stderr.write(

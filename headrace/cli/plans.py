@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from headrace.errors import BadInput, ServerFailed, Violation
@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from headrace.pipeline.plan import Plan, PlannedJob
 
 
-def load_plan(text: bytes, name: str, *, only_job: str = "") -> Plan:
-    """The expanded pipeline.
+def load_plan(
+    text: bytes, name: str, *, only_job: str = "", sandbox: str = "", parameters: Mapping[str, str] | None = None
+) -> Plan:
+    """The pipeline expanded for a run by hand.
 
     Raises:
         BadInput: with every mistake as `file:line:column: message`.
@@ -20,30 +22,24 @@ def load_plan(text: bytes, name: str, *, only_job: str = "") -> Plan:
 
     """
     try:
-        from headrace.pipeline import PipelineError, expand, load
+        from headrace.pipeline import Event, PipelineError, SandboxKind, expand, load
     except ImportError as error:
         raise ServerFailed(
             f"checking a pipeline needs {error.name}, which is not installed: pip install 'headrace[cli]'"
         ) from error
     try:
-        plan = expand(load(text, name))
+        kind = SandboxKind(sandbox) if sandbox else None
+        return expand(load(text, name), Event("manual", params=parameters or {}), only=only_job, sandbox=kind)
     except PipelineError as error:
-        found = tuple(_violation(str(each)) for each in error.problems)
+        found = tuple(Violation(f"{each.file}:{each.line}:{each.column}", each.message) for each in error.problems)
         raise BadInput(f"{name} has {len(found)} mistake{'s' * (len(found) != 1)}", found) from error
-    if only_job and only_job not in {key for job in plan.jobs for key in (job.key, job.name)}:
-        raise BadInput(f"{name} has no job {only_job}: it has {', '.join(job.key for job in plan.jobs)}")
-    return plan
-
-
-def _violation(text: str) -> Violation:
-    """`file:line:column: message`, split where the position ends."""
-    where, colon, sentence = text.partition(": ")
-    return Violation(where, sentence) if colon else Violation("", text)
 
 
 def plan_json(plan: Plan) -> dict[str, object]:
-    """The plan's fields as they are named in headrace/pipeline/plan.py."""
-    return asdict(plan)
+    """The plan as the pipeline language prints it."""
+    from headrace.pipeline import plan_to_json
+
+    return plan_to_json(plan)
 
 
 def explained(plan: Plan) -> str:

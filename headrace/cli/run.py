@@ -71,7 +71,7 @@ def _check(wanted: Wanted) -> None:
     """Mistakes of the file are said before anything is started for it."""
     from headrace.cli.plans import load_plan
 
-    load_plan(wanted.text, wanted.file, only_job=wanted.job)
+    load_plan(wanted.text, wanted.file, only_job=wanted.job, sandbox=wanted.sandbox, parameters=wanted.parameters)
 
 
 def _detached(link: Link, wanted: Wanted, *, as_json: bool) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import shlex
-import signal
 from pathlib import Path
 
 from headrace.cli import output
@@ -58,11 +57,6 @@ def _quoted(path: Path) -> str:
 
 def _wait(owner: Owner) -> int:
     """Until a signal comes or a daemon dies."""
-
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupted)
     descriptors = [os.pidfd_open(pid) for pid in owner.processes.pids()]
     try:
         select.select(descriptors, [], [])

@@ -82,7 +82,9 @@ def _body(folder: Path) -> tuple[str, str, str]:
     if any((folder / each).is_file() for each in ("pyproject.toml", "setup.py", "setup.cfg", "requirements.txt")):
         installable = any((folder / each).is_file() for each in ("pyproject.toml", "setup.py", "setup.cfg"))
         what = ". pytest" if installable else "-r requirements.txt pytest"
-        tests = ".venv/bin/python -m pytest" if _has_tests(folder) else ".venv/bin/python -m compileall -q ."
+        tests = (
+            ".venv/bin/python -m pytest" if _has_tests(folder) else ".venv/bin/python -m compileall -q -x '[.]venv' ."
+        )
         return "Python", _PYTHON.format(what=what, tests=tests), "python:3.12-slim"
     if (folder / "package.json").is_file():
         install = "npm ci" if (folder / "package-lock.json").is_file() else "npm install"

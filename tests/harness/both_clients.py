@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, Self
 
 from headrace.client import Client
 
@@ -25,7 +25,7 @@ class Blocking:
     def _wait(self, coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
 
-    def __enter__(self) -> Blocking:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

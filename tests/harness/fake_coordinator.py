@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import zstandard
@@ -77,7 +77,7 @@ class FakeCoordinator:
         self._port = port
         self._threads: list[threading.Thread] = []
 
-    def __enter__(self) -> FakeCoordinator:
+    def __enter__(self) -> Self:
         self.server = grpc.server(
             ThreadPoolExecutor(32), options=[("grpc.http2.min_ping_interval_without_data_ms", 10_000)]
         )
@@ -417,7 +417,7 @@ def _blob_server(fake: FakeCoordinator) -> type[BaseHTTPRequestHandler]:
             self.digest = path.strip("/")
             return False
 
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             if self._refused():
                 return
             data = fake.blobs.get(self.digest)
@@ -428,7 +428,7 @@ def _blob_server(fake: FakeCoordinator) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(data)
 
-        def do_PUT(self) -> None:  # noqa: N802
+        def do_PUT(self) -> None:
             if self._refused():
                 return
             fake.blobs[self.digest] = self.rfile.read(int(self.headers["content-length"]))

@@ -189,7 +189,22 @@ def test_the_summary_says_where_the_time_went():
     """Queued, sandbox, checkout, steps, artifacts: a person sees what to make faster."""
     lines = summary(board(run(job("unit"))), [], {})
     assert lines[1].split() == ["JOB", "STATE", "QUEUED", "SANDBOX", "CHECKOUT", "STEPS", "ARTIFACTS", "IN", "ALL"]
-    assert lines[2].split() == "unit passed 0.5 s 0.1 s 0.2 s 6.0 s 0.1 s 8.0 s".split()
+    assert lines[2].split() == [
+        "unit",
+        "passed",
+        "0.5",
+        "s",
+        "0.1",
+        "s",
+        "0.2",
+        "s",
+        "6.0",
+        "s",
+        "0.1",
+        "s",
+        "8.0",
+        "s",
+    ]
     assert lines[-1] == "run 7 passed in 10.0 s"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import random
@@ -83,10 +84,8 @@ def test_an_address_that_cannot_be_read_is_refused_in_one_sentence(url):
 @given(st.text(max_size=30))
 def test_no_text_makes_the_reading_of_an_address_fail_otherwise(text):
     """Whatever stands in the environment: an address or a sentence, never a traceback."""
-    try:
+    with contextlib.suppress(errors.BadInput):
         assert addresses(text, insecure=False)
-    except errors.BadInput:
-        pass
 
 
 def test_a_token_with_a_line_break_is_refused_before_it_reaches_a_header():

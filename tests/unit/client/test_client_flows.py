@@ -51,7 +51,7 @@ def play(flow: flows.Flow[Any], answers: dict[type, Any], clock: Clock | None = 
             else:
                 try:
                     reply = answers[type(step)](step)
-                except Exception as error:  # noqa: BLE001  # a driver throws in whatever went wrong
+                except Exception as error:  # a driver throws in whatever went wrong
                     step = flow.throw(error)
                     continue
             step = flow.send(reply)
