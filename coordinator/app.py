@@ -50,7 +50,7 @@ from coordinator.store.dispatching import PostgresDispatch
 from coordinator.store.embedded import EmbeddedError, EmbeddedPostgres
 from coordinator.store.migrate import migrate
 from coordinator.store.runs import PostgresRuns
-from coordinator.store.singletons import Singleton
+from coordinator.store.singletons import Singleton, clear_terms
 from coordinator.store.views import Views
 from coordinator.store.wakes import Wakes
 from coordinator.web.blob_endpoint import blob_endpoint
@@ -94,7 +94,7 @@ class CannotStart(Exception):
 
 
 def main(flags: Mapping[str, object]) -> int:
-    """Runs a coordinator until SIGTERM. Returns an exit code: 0, 2 for what is set wrong, 3 for what cannot be reached."""
+    """Runs a coordinator until SIGTERM. Returns 0, 2 for what is set wrong, or 3 for what cannot be reached."""
     try:
         settings, warnings = read(Settings, flags, os.environ, Path("/etc/headrace/coordinator.toml"))
     except BadSettings as error:
@@ -140,10 +140,14 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         for each in sockets:
             up.callback(each.close)
         dsn = settings.database_url.get_secret_value()
-        if not dsn:
+        alone = not dsn
+        if alone:
             dsn = (await up.enter_async_context(EmbeddedPostgres(data.postgres))).dsn
         await migrate(dsn)
         database = await up.enter_async_context(Database.open(dsn, size=settings.database_connections))
+        if alone:
+            # The lock of the data directory proves that no other replica lives: nobody has to be waited for.
+            await clear_terms(database)
         blobs = await up.enter_async_context(_blobs(settings, data, address_of(sockets[1])))
         metrics = Metrics()
         parts = _Parts(settings, database, dsn, blobs, metrics)
@@ -175,7 +179,7 @@ class _Parts:
             database,
             dsn,
             replica,
-            heard=lambda wake: self.bells.heard(wake),
+            heard=lambda wake: self.bells.heard(wake),  # noqa: PLW0108 - the bells are made below
             grew=lambda attempts: self.log_bells.ring(attempts=attempts),
         )
         self.log_bells = LogBells(publish=self.wakes.tell_grown)
@@ -191,9 +195,10 @@ class _Parts:
             replica=replica,
             measures=metrics,
         )
+        self.terms = [Singleton(database, name, time.monotonic) for name in ("reaper", "compactor")]
         self.reaper = Reaper(
             store,
-            Singleton(database, "reaper", time.monotonic),
+            self.terms[0],
             self.bells,
             timing=timing,
             clock=time.monotonic,
@@ -201,8 +206,8 @@ class _Parts:
             queue_timeout_s=settings.queue_timeout_s,
         )
         self.views = Views(database, self.bells)
-        self.writer = LogWriter(database, self.log_bells)
-        self.compactor = Compactor(database, blobs, Singleton(database, "compactor", time.monotonic))
+        self.writer = LogWriter(database, self.log_bells, stored=metrics.stored_log)
+        self.compactor = Compactor(database, blobs, self.terms[1], bells=self.log_bells)
         self.runs = RunService(
             PostgresRuns(database, self.bells),
             self.views,
@@ -320,3 +325,6 @@ async def _loops(parts: _Parts) -> AsyncIterator[_Loops]:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks, timeout=_STOP_S)
+        with contextlib.suppress(StoreDown):
+            for term in parts.terms:
+                await term.leave()

@@ -23,22 +23,24 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
-        of = {"registry": self.registry}
-        self._queue = Gauge("headrace_queue_depth", "Jobs that could be claimed now.", ["pool"], **of)
-        self._running = Gauge("headrace_jobs_running", "Jobs that an agent holds.", ["pool"], **of)
-        self._agents = Gauge("headrace_agents", "Agents by state.", ["state"], **of)
+        registry = self.registry
+        self._queue = Gauge("headrace_queue_depth", "Jobs that could be claimed now.", ["pool"], registry=registry)
+        self._running = Gauge("headrace_jobs_running", "Jobs that an agent holds.", ["pool"], registry=registry)
+        self._agents = Gauge("headrace_agents", "Agents by state.", ["state"], registry=registry)
         self._latency = Histogram(
-            "headrace_dispatch_latency_seconds", "From queued to claimed.", buckets=_LATENCIES, **of
+            "headrace_dispatch_latency_seconds", "From queued to claimed.", buckets=_LATENCIES, registry=registry
         )
         self._outcomes = Counter(
-            "headrace_outcomes", "Attempts that ended, by outcome and cause.", ["outcome", "cause"], **of
+            "headrace_outcomes", "Attempts that ended, by outcome and cause.", ["outcome", "cause"], registry=registry
         )
-        self._returned = Counter("headrace_assignments_returned", "Assignments refused or not acknowledged.", **of)
-        self._sessions = Gauge("headrace_sessions", "Agents connected to this replica.", **of)
-        self._log_bytes = Counter("headrace_log_bytes", "Raw bytes of logs stored.", **of)
-        self._mended = Gauge("headrace_jobs_mended", "Jobs found waiting for nothing. Must be 0.", **of)
+        self._returned = Counter(
+            "headrace_assignments_returned", "Assignments refused or not acknowledged.", registry=registry
+        )
+        self._sessions = Gauge("headrace_sessions", "Agents connected to this replica.", registry=registry)
+        self._log_bytes = Counter("headrace_log_bytes", "Raw bytes of logs stored.", registry=registry)
+        self._mended = Gauge("headrace_jobs_mended", "Jobs found waiting for nothing. Must be 0.", registry=registry)
         self._standing = {
-            name: Gauge(f"headrace_{name}", f"{text} Must be 0.", **of)
+            name: Gauge(f"headrace_{name}", f"{text} Must be 0.", registry=registry)
             for name, text in (
                 ("lost_sight", "At-least-once attempts that run without a live session."),
                 ("waiting_for_nothing", "Jobs that wait although nothing holds them."),

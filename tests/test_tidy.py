@@ -20,7 +20,6 @@ BANNED_CALLS = {
     "datetime.now": "pass a clock in",
     "random.random": "pass a random.Random in",
     "asyncio.get_event_loop": "asyncio.get_running_loop",
-    "asyncio.ensure_future": "a task of a TaskGroup, unless it races with another one",
     "os.system": "asyncio.create_subprocess_exec with a list",
     "subprocess.getoutput": "asyncio.create_subprocess_exec with a list",
 }
@@ -43,9 +42,7 @@ def tracked(*suffixes: str) -> list[Path]:
 
 
 SOURCES = [
-    path
-    for path in tracked(".py")
-    if path.relative_to(ROOT).parts[0] in ROOMS and GENERATED not in path.parents
+    path for path in tracked(".py") if path.relative_to(ROOT).parts[0] in ROOMS and GENERATED not in path.parents
 ]
 
 
@@ -81,15 +78,9 @@ def test_a_banned_call_has_a_replacement(path):
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             call = ast.unparse(node.func)
-            if call in BANNED_CALLS and not _may_race(path, call):
+            if call in BANNED_CALLS:
                 found[f"{call} in line {node.lineno}"] = BANNED_CALLS[call]
     assert not found
-
-
-def _may_race(path: Path, call: str) -> bool:
-    """Racing two waits needs futures: the few places that do are here."""
-    racing = {"coordinator/app.py", "coordinator/dispatch/dispatcher.py"}
-    return call == "asyncio.ensure_future" and name_of(path) in racing
 
 
 def test_no_file_is_named_for_being_useful():

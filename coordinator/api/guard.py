@@ -14,7 +14,7 @@ from coordinator.errors import NotAllowed
 _SENTENCE = "the token is missing or wrong: set HEADRACE_TOKEN to the one that the coordinator's operator gave you"
 
 
-class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # the library's class has no types
+class Guard(grpc.aio.ServerInterceptor):
     """Refuses every call whose credential has no rule for the method."""
 
     def __init__(self, tokens: Tokens) -> None:
@@ -22,9 +22,9 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # the library's 
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler:
+    ) -> Any:
         """Hands the call on, or answers it with one sentence."""
         metadata = dict(handler_call_details.invocation_metadata or ())
         caller = self._tokens.caller(metadata.get("authorization"))

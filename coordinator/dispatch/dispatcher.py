@@ -15,8 +15,20 @@ from typing import Protocol
 
 from coordinator.batching import GroupCommit
 from coordinator.core.matching import Offer, fits
+from coordinator.core.states import Cause
 from coordinator.dispatch.bells import AGENTS, CANCELS, QUEUE, LocalBells, heard_within
-from coordinator.dispatch.port import Answer, Beat, CancelOrder, Claimed, DispatchStore, GivenUp, Hello, Opened, Report
+from coordinator.dispatch.port import (
+    Answer,
+    Beat,
+    CancelOrder,
+    Claimed,
+    DispatchStore,
+    EndedReport,
+    GivenUp,
+    Hello,
+    Opened,
+    Report,
+)
 from coordinator.dispatch.session import (
     Answered,
     Beaten,
@@ -55,6 +67,10 @@ class Measures(Protocol):
 
     def returned(self) -> None:
         """An assignment came back."""
+        ...
+
+    def ended(self, outcome: str, cause: Cause) -> None:
+        """An attempt ended."""
         ...
 
 
@@ -184,7 +200,11 @@ class Dispatch:
         return [beat.session_id in alive for beat in beats]
 
     async def _flush_reports(self, reports: Sequence[Report]) -> Sequence[Answer]:
-        return await self._store.report(reports)
+        answers = await self._store.report(reports)
+        for each, answer in zip(reports, answers, strict=True):
+            if isinstance(each, EndedReport) and not answer.abort:
+                self._measures.ended(each.outcome, each.cause)
+        return answers
 
     async def _assign(self) -> None:
         """Gives queued jobs to free slots whenever either appears."""

@@ -38,3 +38,5 @@ def set_up(level: str, stream: TextIO = sys.stderr) -> None:
         )
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for library in ("alembic", "botocore", "httpx", "httpcore"):
+        logging.getLogger(library).setLevel(logging.WARNING)
