@@ -59,6 +59,7 @@ class Attempt:
         self._resting_until: int | None = None
         self._step: dict[str, Any] = {}
         self._nonce = ""
+        self._said_begun = False
         self._began: set[int] = set()
         self._began_ms = 0
         self._results: dict[int, dict[str, Any]] = {}
@@ -137,6 +138,12 @@ class Attempt:
         wrong = too_much(asked["env"], _ARGUMENTS)
         if wrong:
             self._finished(machine.Finish(number, None, Cause.STEP_FAILED, wrong))
+            return
+        try:
+            self._channels.place(number, run_file(asked["shell"], asked["cwd"], asked["env"]), asked["script"])
+        except OSError as error:
+            said = f"the script of the step could not be written: {error.strerror}"
+            self._finished(machine.Finish(number, None, Cause.ERRORED, said))
             return
         self._before = self._meter.read()
         boot = self._clocks.boot()
@@ -234,7 +241,8 @@ class Attempt:
     def _told(self, word: bytes, rest: list[bytes]) -> None:
         match word, rest:
             case b"begun", []:
-                if self._state.phase is not Phase.RUNNING:
+                if not self._said_begun:  # once: each one may cost a walk over all processes
+                    self._said_begun = True
                     self._feed(machine.Begun(self._clocks.boot()))
             case b"missing", [what] if what in _MISSING:
                 cause, sentence = _MISSING[what]
@@ -299,9 +307,8 @@ class Attempt:
         self._launching.clear()
 
     def _write_run(self, number: int) -> None:
-        step = self._step
         self._nonce = os.urandom(8).hex()
-        self._channels.place(number, run_file(step["shell"], step["cwd"], step["env"]), step["script"])
+        self._said_begun = False
         self._channels.widen()
         self._channels.send(f"run {number} {self._nonce}")
 

@@ -49,7 +49,8 @@ class Channels:
         self._io.mkdir(mode=0o755, exist_ok=True)
         ends = []
         for name in NAMES:
-            os.mkfifo(folder / name, 0o666)
+            os.mkfifo(folder / name)
+            (folder / name).chmod(0o666)  # nobody knows the job's uid; the folder keeps out everyone else
             ends.append(os.open(folder / name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
             os.link(folder / name, self._io / name)
         (self._io / "control").write_text(CONTROL)

@@ -36,7 +36,7 @@ def _serve(asked: dict[str, object], ready: int, keeper: guard.Guard | None) -> 
 
     folder = Path(str(asked["folder"]))
     terms = Terms(**asked["terms"])._replace(heard=Clocks.boot())  # type: ignore[arg-type]  # JSON of the client's own
-    os.umask(0)  # the FIFOs are for a job whose uid nobody knows
+    os.umask(0o022)
     loop = Loop()
     spool = Spool(Path(str(asked["spool"])), int(str(asked["limit"])))
     writer = LogWriter(spool, Clocks.wall, Clocks.boot, int(str(asked["hold_ms"])))

@@ -28,6 +28,7 @@ class Sandbox:
         self._log = log
         self._died = died
         self._pidfd = -1
+        self._over = False
         self._starter = self._starterfd = self._status = -1
         self._status_rest = b""
         self._plain = False
@@ -92,7 +93,7 @@ class Sandbox:
         for line in lines:
             with contextlib.suppress(ValueError):
                 pid = json.loads(line).get("child-pid")
-                if isinstance(pid, int) and not self.known:
+                if isinstance(pid, int) and not self.known and not self._over:
                     with contextlib.suppress(NotProved):  # it has ended already: its starter's end will tell
                         self._found(pid, parent=self._starter)
 
@@ -100,6 +101,7 @@ class Sandbox:
         self._loop.unwatch(self._starterfd)
         reap()
         if not self.known:
+            self._over = True
             self._died()
 
     def _ended(self, _events: int) -> None:

@@ -129,6 +129,7 @@ class Server:
                 connection.send({"spooled": self._spool.sequence})
         self._keep_state()
         if self._attempt.over and self._boot() > self._heard + _LINGER_MS:
+            self._heard = self._boot()
             self._attempt.end(lambda _: self._loop.stop())
         return wait
 
