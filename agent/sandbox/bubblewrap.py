@@ -18,8 +18,9 @@ from typing import Final
 from agent.problems import Cause, JobProblem
 from agent.sandbox import entry, etc, seccomp, trial
 from agent.sandbox.cgroups import Cgroups
+from agent.sandbox.commands import CommandFailedError
 from agent.sandbox.limits import granted
-from agent.sandbox.protocol import Ability, Bind, Limits, Prepared, SandboxRequest, Spawn
+from agent.sandbox.protocol import Ability, Bind, Limits, NotRemovedError, Prepared, SandboxRequest, Spawn
 from agent.sandbox.staging import Staging
 from agent.sandbox.veth import VethNetworks
 from agent.sandbox.view import View, argv
@@ -97,7 +98,7 @@ class Bubblewrap:
         tried = await trial.run(Spawn(argv, pass_files={"seccomp": str(filter_file)}))
         if tried.code != 0:
             return self._cannot(_why_not(tried))
-        full = self._own_network or self._networks is not None
+        full = self._own_network or (self._networks is not None and await self._networks.try_out())
         networks = {Network.NONE, Network.FULL} if full else {Network.NONE}
         return Ability(self.kind, frozenset(networks), hard_limits=self._cgroups is not None)
 
@@ -129,11 +130,17 @@ class Bubblewrap:
         return Prepared(spawn, env=self._env(), workspace=entry.WORKSPACE, control=entry.CONTROL, cgroups=cgroups)
 
     async def remove(self, attempt: int) -> None:
-        """Kills what is left in the attempt's cgroup, removes it and the attempt's network."""
-        if self._cgroups is not None:
-            await self._cgroups.remove(attempt)
-        if self._networks is not None:
-            await self._networks.remove(attempt)
+        """Kills what is left in the attempt's cgroup, removes it and the attempt's network.
+
+        Raises `NotRemovedError`; it may be tried again.
+        """
+        try:
+            if self._cgroups is not None:
+                await self._cgroups.remove(attempt)
+            if self._networks is not None:
+                await self._networks.remove(attempt)
+        except (CommandFailedError, OSError) as error:
+            raise NotRemovedError(f"what attempt {attempt} left is not removed: {error}") from error
 
     async def sweep(self, keep: frozenset[int]) -> None:
         """Removes cgroups and networks of attempts that are not in `keep`."""

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from agent.sandbox import names
 from agent.sandbox.protocol import Limits
 
 _PERIOD_US: Final = 100_000
@@ -30,7 +31,7 @@ class Cgroups:
     `""`."""
 
     def __init__(self, agent: str, folders: Mapping[str, Path]) -> None:
-        self._bases = {name: folder / "headrace" / agent for name, folder in folders.items()}
+        self._bases = {name: folder / "headrace" / names.checked(agent) for name, folder in folders.items()}
 
     @classmethod
     def find(cls, agent: str, mounts: str) -> Cgroups | None:
@@ -73,6 +74,8 @@ class Cgroups:
                 if _gone(folder):
                     break
                 await asyncio.sleep(_PAUSE_S)  # the kernel needs a moment after the kill
+            else:
+                raise OSError(f"{folder} still holds processes after they were killed")
             for parent in (base, base.parent):  # shared with the other attempts and agents: only when empty
                 with contextlib.suppress(OSError):
                     parent.rmdir()

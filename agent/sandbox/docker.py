@@ -28,7 +28,7 @@ from agent.sandbox.commands import CommandFailedError
 from agent.sandbox.container import LABEL_AGENT, LABEL_ATTEMPT, Container, Image
 from agent.sandbox.firewall import Firewall, Rules
 from agent.sandbox.limits import granted
-from agent.sandbox.protocol import Ability, Attach, Limits, Prepared, SandboxRequest
+from agent.sandbox.protocol import Ability, Attach, Limits, NotRemovedError, Prepared, SandboxRequest
 from headrace.pipeline.plan import Network, SandboxKind
 
 Answer = TypeVar("Answer")
@@ -94,7 +94,7 @@ class Docker:
         if api < _OLDEST_API:
             wanted = ".".join(map(str, _OLDEST_API))
             return self._cannot(f"the Docker engine is too old: its API is {version['ApiVersion']}, {wanted} is needed")
-        full = self._own_network or self._firewall is not None
+        full = self._own_network or (self._firewall is not None and await self._firewall.try_out())
         networks = frozenset({Network.NONE, Network.FULL} if full else {Network.NONE})
         return Ability(self.kind, networks, hard_limits=bool(facts.get("MemoryLimit") and facts.get("PidsLimit")))
 
@@ -158,7 +158,7 @@ class Docker:
 
         try:
             async with asyncio.timeout(_PULL_TIMEOUT_S):
-                await self._call(pull)
+                await asyncio.to_thread(self._with_client, pull)  # may be given up: an image is nobody's rest
         except (DockerException, RequestException, TimeoutError) as error:
             raise _unavailable(name, error) from error
 
@@ -192,14 +192,23 @@ class Docker:
         return "0:0" if self._euid == 0 or request.trusted else f"{self._euid}:{os.getegid()}"
 
     async def remove(self, attempt: int) -> None:
-        """Removes the attempt's containers, with their volumes, then its network, then the rules."""
-        await self._remove_labelled(f"{LABEL_ATTEMPT}={attempt}")
-        if self._firewall is not None:
-            await self._firewall.open(attempt)
+        """Removes the attempt's containers, with their volumes, then its network, then the rules.
+
+        Raises `NotRemovedError`; it may be tried again.
+        """
+        try:
+            await self._remove_labelled(f"{LABEL_ATTEMPT}={attempt}")
+            if self._firewall is not None:
+                await self._firewall.open(attempt)
+        except (DockerException, RequestException, CommandFailedError) as error:
+            raise NotRemovedError(f"attempt {attempt} is not removed from the engine: {_sentence(error)}") from error
 
     async def sweep(self, keep: frozenset[int]) -> None:
-        """Removes the containers, networks and rules of attempts that are not in `keep`."""
-        left = await self._call(self._attempts)
+        """Removes the containers, networks and rules of attempts that are not in `keep`. Raises `NotRemovedError`."""
+        try:
+            left = await self._call(self._attempts)
+        except (DockerException, RequestException) as error:
+            raise NotRemovedError(f"the engine does not say what it holds: {_sentence(error)}") from error
         if self._firewall is not None:
             left |= await self._firewall.attempts()
         for attempt in sorted(left - keep):
@@ -242,7 +251,13 @@ class Docker:
         await self._call(remove)
 
     async def _call(self, work: Callable[[docker.APIClient], Answer]) -> Answer:
-        return await asyncio.to_thread(self._with_client, work)
+        """One call, to its end: what a canceled one was about to make would else appear after its removal."""
+        running = asyncio.ensure_future(asyncio.to_thread(self._with_client, work))
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await asyncio.wait([running])
+            raise
 
     def _with_client(self, work: Callable[[docker.APIClient], Answer]) -> Answer:
         with self._connecting:

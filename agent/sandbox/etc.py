@@ -6,6 +6,7 @@ is listed by the operator.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -66,6 +67,17 @@ def resolvers(resolv_conf: str) -> tuple[str, ...]:
     """The name servers of a resolv.conf, in order."""
     words = [line.split() for line in resolv_conf.splitlines()]
     return tuple(line[1] for line in words if len(line) > 1 and line[0] == "nameserver")
+
+
+def reachable_resolvers(resolv_conf: str, upstream: str) -> tuple[str, ...]:
+    """The name servers that a namespace of its own can reach: those that do not listen on loopback, else those of
+    `upstream` (what a local resolver keeps in /run/systemd/resolve/resolv.conf; empty: there is none).
+    """
+    for text in (resolv_conf, upstream):
+        found = tuple(one for one in resolvers(text) if not ipaddress.ip_address(one).is_loopback)
+        if found:
+            return found
+    return ()
 
 
 def shown(paths: Sequence[str] = HOST_PATHS) -> tuple[Path, ...]:

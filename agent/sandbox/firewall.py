@@ -7,6 +7,7 @@ each bears the agent's id and the attempt in a comment, by which they are found 
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import shutil
 from collections.abc import Sequence
@@ -16,10 +17,14 @@ from typing import Final
 
 from agent.sandbox import names
 from agent.sandbox.commands import CommandFailedError, run
+from headrace.pipeline.plan import SandboxKind
 
 _METADATA: Final = "169.254.0.0/16"
 _LOCAL_NETWORKS: Final = (f"{names.PREFIX}+", "docker0", "br-+", "virbr+", "lxdbr+", "cni+")
 """Interfaces behind which this host's own containers and machines are, and the other jobs."""
+_TRIAL: Final = 0
+"""No attempt has this number."""
+_TRIAL_SUBNET: Final = "192.0.2.0/30"
 _FAMILIES: Final = ("iptables", "ip6tables")
 
 
@@ -30,16 +35,20 @@ class Rules:
     interface: str
     """The host's side of the job's network."""
     resolvers: Sequence[str]
-    """IPv4 addresses of name servers: reachable on port 53, wherever they are."""
+    """Addresses of name servers: those of IPv4 are reachable on port 53, wherever they are."""
     subnet: str = ""
     """Addresses to translate on their way out; empty where the engine does it."""
 
 
 class Firewall:
-    """The firewall rules of one agent; only root can change any."""
+    """The firewall rules of one agent's jobs in one kind of sandbox; only root can change any.
 
-    def __init__(self, agent: str) -> None:
-        self._agent = agent
+    The kinds keep their rules apart, so that one's sweep never takes away what still guards the other's job.
+    """
+
+    def __init__(self, agent: str, kind: SandboxKind) -> None:
+        self._agent = names.checked(agent)
+        self._kind = kind
 
     @staticmethod
     def why_not() -> str:
@@ -48,10 +57,19 @@ class Firewall:
             return ""
         return "iptables cannot be found: install it for jobs with `network: full`"
 
+    async def try_out(self) -> bool:
+        """Whether this kernel takes the rules: they are put in place for an interface that is not there."""
+        try:
+            await self.close(_TRIAL, Rules(names.interface(self._agent, _TRIAL), (), _TRIAL_SUBNET))
+            await self.open(_TRIAL)
+        except CommandFailedError:
+            return False
+        return True
+
     async def close(self, attempt: int, rules: Rules) -> None:
         """Puts the attempt's rules in place; before its interface is up. Raises `CommandFailedError`."""
         chain = f"HR-{rules.interface}"
-        mark = f'-m comment --comment "{names.comment(self._agent, attempt)}"'
+        mark = f'-m comment --comment "{names.comment(self._kind, self._agent, attempt)}"'
         parent = "DOCKER-USER" if await self._has_chain("DOCKER-USER") else "FORWARD"
         text = "\n".join(_filter(chain, parent, mark, rules)) + "\n"
         if rules.subnet:
@@ -68,7 +86,7 @@ class Firewall:
         for family in _FAMILIES:
             for table in ("filter", "nat"):
                 listed = await self._listed(family, table)
-                lines = _removal(listed, names.comment(self._agent, attempt))
+                lines = _removal(listed, names.comment(self._kind, self._agent, attempt))
                 if lines:
                     text = "\n".join((f"*{table}", *lines, "COMMIT", ""))
                     await run((f"{family}-restore", "--wait", "--noflush"), text)
@@ -76,7 +94,7 @@ class Firewall:
     async def attempts(self) -> frozenset[int]:
         """The attempts of this agent that have a rule now."""
         listed = [line for family in _FAMILIES for line in await self._listed(family, "filter")]
-        marks = re.compile(rf"headrace:{re.escape(self._agent)}:(\d+)\b")
+        marks = re.compile(rf"headrace:{self._kind}:{re.escape(self._agent)}:(\d+)\b")
         return frozenset(int(found[1]) for line in listed if (found := marks.search(line)))
 
     async def _listed(self, family: str, table: str) -> list[str]:
@@ -101,6 +119,7 @@ def _filter(chain: str, parent: str, mark: str, rules: Rules) -> list[str]:
     names_allowed = [
         f"-A {chain} -d {address} -p {protocol} --dport 53 {mark} -j ACCEPT"
         for address in rules.resolvers
+        if ipaddress.ip_address(address).version == 4
         for protocol in ("udp", "tcp")
     ]
     local = [f"-A {chain} -o {pattern} {mark} -j DROP" for pattern in _LOCAL_NETWORKS]

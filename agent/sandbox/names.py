@@ -15,6 +15,13 @@ PREFIX: Final = "hr"
 _DIGITS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
+def checked(agent: str) -> str:
+    """The agent's id, if it can stand in a path and in a firewall rule. Raises ValueError."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", agent):
+        raise ValueError(f"an agent's id has letters, digits, dots and hyphens only, not {agent!r}")
+    return agent
+
+
 def agent_tag(agent: str) -> str:
     """Five hexadecimal digits for an agent's id."""
     return hashlib.blake2s(agent.encode(), digest_size=3).hexdigest()[:5]
@@ -50,6 +57,6 @@ def attempt_of_namespace(agent: str, name: str) -> int | None:
     return int(rest) if rest != name and rest.isdecimal() else None
 
 
-def comment(agent: str, attempt: int) -> str:
-    """What every firewall rule of an attempt bears."""
-    return f"headrace:{agent}:{attempt}"
+def comment(kind: str, agent: str, attempt: int) -> str:
+    """What every firewall rule of an attempt in a sandbox of that kind bears."""
+    return f"headrace:{kind}:{agent}:{attempt}"

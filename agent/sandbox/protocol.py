@@ -114,6 +114,10 @@ class Ability:
     """One sentence when the kind cannot be used here; then `networks` is empty."""
 
 
+class NotRemovedError(Exception):
+    """Something that was made for an attempt could not be removed; trying again is safe. One sentence."""
+
+
 class Sandbox(Protocol):
     """One way to hold a job. Problems of the job are raised as `agent.problems.JobProblem`, with their cause."""
 

@@ -28,6 +28,8 @@ ADDRESSES: Final = ipaddress.IPv4Network("10.222.0.0/16")
 _NAMESPACES: Final = Path("/run/netns")
 _INTERFACES: Final = Path("/sys/class/net")
 _FORWARDING: Final = Path("/proc/sys/net/ipv4/ip_forward")
+_TRIAL: Final = 0
+"""No attempt has this number."""
 _LOCK: Final = Path("/run/headrace-addresses.lock")
 
 
@@ -43,7 +45,7 @@ class VethNetworks:
     ) -> None:
         self._agent = agent
         self._firewall = firewall
-        self._resolvers = tuple(r for r in resolvers if ipaddress.ip_address(r).version == 4)
+        self._resolvers = resolvers
         self._addresses = addresses
         self._one_at_a_time = asyncio.Lock()
 
@@ -53,6 +55,15 @@ class VethNetworks:
         if shutil.which("ip") is None:
             return "ip cannot be found: install iproute2 for jobs with `network: full`"
         return Firewall.why_not()
+
+    async def try_out(self) -> bool:
+        """Whether this machine can make such a network: one is made and taken away."""
+        try:
+            await self.make(_TRIAL)
+        except JobProblem:
+            return False
+        await self.remove(_TRIAL)
+        return True
 
     async def make(self, attempt: int) -> Path:
         """Makes the attempt's network and returns its namespace's file. Raises `JobProblem` when it
@@ -100,7 +111,10 @@ class VethNetworks:
 
 
 def _listed(folder: Path) -> list[str]:
-    return [file.name for file in folder.iterdir()] if folder.is_dir() else []
+    """What lies in `folder`, but for an engine's bridges: they bear such names too, and are the engine's."""
+    if not folder.is_dir():
+        return []
+    return [file.name for file in folder.iterdir() if not (file / "bridge").exists()]
 
 
 def _host_side(namespace: str, interface: str, address: str) -> str:

@@ -17,7 +17,7 @@ from agent.sandbox.firewall import Firewall
 from agent.sandbox.protocol import Limits, Sandbox, SandboxRequest
 from agent.sandbox.staging import Staging
 from agent.sandbox.veth import VethNetworks
-from headrace.pipeline.plan import Network
+from headrace.pipeline.plan import Network, SandboxKind
 from tests.harness.sandbox_job import SandboxJob, make_folder
 
 FIRST_UID = 390_000
@@ -41,7 +41,7 @@ def bubblewrap(state: Path, agent: str, *, own_network: bool = False, busybox: P
     root = os.geteuid() == 0
     staging = Staging.find(FIRST_UID) if root else None
     assert not isinstance(staging, str)
-    networks = VethNetworks(agent, Firewall(agent), resolvers()) if root else None
+    networks = VethNetworks(agent, Firewall(agent, SandboxKind.BUBBLEWRAP), resolvers()) if root else None
     return Bubblewrap(
         binary=bwrap_path(),
         state=state,

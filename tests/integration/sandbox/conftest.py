@@ -72,7 +72,14 @@ async def bubblewrap_world(tmp_path: Path) -> AsyncIterator[World]:
 async def docker_world(tmp_path: Path, engine_url: str, debian_image: str) -> AsyncIterator[World]:
     """Docker with the image's own sh as control shell."""
     agent = "test-docker"
-    docker = Docker(agent=agent, slot=SLOT, env={}, firewall=Firewall(agent), resolvers=resolvers(), url=engine_url)
+    docker = Docker(
+        agent=agent,
+        slot=SLOT,
+        env={},
+        firewall=Firewall(agent, SandboxKind.DOCKER),
+        resolvers=resolvers(),
+        url=engine_url,
+    )
     world = World(docker, agent, tmp_path / "docker", image=debian_image)
     yield world
     await world.close()

@@ -45,7 +45,7 @@ async def guarded_docker(docker_world: World, static_busybox: Path, engine_url: 
         agent=agent,
         slot=SLOT,
         env={},
-        firewall=Firewall(agent),
+        firewall=Firewall(agent, SandboxKind.DOCKER),
         resolvers=resolvers(),
         url=engine_url,
         busybox=static_busybox,
