@@ -6,6 +6,7 @@ Everything here is linear in jobs plus needs; sets of jobs are bit sets, so that
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from headrace.pipeline.model import JobDef, Pipeline, Placed
 from headrace.pipeline.plan import SandboxKind
@@ -26,11 +27,23 @@ def check(pipeline: Pipeline, report: Report) -> None:
     for job in jobs:
         _twice((step.id for step in job.steps if step.id), "step id", report)
     _check_images(pipeline, report)
+    pipeline = _without_doubles(pipeline)
     stage_of = {job.name.value: i for i, stage in enumerate(pipeline.stages) for job in stage.jobs}
     usable = _check_needs(pipeline, stage_of, report)
-    if not _check_cycles(usable, pipeline, report):
-        _check_artifacts(pipeline, usable, report)
+    if (order := _in_order(usable, pipeline, report)) is not None:
+        _check_artifacts(pipeline, usable, order, report)
     _check_env(pipeline, report)
+
+
+def _without_doubles(pipeline: Pipeline) -> Pipeline:
+    """The first job of each name only: the graph of the others has no meaning, their doubling is noted."""
+    seen: set[str] = set()
+    stages = []
+    for stage in pipeline.stages:
+        jobs = {job.name.value: job for job in reversed(stage.jobs) if job.name.value not in seen}
+        seen.update(jobs)
+        stages.append(replace(stage, jobs=tuple(reversed(jobs.values()))))
+    return replace(pipeline, stages=tuple(stages))
 
 
 def _twice(names: Iterable[Placed[str]], what: str, report: Report) -> None:
@@ -49,7 +62,7 @@ def _check_images(pipeline: Pipeline, report: Report) -> None:
     for job in pipeline.jobs:
         kind = job.sandbox.value if job.sandbox else SandboxKind.ANY
         image = job.image or pipeline.defaults.image
-        if kind not in {SandboxKind.BUBBLEWRAP, SandboxKind.HOST} or image is None or job.sandbox is None:
+        if job.sandbox is None or image is None or kind not in {SandboxKind.BUBBLEWRAP, SandboxKind.HOST}:
             continue
         whence = "its image" if job.image else "the image of `defaults`"
         message = (
@@ -91,21 +104,21 @@ def _check_needs(pipeline: Pipeline, stage_of: dict[str, int], report: Report) -
     return usable
 
 
-def _check_cycles(needs: dict[str, list[Placed[str]]], pipeline: Pipeline, report: Report) -> bool:
-    """Note each cycle once, at the need that closes it. True when there was one."""
+def _in_order(needs: dict[str, list[Placed[str]]], pipeline: Pipeline, report: Report) -> list[str] | None:
+    """The jobs, each after its needs. None with each cycle noted, at the need that closes it."""
     found = False
-    done: set[str] = set()
+    done: dict[str, None] = {}
     for job in pipeline.jobs:
         if job.name.value in done:
             continue
         # The jobs from the first to the present one, each with the needs still to be followed.
-        path: dict[str, Iterator[Placed[str]]] = {job.name.value: iter(needs.get(job.name.value, ()))}
+        path: dict[str, Iterator[Placed[str]]] = {job.name.value: iter(needs[job.name.value])}
         while path:
             name = next(reversed(path))
             need = next(path[name], None)
             if need is None:
                 del path[name]
-                done.add(name)
+                done[name] = None
             elif need.value in path:
                 names = list(path)
                 circle = [*names[names.index(need.value) :], need.value]
@@ -113,38 +126,26 @@ def _check_cycles(needs: dict[str, list[Placed[str]]], pipeline: Pipeline, repor
                 report.add(need.place, f"the jobs wait for each other for ever: {text}; remove one of these needs")
                 found = True
             elif need.value not in done:
-                path[need.value] = iter(needs.get(need.value, ()))
-    return found
+                path[need.value] = iter(needs[need.value])
+    return None if found else list(done)
 
 
-def ancestors(pipeline: Pipeline, needs: dict[str, list[Placed[str]]]) -> dict[str, int]:
-    """By job, the bit set of all jobs that end before it starts; bit i is job i of the file. Needs no cycle."""
-    number = {job.name.value: i for i, job in enumerate(pipeline.jobs)}
+def _ancestors(pipeline: Pipeline, needs: dict[str, list[Placed[str]]], order: list[str]) -> dict[str, int]:
+    """By job, the bit set of all jobs that end before it starts; bit i is job i of the file."""
+    number: dict[str, int] = {}
     found: dict[str, int] = {}
-    earlier, below = 0, 0
     for stage in pipeline.stages:
-        below += len(stage.jobs)
-        waiting = [job.name.value for job in stage.jobs]
-        by_name = {job.name.value: job for job in stage.jobs}
-        while waiting:
-            name = waiting[-1]
-            if name in found:
-                waiting.pop()
-                continue
-            missing = [need.value for need in needs.get(name, ()) if need.value not in found]
-            if missing:
-                waiting.append(missing[0])
-                continue
-            mask = earlier if by_name[name].needs is None else 0
-            for need in needs.get(name, ()):
-                mask |= found[need.value] | 1 << number[need.value]
-            found[name] = mask
-            waiting.pop()
-        earlier = (1 << below) - 1
+        earlier = (1 << len(number)) - 1
+        for job in stage.jobs:
+            number[job.name.value] = len(number)
+            found[job.name.value] = earlier if job.needs is None else 0
+    for name in order:
+        for need in needs[name]:
+            found[name] |= found[need.value] | 1 << number[need.value]
     return found
 
 
-def _check_artifacts(pipeline: Pipeline, needs: dict[str, list[Placed[str]]], report: Report) -> None:
+def _check_artifacts(pipeline: Pipeline, needs: dict[str, list[Placed[str]]], order: list[str], report: Report) -> None:
     """One producer for each name, and it is done before anybody uses it."""
     jobs = pipeline.jobs
     number = {job.name.value: i for i, job in enumerate(jobs)}
@@ -157,7 +158,7 @@ def _check_artifacts(pipeline: Pipeline, needs: dict[str, list[Placed[str]]], re
                 report.add(artifact.place, f"{message}; give one another name")
             else:
                 producer[name] = job
-    before = ancestors(pipeline, needs)
+    before = _ancestors(pipeline, needs, order)
     for job in jobs:
         for step in job.steps:
             if step.artifact is None:

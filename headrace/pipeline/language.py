@@ -158,7 +158,7 @@ class _Jobs:
 
 def _step(fields: Fields, report: Report) -> StepDef:
     ways = [key for key in ("run", "use") if key in fields.keys]
-    if len(ways) != 1 and not (report.hidden and not ways):
+    if len(ways) == 2 or not (ways or fields.meant & {"run", "use"}):
         both = "has both `run` and `use`; make two steps of it" if ways else "needs `run` or `use`"
         report.add(fields.keys["use"] if ways else fields.place, f"a step {both}")
     elif ways:
@@ -230,10 +230,9 @@ def _job(name: Placed[str], fields: Fields) -> JobDef:
     )
 
 
-def _stage(fields: Fields, report: Report) -> StageDef:
+def _stage(fields: Fields, _: Report) -> StageDef:
     name = fields.get("name")
     if name is None:
-        report.hidden = report.hidden or "name" not in fields.keys
         name = Placed("", fields.place)
     return StageDef(
         name, jobs=fields.get("jobs", ()), env=fields.get("env", {}), environment=fields.get("environment", "")

@@ -317,6 +317,8 @@ class Fields:
     place: Place
     values: dict[str, Any]
     keys: dict[str, Place] = field(default_factory=dict)
+    meant: set[str] = field(default_factory=set)
+    """Known keys that an unknown one was probably meant to be."""
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value, or the default where the key is absent or its value was wrong."""
@@ -346,16 +348,16 @@ class Record:
         for key, value in node.entries:
             shape = self.fields.get(key.text)
             if shape is None:
-                self._refuse(key, report)
+                self._refuse(key, found, report)
             else:
                 found.keys[key.text] = key.place
                 found.values[key.text] = shape.read(value, f"`{key.text}`", report)
         for name in self.required:
-            if name not in found.keys and not report.hidden:
+            if name not in found.keys and name not in found.meant:
                 report.add(node.place, f"{self.level} needs `{name}`")
         return self.make(found, report)
 
-    def _refuse(self, key: Scalar, report: Report) -> None:
+    def _refuse(self, key: Scalar, found: Fields, report: Report) -> None:
         name = key.text
         if name in self.unbuilt:
             report.add(key.place, f"`{name}` is not built yet: {self.unbuilt[name]}")
@@ -364,4 +366,5 @@ class Record:
         near = report.nearest(name, (*self.fields, *self.unbuilt))
         hint = f"; did you mean `{near}`?" if near else f"; it knows {', '.join(sorted(self.fields))}"
         report.add(key.place, f"{self.level} has no key {shown(name)}{hint}")
-        report.hidden = report.hidden or near in {"stages", "jobs", "steps", "artifacts", "needs", "run", "use", "name"}
+        found.meant.add(near)
+        report.hidden = report.hidden or near in {"stages", "jobs", "artifacts"}

@@ -1,0 +1,149 @@
+"""Whatever is handed to the loader, it answers with a pipeline or with `PipelineError`, soon and in little memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+from ruamel.yaml.compat import StringIO
+
+from headrace.pipeline import Event, Pipeline, PipelineError, Plan, expand, load
+from headrace.pipeline.language import JOB, PIPELINE, STAGE, STEP, UNBUILT
+from headrace.pipeline.nodes import MAX_BYTES
+
+KEYS = sorted({key for record in (PIPELINE, STAGE, JOB, STEP) for key in record.fields} | {"name", "on", "paths"})
+words = st.sampled_from(["a", "b", "c", "artifact/a", "artifact/b", "docker", "host", "none", "5m", "", "x\0", "é"])
+values = st.recursive(
+    words | st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS) | words, inner, max_size=5),
+    max_leaves=25,
+)
+names = st.sampled_from("abcdef")
+artifact = st.fixed_dictionaries({"name": names, "paths": st.just(["x"])})
+step = st.fixed_dictionaries({"run": st.just("make")}) | st.builds(lambda name: {"use": f"artifact/{name}"}, names)
+job = st.fixed_dictionaries(
+    {"steps": st.lists(step, min_size=1, max_size=2)},
+    optional={"needs": st.lists(names, max_size=2), "artifacts": st.lists(artifact, max_size=1), "env": values},
+)
+stage = st.fixed_dictionaries(
+    {"name": st.sampled_from("xyz"), "jobs": st.dictionaries(names, job, min_size=1, max_size=3)}
+)
+pipelines = st.fixed_dictionaries({"stages": st.lists(stage, min_size=1, max_size=3)}, optional={"env": values})
+
+
+def loaded(text: bytes) -> Pipeline | None:
+    try:
+        return load(text, "headrace.yml")
+    except PipelineError as error:
+        assert error.problems
+        assert all(each.line >= 1 and each.column >= 1 and each.message for each in error.problems)
+        return None
+
+
+def written(value: Any) -> bytes:
+    out = StringIO()
+    YAML(typ="safe", pure=True).dump(value, out)
+    return out.getvalue().encode("utf-8", "surrogatepass")
+
+
+@given(
+    st.binary(max_size=200)
+    | st.text(alphabet="ab:-?[]{}&*!|>'\"%#@`\\\n\t ,<~0x\r\ufeff", max_size=120).map(str.encode)
+)
+@settings(max_examples=250, deadline=None)
+def test_any_bytes_are_refused_or_read(text: bytes) -> None:
+    """A file comes from anybody who may push: no traceback, whatever it holds."""
+    loaded(text)
+
+
+@given(st.dictionaries(st.sampled_from(KEYS), values, max_size=6))
+@settings(max_examples=150, deadline=None)
+def test_any_structure_is_refused_or_read(value: dict[str, Any]) -> None:
+    """Right keys with wrong values are what people write."""
+    loaded(written(value))
+
+
+def position(plan: Plan) -> dict[str, int]:
+    """By key, the place in an order in which every job comes after its dependencies; fails when there is none."""
+    done: dict[str, int] = {}
+    left = list(plan.jobs)
+    while left:
+        ready = [job for job in left if all(need in done for need in dependencies(plan, job.key))]
+        assert ready, "no order of the jobs exists"
+        for each in ready:
+            done[each.key] = len(done)
+        left = [each for each in left if each.key not in done]
+    return done
+
+
+def dependencies(plan: Plan, key: str) -> set[str]:
+    job = next(each for each in plan.jobs if each.key == key)
+    return {each.key for each in plan.jobs if each.stage < job.stage} if job.needs is None else set(job.needs)
+
+
+def all_dependencies(plan: Plan, key: str) -> set[str]:
+    found: set[str] = set()
+    todo = [key]
+    while todo:
+        new = dependencies(plan, todo.pop()) - found
+        found |= new
+        todo.extend(new)
+    return found
+
+
+def holds(plan: Plan) -> None:
+    assert len(position(plan)) == len(plan.jobs)
+    makers = {each.name: job.key for job in plan.jobs for each in job.artifacts}
+    for planned in plan.jobs:
+        for each in planned.steps:
+            if used := getattr(each, "artifact", ""):
+                assert makers[used] in all_dependencies(plan, planned.key)
+
+
+@given(pipelines)
+@settings(max_examples=300, deadline=None)
+def test_what_loads_can_be_run_in_some_order_and_finds_its_artifacts(value: dict[str, Any]) -> None:
+    """A plan that no order of jobs can satisfy would wait for ever; so would the plan of one job alone."""
+    pipeline = loaded(written(value))
+    if pipeline is None:
+        return
+    plan = expand(pipeline, Event())
+    holds(plan)
+    for each in plan.jobs:
+        only = expand(pipeline, Event(), only=each.key)
+        assert {job.key for job in only.jobs} == all_dependencies(plan, each.key) | {each.key}
+        holds(only)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[" * MAX_BYTES,
+        b"{" * MAX_BYTES,
+        b"? " * (MAX_BYTES // 2),
+        b"[\n" * (MAX_BYTES // 2),
+        b"a: !" + b"x" * (MAX_BYTES - 8),
+        b"%YAML 1." + b"1" * (MAX_BYTES - 20),
+        b"a: " + b"x " * (MAX_BYTES // 2 - 4),
+        b"a: |\n" + b"\n" * (MAX_BYTES - 8),
+        b"k: v\n" * (MAX_BYTES // 5),
+        b"a: &a [x]\nb: [" + b"*a," * 300_000 + b"]",
+        b"#" * MAX_BYTES,
+        b"x" * (MAX_BYTES + 1),
+    ],
+    ids=lambda text: repr(text[:12]),
+)
+def test_a_file_made_to_cost_much_is_refused(text: bytes) -> None:
+    """A coordinator reads files of strangers: bounds hold before the work is done."""
+    with pytest.raises(PipelineError) as refused:
+        load(text, "headrace.yml")
+    assert len(refused.value.problems) == 1
+
+
+def test_every_key_that_is_not_built_is_none_that_is() -> None:
+    """The two tables must not meet: a built key that is still refused would be a riddle."""
+    for level, record in {"pipeline": PIPELINE, "stage": STAGE, "job": JOB, "step": STEP}.items():
+        assert not record.fields.keys() & UNBUILT[level].keys()
