@@ -15,7 +15,8 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from coordinator.errors import BadInput, CoordinatorError, TooMuch
+from coordinator.blobs.store import BlobError, StoreFull, StoreUnavailable
+from coordinator.errors import BadInput, CoordinatorError, StoreDown, TooMuch
 
 _Unary = TypeVar("_Unary", bound=Callable[..., Awaitable[Any]])
 _Streamed = TypeVar("_Streamed", bound=Callable[..., AsyncIterator[Any]])
@@ -31,8 +32,8 @@ def rpc(method: _Unary) -> _Unary:
     async def call(self: Any, request: Any, context: Any) -> Any:
         try:
             return await method(self, request, context)
-        except CoordinatorError as error:
-            await abort(context, error)
+        except (CoordinatorError, BlobError) as error:
+            await abort(context, _ours(error))
         except grpc.aio.AbortError:
             raise
         except Exception as error:
@@ -49,8 +50,8 @@ def streamed(method: _Streamed) -> _Streamed:
         try:
             async for response in method(self, request, context):
                 yield response
-        except CoordinatorError as error:
-            await abort(context, error)
+        except (CoordinatorError, BlobError) as error:
+            await abort(context, _ours(error))
         except grpc.aio.AbortError:
             raise
         except Exception as error:
@@ -80,6 +81,14 @@ def _details(error: CoordinatorError) -> list[Message]:
         info.retry_delay.FromMilliseconds(round(after_s * 1000))
         details.append(info)
     return details
+
+
+def _ours(error: CoordinatorError | BlobError) -> CoordinatorError:
+    if isinstance(error, CoordinatorError):
+        return error
+    _log.warning("the blob store failed", exc_info=error)
+    retry = isinstance(error, StoreUnavailable | StoreFull)
+    return StoreDown(str(error)) if retry else CoordinatorError(str(error))
 
 
 async def abort(context: Any, error: CoordinatorError) -> NoReturn:

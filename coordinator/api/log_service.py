@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from coordinator.api.errors import rpc, streamed
-from coordinator.errors import BadInput, Violation
+from coordinator.errors import BadInput, NotFound, Violation
 from coordinator.logs.bounds import NUMBER_MOST, BadRecord, check_stream
 from coordinator.logs.reader import LogReader, TailOf
 from coordinator.logs.writer import LogWriter
@@ -88,4 +88,6 @@ def _tail_of(request: log_pb2.TailRequest) -> TailOf:
     if not 0 <= request.offset <= NUMBER_MOST:
         sentence = f"{request.offset} is not an offset in a log"
         raise BadInput(sentence, (Violation("offset", sentence),))
+    if "\0" in request.job:
+        raise NotFound(f"run {request.run_id} has no such job")
     return TailOf(request.run_id, request.job, getattr(request, "try"), stream, request.offset, request.follow)

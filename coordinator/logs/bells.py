@@ -55,25 +55,19 @@ class LogBells:
                 bell.ring()
 
     @contextlib.contextmanager
-    def of_attempt(self, attempt: int) -> Iterator[Bell]:
-        """A bell for one attempt's log. Taken before the first look, so that no ring falls between."""
-        with _hung(self._attempts, attempt) as bell:
+    def hung(self, *, run: int, attempt: int | None = None) -> Iterator[Bell]:
+        """A bell for changes of a run and growth of an attempt's log.
+
+        Hung before the first look, so that no ring falls between.
+        """
+        bell = Bell()
+        places = [(self._runs, run)] if attempt is None else [(self._runs, run), (self._attempts, attempt)]
+        for bells, key in places:
+            bells[key].add(bell)
+        try:
             yield bell
-
-    @contextlib.contextmanager
-    def of_run(self, run: int) -> Iterator[Bell]:
-        """A bell for changes of a run."""
-        with _hung(self._runs, run) as bell:
-            yield bell
-
-
-@contextlib.contextmanager
-def _hung(bells: dict[int, set[Bell]], key: int) -> Iterator[Bell]:
-    bell = Bell()
-    bells[key].add(bell)
-    try:
-        yield bell
-    finally:
-        bells[key].discard(bell)
-        if not bells[key]:
-            del bells[key]
+        finally:
+            for bells, key in places:
+                bells[key].discard(bell)
+                if not bells[key]:
+                    del bells[key]

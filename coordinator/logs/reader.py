@@ -42,7 +42,7 @@ class Tailed:
 class LogReader:
     """Reads logs of one database and its segments in a blob store. `poll_s`: how long a lost ring may cost."""
 
-    def __init__(self, database: Database, blobs: BlobStore, bells: LogBells, *, poll_s: float) -> None:
+    def __init__(self, database: Database, blobs: BlobStore, bells: LogBells, *, poll_s: float = 2.0) -> None:
         self._database = database
         self._blobs = blobs
         self._bells = bells
@@ -58,7 +58,7 @@ class LogReader:
             yield Tailed(0, 0, log_pb2.TailEnd(offset=0, complete=found.ended))
             return
         attempt, number = found.attempt_id, found.attempt_try
-        with self._bells.of_attempt(attempt) as bell:
+        with self._bells.hung(run=ask.run_id, attempt=attempt) as bell:
             cursor = await self._cursor(attempt, ask)
             for record in cursor.sections:
                 yield Tailed(attempt, number, record)
@@ -78,7 +78,7 @@ class LogReader:
 
     async def _attempt(self, ask: TailOf) -> JobAttempt:
         """Waits for the job's first attempt, if it is to be followed."""
-        with self._bells.of_run(ask.run_id) as bell:
+        with self._bells.hung(run=ask.run_id) as bell:
             while True:
                 async with self._database.connection() as db:
                     found = await logs.find_attempt(db, ask.run_id, ask.job, ask.attempt_try)
@@ -91,33 +91,27 @@ class LogReader:
                 await bell.wait(self._poll_s)
 
     async def _cursor(self, attempt: int, ask: TailOf) -> _Cursor:
-        sections: Sequence[log_pb2.Record] = ()
-        sequence = 1
+        cursor = _Cursor(self._database, self._blobs, attempt, ask)
         if ask.offset > 0:
             async with self._database.connection() as db:
-                sequence = await logs.begin(db, attempt, ask.stream, ask.offset)
-        cursor = _Cursor(self._database, self._blobs, attempt, ask.stream, sequence, ask.offset)
-        if sequence > 1:
+                cursor.sequence = await logs.begin(db, attempt, ask.stream, ask.offset)
             await cursor.skip()
             async with self._database.connection() as db:
-                sections = _open(await logs.sections_before(db, attempt, ask.stream, cursor.sequence))
-        cursor.sections = sections
+                cursor.sections = _open(await logs.sections_before(db, attempt, ask.stream, cursor.sequence))
         return cursor
 
 
 class _Cursor:
     """A place in a stream: `sequence` is read next. `more`: another page can be had at once."""
 
-    def __init__(
-        self, database: Database, blobs: BlobStore, attempt: int, stream: str, sequence: int, offset: int
-    ) -> None:
+    def __init__(self, database: Database, blobs: BlobStore, attempt: int, ask: TailOf) -> None:
         self._database = database
         self._blobs = blobs
         self._attempt = attempt
-        self._stream = stream
-        self._offset = offset
+        self._stream = ask.stream
+        self._offset = ask.offset
         self._segment: Segment | None = None
-        self.sequence = sequence
+        self.sequence = 1
         self.sections: Sequence[log_pb2.Record] = ()
         self.more = False
 

@@ -21,6 +21,7 @@ import struct
 from dataclasses import dataclass, field
 
 from coordinator.blobs.store import BlobStore
+from coordinator.errors import CoordinatorError
 from coordinator.logs.bounds import COMPRESSED_MOST
 from coordinator.store.logs import SegmentRow
 from headrace.v1 import log_pb2
@@ -35,8 +36,8 @@ _MAGIC = b"HRS1"
 _FRAME, _SECTION = 0, 1
 
 
-class DamagedSegment(Exception):
-    """An index is not what was written; the message is one sentence."""
+class DamagedSegment(CoordinatorError):
+    """A segment is not what was written."""
 
 
 class SegmentWriter:
@@ -119,8 +120,11 @@ class Segment:
         begin = frames[0].start if frames else 0
         data = bytearray()
         if frames:
-            async for chunk in blobs.get(self.row.key, begin, frames[-1].end):
-                data += chunk
+            if self.row.key is None:
+                data += (self.row.data or b"")[begin : frames[-1].end]
+            else:
+                async for chunk in blobs.get(self.row.key, begin, frames[-1].end):
+                    data += chunk
             if len(data) != frames[-1].end - begin:
                 raise DamagedSegment("a part of a log is shorter than its index says")
         return [self._record(place, number, data, begin) for number, place in enumerate(chosen, sequence)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -45,9 +45,10 @@ class _Submission:
 
 
 class LogWriter:
-    """Takes batches of records; `run` writes them until it is cancelled."""
+    """Takes batches of records; `run` writes them until it is cancelled. `stored` is told of raw bytes committed."""
 
-    def __init__(self, database: Database, bells: LogBells) -> None:
+    def __init__(self, database: Database, bells: LogBells, *, stored: Callable[[int], None] = lambda _: None) -> None:
+        self._stored = stored
         self._database = database
         self._bells = bells
         self._waiting: deque[_Submission] = deque()
@@ -109,7 +110,11 @@ class LogWriter:
             _fail(group, error)
             return
         by_key = dict(zip(joined, stands, strict=True))
-        self._bells.grew({key[0] for key, stand in by_key.items() if isinstance(stand, LogStand) and stand.grew})
+        grown = {
+            key: stand.added for key, stand in by_key.items() if isinstance(stand, LogStand) and stand.added is not None
+        }
+        self._stored(sum(grown.values()))
+        self._bells.grew(key[0] for key in grown)
         for each in group:
             if not each.answer.done():
                 each.answer.set_result(_answers(each, by_key))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -9,6 +10,10 @@ from coordinator.store.database import Connection
 from coordinator.store.sql import statements
 
 SQL = statements("logs")
+
+_FINAL_STREAMS = 100
+_FINAL_MOST = 1 << 53
+_STREAM = re.compile(r"[a-z0-9_][a-z0-9_-]{0,62}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +63,12 @@ class RecordRun:
 
 @dataclass(frozen=True, slots=True)
 class LogStand:
-    """How far a stream is durable after an append: `next` is wanted next. `grew`: this append wrote something."""
+    """How far a stream is durable after an append: `next` is wanted next. `added`: raw bytes, None: no record."""
 
     next: int
     bytes: int
     final_records: int | None
-    grew: bool
+    added: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +98,41 @@ class SegmentRow:
     first_sequence: int
     last_sequence: int
     bytes_from: int
-    key: str
+    key: str | None
     size: int
+    index: bytes = field(repr=False)
+    data: bytes | None = field(default=None, repr=False)
+    """Instead of an object, when it is small."""
+
+
+@dataclass(frozen=True, slots=True)
+class HotLog:
+    """A stream with records to compact: those from `compacted_to` + 1 on."""
+
+    attempt_id: int
+    run_id: int
+    stream: str
+    compacted_to: int
+    compacted_bytes: int
+    next: int
+    bytes: int
+    sealed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NewSegment:
+    """Records from `first_sequence` on, put together; `bytes_from`, `bytes_to`: raw offsets."""
+
+    attempt_id: int
+    stream: str
+    first_sequence: int
+    last_sequence: int
+    bytes_from: int
+    bytes_to: int
+    key: str | None
+    data: bytes | None = field(repr=False)
+    size: int
+    sha256: bytes
     index: bytes = field(repr=False)
 
 
@@ -123,7 +161,7 @@ async def append(db: Connection, runs: Sequence[RecordRun]) -> list[LogStand | N
     )
     stands: list[LogStand | None] = [None] * len(runs)
     for row in rows:
-        stands[row["n"] - 1] = LogStand(row["next"], row["bytes"], row["final_records"], row["grew"])
+        stands[row["n"] - 1] = LogStand(row["next"], row["bytes"], row["final_records"], row["added"])
     return stands
 
 
@@ -160,3 +198,76 @@ async def segment_of(db: Connection, attempt_id: int, stream: str, sequence: int
     """The segment that holds a record, if it is compacted."""
     row = await db.fetchrow(SQL.segment_of, attempt_id, stream, sequence)
     return None if row is None else SegmentRow(*row.values())
+
+
+async def close_logs(db: Connection, outcomes: Sequence[LogFinal]) -> None:
+    """Notes how many records the logs of ended attempts have; seals those that are whole.
+
+    Part of the transaction that records the outcomes. What an agent says wrongly (a name, a number) is put right:
+    no log can keep an outcome from being recorded.
+    """
+    told = sorted((final.attempt_id, stream, records) for final in outcomes for stream, records in _streams(final))
+    if told:
+        await db.execute(SQL.close, [each[0] for each in told], [each[1] for each in told], [each[2] for each in told])
+        await db.execute(SQL.close_unnamed, sorted({final.attempt_id for final in outcomes}))
+
+
+def _streams(final: LogFinal) -> list[tuple[str, int]]:
+    named = [(name, count) for name, count in sorted(final.streams.items()) if _STREAM.fullmatch(name)]
+    streams = {"main": 0} | dict(named[:_FINAL_STREAMS])
+    return [(name, min(max(count, 0), _FINAL_MOST)) for name, count in streams.items()]
+
+
+async def lost_logs(db: Connection, attempts: Sequence[int]) -> None:
+    """Notes that attempts were lost: their logs may still come, for an hour. Part of that transaction."""
+    await db.execute(SQL.lost, sorted(set(attempts)))
+
+
+async def seal_forsaken(db: Connection, term: str) -> list[int]:
+    """Seals the logs whose agents did not hand in the rest in time; returns their attempts."""
+    return [row["attempt_id"] for row in await db.fetch(SQL.seal_forsaken, term)]
+
+
+async def sealed_to_compact(db: Connection, limit: int) -> list[HotLog]:
+    """Sealed logs with hot records, oldest first."""
+    return [HotLog(*row.values()) for row in await db.fetch(SQL.sealed_to_compact, limit)]
+
+
+async def open_to_compact(db: Connection, limit: int, *, raw_bytes: int, records: int) -> list[HotLog]:
+    """Living logs with at least so many hot raw bytes, or more hot records."""
+    return [HotLog(*row.values()) for row in await db.fetch(SQL.open_to_compact, raw_bytes, records, limit)]
+
+
+async def begin_upload(db: Connection, key: str) -> None:
+    """Notes that an object is about to be written."""
+    await db.execute(SQL.begin_upload, key)
+
+
+async def end_upload(db: Connection, keys: Sequence[str]) -> None:
+    """Forgets objects that are deleted."""
+    await db.execute(SQL.end_upload, list(keys))
+
+
+async def stray_uploads(db: Connection) -> list[str]:
+    """Objects that were begun over an hour ago and never became a segment."""
+    return [row["key"] for row in await db.fetch(SQL.stray_uploads)]
+
+
+async def swap(db: Connection, segment: NewSegment, term: str) -> bool:
+    """Puts a segment in the place of its records. False: the log is no longer as it was seen, or the term over."""
+    done = await db.fetchval(
+        SQL.swap,
+        segment.attempt_id,
+        segment.stream,
+        segment.first_sequence,
+        segment.last_sequence,
+        segment.bytes_from,
+        segment.bytes_to,
+        segment.key,
+        segment.data,
+        segment.size,
+        segment.sha256,
+        segment.index,
+        term,
+    )
+    return done is not None

@@ -42,7 +42,7 @@ WITH run AS (
     WHERE section IS NOT NULL AND sequence >= wanted ORDER BY sequence
     ON CONFLICT DO NOTHING
 )
-SELECT r.n, coalesce(f.next, h.next, 1) AS next, coalesce(f.bytes, h.bytes, 0) AS bytes, h.final_records, f.n IS NOT NULL AS grew
+SELECT r.n, coalesce(f.next, h.next, 1) AS next, coalesce(f.bytes, h.bytes, 0) AS bytes, h.final_records, f.bytes - coalesce(h.bytes, 0) AS added
 FROM run r LEFT JOIN held h ON h.n = r.n LEFT JOIN fitting f ON f.n = r.n;
 
 -- state: how far a log has come; a stream without a row is over with its attempt, or an hour after it was lost
@@ -90,6 +90,76 @@ SELECT coalesce(
 SELECT record FROM log_section WHERE attempt_id = $1 AND stream = $2 AND sequence < $3 ORDER BY sequence;
 
 -- segment_of: the segment that holds a record
-SELECT first_sequence, last_sequence, bytes_from, key, size, index FROM log_segment
+SELECT first_sequence, last_sequence, bytes_from, key, size, index, data FROM log_segment
 WHERE attempt_id = $1 AND stream = $2 AND first_sequence <= $3 AND last_sequence >= $3
 ORDER BY first_sequence DESC LIMIT 1;
+
+-- close: an outcome told how many records a stream has; it is sealed if they are there, else when they come. A log never shrinks
+INSERT INTO log AS l (attempt_id, stream, final_records, sealed_at)
+SELECT t.attempt_id, t.stream, t.records, CASE WHEN t.records = 0 THEN clock_timestamp() END
+FROM unnest($1::bigint[], $2::text[], $3::bigint[]) AS t(attempt_id, stream, records)
+ORDER BY t.attempt_id, t.stream
+ON CONFLICT (attempt_id, stream) DO UPDATE SET
+    final_records = greatest(excluded.final_records, l.next - 1),
+    sealed_at = CASE WHEN excluded.final_records < l.next THEN clock_timestamp() END
+WHERE l.sealed_at IS NULL;
+
+-- close_unnamed: streams that the outcome did not name end where they are
+UPDATE log l SET final_records = l.next - 1, sealed_at = clock_timestamp()
+WHERE l.attempt_id = ANY($1::bigint[]) AND l.sealed_at IS NULL AND l.final_records IS NULL;
+
+-- lost: the log of a lost attempt exists, so that a reader is told when it ends
+INSERT INTO log (attempt_id, stream) SELECT a, 'main' FROM unnest($1::bigint[]) AS a ORDER BY a ON CONFLICT DO NOTHING;
+
+-- seal_forsaken: a lost attempt whose agent did not hand in its spool within the hour; any other within the day
+WITH forsaken AS (
+    SELECT l.attempt_id, l.stream FROM log l JOIN attempt a ON a.id = l.attempt_id
+    WHERE l.sealed_at IS NULL AND a.ended_at < clock_timestamp() - CASE
+        WHEN a.state IN ('lost', 'returned') THEN interval '1 hour' ELSE interval '1 day' END
+    ORDER BY l.attempt_id, l.stream LIMIT 1000 FOR UPDATE OF l SKIP LOCKED
+)
+UPDATE log l SET final_records = l.next - 1, sealed_at = clock_timestamp()
+FROM forsaken f
+WHERE l.attempt_id = f.attempt_id AND l.stream = f.stream AND l.sealed_at IS NULL
+  AND EXISTS (SELECT 1 FROM singleton WHERE name = 'compactor' AND term = $1)
+RETURNING l.attempt_id;
+
+-- sealed_to_compact: the oldest of the sealed logs with hot records
+SELECT l.attempt_id, a.run_id, l.stream, l.compacted_to, l.compacted_bytes, l.next, l.bytes, true AS sealed
+FROM log l JOIN attempt a ON a.id = l.attempt_id
+WHERE l.sealed_at IS NOT NULL AND l.next > l.compacted_to + 1
+ORDER BY l.sealed_at LIMIT $1;
+
+-- open_to_compact: living logs with a segment's worth of bytes or records beside the newest part
+SELECT l.attempt_id, a.run_id, l.stream, l.compacted_to, l.compacted_bytes, l.next, l.bytes, false AS sealed
+FROM log l JOIN attempt a ON a.id = l.attempt_id
+WHERE l.sealed_at IS NULL AND (l.bytes - l.compacted_bytes >= $1 OR l.next - l.compacted_to > $2)
+ORDER BY l.attempt_id, l.stream LIMIT $3;
+
+-- begin_upload: said before the object is written, so that a crash leaves nothing that nobody knows of
+INSERT INTO segment_upload (key) VALUES ($1);
+
+-- end_upload: the object is gone again
+DELETE FROM segment_upload WHERE key = ANY($1::text[]);
+
+-- stray_uploads: nobody can still be at work on them
+SELECT key FROM segment_upload WHERE begun_at < clock_timestamp() - interval '1 hour' ORDER BY begun_at LIMIT 100;
+
+-- swap: the segment for its records, in one statement, only by the compactor of this term, for a log as it was seen, and never with an object so old that the sweep may be at it
+WITH moved AS (
+    UPDATE log l SET compacted_to = $4, compacted_bytes = $6
+    WHERE l.attempt_id = $1 AND l.stream = $2 AND l.compacted_to = $3 - 1 AND l.compacted_bytes = $5 AND l.next > $4
+      AND EXISTS (SELECT 1 FROM singleton WHERE name = 'compactor' AND term = $12)
+      AND ($7::text IS NULL OR EXISTS (
+          SELECT 1 FROM segment_upload u WHERE u.key = $7 AND u.begun_at > clock_timestamp() - interval '30 minutes'
+      ))
+    RETURNING l.attempt_id
+), emptied AS (
+    DELETE FROM log_record r USING moved m
+    WHERE r.attempt_id = m.attempt_id AND r.attempt_id = $1 AND r.stream = $2 AND r.sequence BETWEEN $3 AND $4
+), uploaded AS (
+    DELETE FROM segment_upload u USING moved m WHERE u.key = $7
+)
+INSERT INTO log_segment (attempt_id, stream, first_sequence, last_sequence, bytes_from, bytes_to, key, data, size, sha256, index)
+SELECT m.attempt_id, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11 FROM moved m
+RETURNING first_sequence;

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
+import asyncpg
+import grpc
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from headrace.v1 import log_pb2
 from tests.integration.logs.world import Stream, World, make_attempt, make_job, make_run, read
@@ -54,3 +61,127 @@ async def test_another_token_writes_nothing(world: World, token: bytes) -> None:
     assert answer.rejected
     assert "token" in answer.sentence
     assert (await read(world.tail(run, follow=False))).records == []
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda record: setattr(record.frame, "raw_length", 65_537),
+        lambda record: setattr(record.frame, "raw_length", 3),
+        lambda record: setattr(record.frame, "zstd", record.frame.zstd + b"x"),
+        lambda record: setattr(record.frame, "zstd", record.frame.zstd[:-1]),
+        lambda record: setattr(record.frame, "zstd", b"not zstd at all"),
+        lambda record: setattr(record.frame, "section", 1_001),
+        lambda record: record.opened.MergeFrom(log_pb2.SectionOpened(section=1, kind="fun")),
+        lambda record: record.opened.MergeFrom(log_pb2.SectionOpened(section=1, kind="step", title="x" * 1_001)),
+        lambda record: record.ClearField("what"),
+    ],
+)
+async def test_a_record_out_of_bounds_is_refused_with_a_sentence_and_hurts_nobody_else(
+    world: World, spoil: Callable[[log_pb2.Record], None]
+) -> None:
+    """A broken agent must not be able to make a log that nobody can read, nor to stop the logs of others."""
+    run, stream = await a_stream(world)
+    _, other = await a_stream(world)
+    stream.write(b"some text\n")
+    other.write(b"theirs\n")
+    spoil(stream.records[0])
+    call = world.logs.Append(iter([log_pb2.AppendRequest(batches=[stream.batch(), other.batch()])]))
+    (response,) = [each async for each in call]
+    assert [each.rejected for each in response.durable] == [True, False]
+    assert response.durable[0].sentence
+    assert response.durable[1].sequence == 1
+    assert (await read(world.tail(run, follow=False))).records == []
+
+
+async def test_a_record_whose_offset_does_not_fit_is_refused(world: World) -> None:
+    """Otherwise bytes would be missing, or stand twice, and nobody would see it."""
+    _, stream = await a_stream(world)
+    stream.write(b"one\n").write(b"two\n")
+    await world.append(stream.batch(1, 1))
+    stream.records[1].offset = 5
+    answer = (await world.append(stream.batch(2)))[0]
+    assert (answer.sequence, answer.rejected) == (1, True)
+
+
+async def test_an_empty_batch_asks_how_far_the_log_is(world: World) -> None:
+    """After a reconnect the agent need not guess what was acknowledged."""
+    _, stream = await a_stream(world)
+    assert [each.sequence for each in await world.append(stream.batch(2, 1))] == [0]
+    stream.write(b"one\n")
+    await world.append(stream.batch())
+    (answer,) = await world.append(log_pb2.RecordBatch(attempt_id=stream.attempt, token=stream.token, stream="main"))
+    assert (answer.sequence, answer.offset, answer.rejected) == (1, 4, False)
+
+
+async def test_streams_of_one_attempt_do_not_touch_each_other(world: World) -> None:
+    """Each service has its own offsets."""
+    run, stream = await a_stream(world)
+    database = Stream(stream.attempt, stream="database").write(b"ready\n")
+    stream.write(b"one\n")
+    await world.append(stream.batch(), database.batch())
+    assert (await read(world.tail(run, follow=False, stream="database"))).raw == b"ready\n"
+    assert (await read(world.tail(run, follow=False))).raw == b"one\n"
+
+
+async def test_many_streams_that_send_at_once_are_all_stored(world: World) -> None:
+    """They are committed together; each is answered for itself."""
+    run = await make_run(world)
+    streams = [Stream(await make_attempt(world, await make_job(world, run, f"job{n}"))) for n in range(20)]
+    for n, stream in enumerate(streams):
+        for line in range(30):
+            stream.write(b"%d %d\n" % (n, line))
+    answers = await asyncio.gather(*(world.append(*(s.batch(i, i + 4) for i in range(1, 31, 5))) for s in streams))
+    assert [each[-1].sequence for each in answers] == [30] * 20
+    for n, stream in enumerate(streams):
+        assert (await read(world.tail(run, f"job{n}", follow=False))).raw == stream.raw
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cuts=st.lists(st.tuples(st.integers(1, 12), st.integers(0, 6), st.booleans()), max_size=6))
+async def test_an_append_cut_anywhere_and_resumed_loses_and_doubles_nothing(
+    world: World, cuts: list[tuple[int, int, bool]]
+) -> None:
+    """The agent knows only what it was told is durable; whatever was cut off, it goes on from there."""
+    run, stream = await a_stream(world)
+    for n in range(12):
+        stream.open() if n % 5 == 0 else stream.write(b"line %d\n" % n)
+    durable = 0
+    for size, answers, back in [*cuts, (12, 1_000, False)]:
+        first = 1 if back else durable + 1
+        batches = [stream.batch(n, n + size - 1) for n in range(first, 13, size)]
+        call = world.logs.Append(log_pb2.AppendRequest(batches=[each]) for each in batches)
+        async for response in call:
+            durable = max(durable, response.durable[0].sequence)
+            answers -= 1
+            if answers <= 0:
+                break
+        call.cancel()
+    assert durable == 12
+    seen = await read(world.tail(run, follow=False))
+    assert seen.records == stream.records
+
+
+async def test_a_database_that_goes_away_costs_a_reconnect_and_no_byte(world: World) -> None:
+    """The stream ends with UNAVAILABLE; what was acknowledged is there, the rest is sent again."""
+    run, stream = await a_stream(world)
+    for n in range(50):
+        stream.write(b"line %d\n" % n)
+    assert (await world.append(stream.batch(1, 20)))[0].sequence == 20
+    admin = await asyncpg.connect(world.dsn)
+    try:
+        await admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    finally:
+        await admin.close()
+    durable, refused = 20, 0
+    while durable < 50:
+        try:
+            durable = (await world.append(stream.batch(durable + 1)))[-1].sequence
+        except grpc.aio.AioRpcError as error:
+            assert error.code() is grpc.StatusCode.UNAVAILABLE
+            refused += 1
+            assert refused < 20
+    assert (await read(world.tail(run, follow=False))).records == stream.records

@@ -13,6 +13,7 @@ import asyncpg
 import grpc
 import zstandard
 
+from coordinator.api.blob_service import BlobService
 from coordinator.api.log_service import LogService
 from coordinator.blobs.folder import ObjectFolder
 from coordinator.blobs.local import LocalBlobs
@@ -20,8 +21,9 @@ from coordinator.blobs.urls import UrlSigner
 from coordinator.logs.bells import LogBells
 from coordinator.logs.reader import LogReader
 from coordinator.logs.writer import LogWriter
+from coordinator.store.artifacts import Artifacts
 from coordinator.store.database import Database
-from headrace.v1 import log_pb2, log_pb2_grpc
+from headrace.v1 import blob_pb2_grpc, log_pb2, log_pb2_grpc
 
 TOKEN = bytes(range(16))
 
@@ -85,12 +87,14 @@ async def replica(dsn: str, blobs: LocalBlobs) -> AsyncIterator[World]:
         up.push_async_callback(_ended, writing)
         server = grpc.aio.server()
         log_pb2_grpc.add_LogServiceServicer_to_server(LogService(writer, reader), server)
+        blob_pb2_grpc.add_BlobServiceServicer_to_server(BlobService(Artifacts(database), blobs), server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         up.push_async_callback(server.stop, 0)
         address = f"127.0.0.1:{port}"
         channel = await up.enter_async_context(grpc.aio.insecure_channel(address))
-        yield World(dsn, database, bells, writer, reader, blobs, address, log_pb2_grpc.LogServiceStub(channel), None)
+        stubs = log_pb2_grpc.LogServiceStub(channel), blob_pb2_grpc.BlobServiceStub(channel)
+        yield World(dsn, database, bells, writer, reader, blobs, address, *stubs)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -272,11 +272,28 @@ CREATE TABLE log_segment (
     last_sequence   bigint NOT NULL,
     bytes_from      bigint NOT NULL,
     bytes_to        bigint NOT NULL,
-    key             text NOT NULL,
+    key             text,                              -- of the object
+    data            bytea,                             -- instead of an object, when it is small
     size            bigint NOT NULL,
     sha256          bytea NOT NULL,
-    index           bytea NOT NULL,                    -- where each record stands in the blob
-    PRIMARY KEY (attempt_id, stream, first_sequence)
+    index           bytea NOT NULL,                    -- where each record stands in the object
+    PRIMARY KEY (attempt_id, stream, first_sequence),
+    CHECK ((key IS NULL) = (data IS NOT NULL))
+);
+ALTER TABLE log_segment ALTER COLUMN data SET STORAGE EXTERNAL;
+
+-- Objects on their way into log_segment: a row that grows old names one that nobody will ever need.
+CREATE TABLE segment_upload (
+    key         text PRIMARY KEY,
+    begun_at    timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- A name has one producer in a run: the first job that publishes it.
+CREATE TABLE artifact_producer (
+    run_id      bigint NOT NULL REFERENCES run ON DELETE CASCADE,
+    name        text NOT NULL,
+    job_id      bigint NOT NULL REFERENCES job ON DELETE CASCADE,
+    PRIMARY KEY (run_id, name)
 );
 
 CREATE TABLE artifact (
