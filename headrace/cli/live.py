@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live as RichLive
@@ -29,15 +30,10 @@ _FIRST = (JobState.FAILED, JobState.RUNNING, JobState.BLOCKED, JobState.QUEUED)
 """What is shown first where there is no room for all."""
 
 
-def now() -> datetime:
-    """The time in UTC."""
-    return datetime.now(UTC)
-
-
 class Live:
     """Redraws the picture of a board as it changes; at the end the tree stays, the pane goes."""
 
-    def __init__(self, console: Console, time: Callable[[], datetime] = now) -> None:
+    def __init__(self, console: Console, time: Callable[[], datetime]) -> None:
         self._console = console
         self._time = time
         self._board = Board()
@@ -135,4 +131,4 @@ def _append_job(text: Text, job: Job, time: datetime, *, indent: str) -> None:
 
 def view() -> View:
     """A live view on this terminal."""
-    return Live(Console())
+    return Live(Console(), partial(datetime.now, UTC))

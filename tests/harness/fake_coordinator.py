@@ -12,13 +12,11 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any, Self
 
 import grpc
 import zstandard
-from google.protobuf import any_pb2
-from google.rpc import error_details_pb2, status_pb2
 
 from headrace.v1 import (
     blob_pb2,
@@ -31,19 +29,10 @@ from headrace.v1 import (
     run_pb2,
     run_pb2_grpc,
 )
+from tests.harness.fake_blob_store import blob_store
+from tests.harness.faults import Fault, refuse
 
 TOKEN = "client-token"
-
-
-@dataclass
-class Fault:
-    """Refuses a call, or cuts a stream after so many messages. `done_all_the_same`: only the answer is lost."""
-
-    code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
-    sentence: str = "cut by the test"
-    after_messages: int = 0
-    done_all_the_same: bool = False
-    details: tuple[Any, ...] = ()
 
 
 @dataclass
@@ -87,7 +76,7 @@ class FakeCoordinator:
         fleet_pb2_grpc.add_FleetServiceServicer_to_server(Fleet(self), self.server)
         self._port = self.server.add_insecure_port(f"127.0.0.1:{self._port}")
         self.server.start()
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), _blob_server(self))
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), blob_store(self.blobs, self.expired))
         self.http.daemon_threads = True
         threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         return self
@@ -223,26 +212,6 @@ class FakeCoordinator:
         if fault is not None and not fault.after_messages and not fault.done_all_the_same:
             refuse(context, fault)
         return fault
-
-
-def refuse(context: grpc.ServicerContext, fault: Fault) -> None:
-    """Ends a call with the fault's status and details."""
-    if fault.details:
-        status = status_pb2.Status(code=fault.code.value[0], message=fault.sentence)
-        for each in fault.details:
-            packed = any_pb2.Any()
-            packed.Pack(each)
-            status.details.append(packed)
-        context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
-    context.abort(fault.code, fault.sentence)
-
-
-def bad_request(*violations: tuple[str, str]) -> error_details_pb2.BadRequest:
-    """Details that name mistakes."""
-    found = error_details_pb2.BadRequest()
-    for where, sentence in violations:
-        found.field_violations.add(field=where, description=sentence)
-    return found
 
 
 def _without_jobs(run: run_pb2.Run) -> run_pb2.Run:
@@ -405,37 +374,3 @@ class Fleet(fleet_pb2_grpc.FleetServiceServicer):
             context.abort(grpc.StatusCode.NOT_FOUND, f"there is no pool {request.pool}")
         self.fake.pools[request.pool].paused = request.paused
         return self.fake.pools[request.pool]
-
-
-def _blob_server(fake: FakeCoordinator) -> type[BaseHTTPRequestHandler]:
-    class Server(BaseHTTPRequestHandler):
-        def _refused(self) -> bool:
-            path, _, number = self.path.partition("?signature=")
-            if int(number) in fake.expired or self.headers["x-signed"] != "yes":
-                self.send_error(403)
-                return True
-            self.digest = path.strip("/")
-            return False
-
-        def do_GET(self) -> None:
-            if self._refused():
-                return
-            data = fake.blobs.get(self.digest)
-            if data is None:
-                self.send_error(404)
-                return
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(data)
-
-        def do_PUT(self) -> None:
-            if self._refused():
-                return
-            fake.blobs[self.digest] = self.rfile.read(int(self.headers["content-length"]))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            """Quiet."""
-
-    return Server

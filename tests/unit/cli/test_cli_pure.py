@@ -44,7 +44,9 @@ def at(seconds: float) -> datetime:
 
 
 def step(number: int, name: str, **values) -> StepResult:
-    blank = StepResult(number, name, None, False, 0, None, "", at(2), at(3))
+    blank = StepResult(
+        number, name, None, skipped=False, exit_code=0, signal=None, sentence="", began_at=at(2), ended_at=at(3)
+    )
     return replace(blank, **values)
 
 
@@ -249,7 +251,7 @@ def test_a_job_that_never_ran_shows_its_sentence():
 
 def test_artifacts_are_named_with_the_way_to_get_them():
     """A path for a local run, a command for a remote one."""
-    kept = Artifact("dist", "unit", 1, (ArtifactFile("a.whl", "0", 2048, False),), at(9), None)
+    kept = Artifact("dist", "unit", 1, (ArtifactFile("a.whl", "0", 2048, executable=False),), at(9), None)
     made = board(run(job("unit")))
     assert "artifact dist (1 file, 2.0 KiB): headrace artifacts 7 --download DIR" in summary(made, [kept], {})
     assert "artifact dist (1 file, 2.0 KiB): /s/7/dist" in summary(made, [kept], {"dist": "/s/7/dist"})
