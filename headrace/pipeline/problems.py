@@ -42,7 +42,7 @@ class Report:
     problems: list[Problem] = field(default_factory=list)
     hidden: bool = False
     """Part of the file could not be read, so that a name that is not found may stand there."""
-    comparisons: int = 50_000
+    comparisons: int = 10_000
     """How many more names may be compared for suggestions: keeps a hostile file from costing seconds."""
 
     def add(self, place: Place, message: str) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ruamel.yaml import YAML
-from ruamel.yaml.compat import StringIO
 
-from headrace.pipeline import Event, Pipeline, PipelineError, Plan, expand, load
+from headrace.pipeline import Event, Pipeline, PipelineError, Plan, Problem, expand, load
 from headrace.pipeline.language import JOB, PIPELINE, STAGE, STEP, UNBUILT
 from headrace.pipeline.nodes import MAX_BYTES
 
@@ -35,18 +34,19 @@ pipelines = st.fixed_dictionaries({"stages": st.lists(stage, min_size=1, max_siz
 
 
 def loaded(text: bytes) -> Pipeline | None:
+    problems: tuple[Problem, ...] | None = None
     try:
         return load(text, "headrace.yml")
     except PipelineError as error:
-        assert error.problems
-        assert all(each.line >= 1 and each.column >= 1 and each.message for each in error.problems)
-        return None
+        problems = error.problems
+    assert problems
+    assert all(each.line >= 1 and each.column >= 1 and each.message for each in problems)
+    return None
 
 
 def written(value: Any) -> bytes:
-    out = StringIO()
-    YAML(typ="safe", pure=True).dump(value, out)
-    return out.getvalue().encode("utf-8", "surrogatepass")
+    """As JSON, which is YAML too and made much faster."""
+    return json.dumps(value).encode()
 
 
 @given(
@@ -60,7 +60,7 @@ def test_any_bytes_are_refused_or_read(text: bytes) -> None:
 
 
 @given(st.dictionaries(st.sampled_from(KEYS), values, max_size=6))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_any_structure_is_refused_or_read(value: dict[str, Any]) -> None:
     """Right keys with wrong values are what people write."""
     loaded(written(value))
@@ -104,7 +104,7 @@ def holds(plan: Plan) -> None:
 
 
 @given(pipelines)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_what_loads_can_be_run_in_some_order_and_finds_its_artifacts(value: dict[str, Any]) -> None:
     """A plan that no order of jobs can satisfy would wait for ever; so would the plan of one job alone."""
     pipeline = loaded(written(value))
