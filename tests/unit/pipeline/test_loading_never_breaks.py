@@ -21,16 +21,23 @@ values = st.recursive(
     max_leaves=25,
 )
 names = st.sampled_from("abcdef")
-artifact = st.fixed_dictionaries({"name": names, "paths": st.just(["x"])})
-step = st.fixed_dictionaries({"run": st.just("make")}) | st.builds(lambda name: {"use": f"artifact/{name}"}, names)
+things = st.sampled_from("pq")
+artifact = st.fixed_dictionaries({"name": things, "paths": st.just(["x"])})
+step = st.fixed_dictionaries({"run": st.just("make")}) | st.builds(lambda name: {"use": f"artifact/{name}"}, things)
 job = st.fixed_dictionaries(
     {"steps": st.lists(step, min_size=1, max_size=2)},
-    optional={"needs": st.lists(names, max_size=2), "artifacts": st.lists(artifact, max_size=1), "env": values},
+    optional={
+        "needs": st.lists(names, max_size=2),
+        "artifacts": st.lists(artifact, max_size=1),
+        "env": st.just({"A": "b"}),
+    },
 )
 stage = st.fixed_dictionaries(
     {"name": st.sampled_from("xyz"), "jobs": st.dictionaries(names, job, min_size=1, max_size=3)}
 )
-pipelines = st.fixed_dictionaries({"stages": st.lists(stage, min_size=1, max_size=3)}, optional={"env": values})
+pipelines = st.fixed_dictionaries(
+    {"stages": st.lists(stage, min_size=1, max_size=3)}, optional={"env": st.just({"A": 1})}
+)
 
 
 def loaded(text: bytes) -> Pipeline | None:
