@@ -11,7 +11,8 @@ import pytest
 
 from headrace.v1 import common_pb2, fleet_pb2, run_pb2
 from tests.harness.command_line import CommandLine, Terminal, git_repository
-from tests.harness.fake_coordinator import TOKEN, FakeCoordinator, Fault, bad_request
+from tests.harness.fake_coordinator import TOKEN, FakeCoordinator
+from tests.harness.faults import Fault, bad_request
 
 PIPELINE = "name: demo\nstages: [{name: test, jobs: {unit: {steps: [{run: 'true'}]}}}]\n"
 T0 = 1_700_000_000_000

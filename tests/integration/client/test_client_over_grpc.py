@@ -15,7 +15,8 @@ from headrace.client import RetryPolicy, Source, SyncClient
 from headrace.client.types import LogBytes, LogEnd, Presence, RunState
 from headrace.v1 import common_pb2, fleet_pb2, run_pb2
 from tests.harness.both_clients import Blocking
-from tests.harness.fake_coordinator import TOKEN, FakeCoordinator, Fault, bad_request
+from tests.harness.fake_coordinator import TOKEN, FakeCoordinator
+from tests.harness.faults import Fault, bad_request
 
 SOURCE = Source(repository="/src/demo", commit="a" * 40, path="/src/demo")
 QUICK = RetryPolicy(first=0.01, most=0.05, patience=20)
