@@ -51,7 +51,7 @@ class Blobs:
         while True:
             address = self._addresses[failures % len(self._addresses)]
             async with self._access(address).channel(address) as channel:
-                stub: blob_pb2_grpc.BlobServiceAsyncStub = blob_pb2_grpc.BlobServiceStub(channel)  # type: ignore[assignment]  # one class serves both
+                stub: blob_pb2_grpc.BlobServiceAsyncStub = blob_pb2_grpc.BlobServiceStub(channel)
                 try:
                     return await ask(stub)
                 except grpc.aio.AioRpcError as error:

@@ -7,50 +7,14 @@ from __future__ import annotations
 
 import os
 import socket
-import tomllib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    InitSettingsSource,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-PREFIX = "HEADRACE_"
-GIVEN_TO_JOBS = frozenset(
-    (
-        "RUN_ID",
-        "RUN_URL",
-        "JOB_ID",
-        "ATTEMPT",
-        "PROJECT",
-        "PIPELINE_NAME",
-        "STAGE",
-        "JOB",
-        "COMMIT",
-        "BRANCH",
-        "TAG",
-        "EVENT",
-        "WORKSPACE",
-        "SHARD",
-        "SHARDS",
-        "OUTPUT",
-        "ENV",
-        "PIPELINE",
-        "FENCING_TOKEN",
-    )
-)
-"""What jobs find in their environment: no mistake when an agent runs inside a job."""
-
-
-class BadSettings(Exception):
-    """One or more settings are wrong; the message names each with its mend."""
+from headrace.daemon.settings import BadSettings
+from headrace.settings_names import PREFIX
 
 
 def _pairs(value: object) -> object:
@@ -111,6 +75,7 @@ class Settings(BaseSettings):
     spool_attempt: int = Field(256 << 20, ge=1 << 20, description="bytes of log kept on disk for one attempt")
     spool_agent: int = Field(2 << 30, ge=1 << 20, description="bytes of log kept on disk in all")
     first_uid: int = Field(200_000, ge=1000, description="first of the uids, one for each slot, that jobs get (root)")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug | info | warning | error")
     local: bool = Field(
         default=False, description="serves a local `headrace run`: own code may run under the user's hand"
     )
@@ -143,106 +108,3 @@ class Settings(BaseSettings):
             return True
         host = address.rpartition(":")[0].strip("[]")
         return not (self.insecure or host in {"localhost", "::1"} or host.startswith("127."))
-
-
-class _Environment(EnvSettingsSource):
-    """The environment that was passed in, not the process's own."""
-
-    def __init__(self, kind: type[BaseSettings], environment: Mapping[str, str]) -> None:
-        self._passed = {name.lower(): value for name, value in environment.items()}
-        super().__init__(kind)
-
-    def _load_env_vars(self) -> Mapping[str, str | None]:
-        return self._passed
-
-
-def read(flags: Mapping[str, object], environment: Mapping[str, str]) -> tuple[Settings, list[str]]:
-    """The settings, and warnings about variables that nobody knows. Raises `BadSettings` with all mistakes.
-
-    `flags` with the value None are as if they were not given; a flag `label` adds to `labels`.
-    """
-    given = {name: value for name, value in flags.items() if value not in (None, {}, ())}
-    if "label" in given:
-        given["labels"] = given.pop("label")
-    wrong, warnings = _unknown(environment)
-    file = _file(environment)
-
-    class Reader(Settings):
-        """The settings with their sources in order."""
-
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the library's own names
-            env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return (
-                InitSettingsSource(settings_cls, dict(given)),
-                _Environment(settings_cls, environment),
-                InitSettingsSource(settings_cls, file),
-            )
-
-    try:
-        settings = Reader()
-    except ValidationError as error:
-        wrong += [_mistake(each) for each in error.errors(include_url=False)]
-    if wrong:
-        raise BadSettings("\n".join(wrong))
-    return settings, warnings
-
-
-def _mistake(error: Any) -> str:
-    name = ".".join(str(part) for part in error["loc"]) or "settings"
-    if error["type"] == "extra_forbidden":
-        near = _nearest(name, set(Settings.model_fields))
-        return f"{name}: unknown setting" + (f"; did you mean {near}?" if near else "")
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{name} ({PREFIX}{name.upper()}): {message}"
-
-
-def _file(environment: Mapping[str, str]) -> dict[str, Any]:
-    named = environment.get(f"{PREFIX}CONFIG")
-    file = Path(named or "/etc/headrace/agent.toml")
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        if named:
-            raise BadSettings(f"{PREFIX}CONFIG: {file} does not exist") from error
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadSettings(f"{file}: cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise BadSettings(f"{file}: no TOML: {error}") from error
-
-
-def _unknown(environment: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """Variables that look like ours and are not: mistyped settings, and those that merely nobody knows."""
-    known = {name.upper() for name in Settings.model_fields} | {"CONFIG"}
-    wrong, warnings = [], []
-    for variable in sorted(environment):
-        name = variable.removeprefix(PREFIX)
-        if not variable.startswith(PREFIX) or name in known | GIVEN_TO_JOBS:
-            continue
-        if near := _nearest(name, known):
-            wrong.append(f"{variable}: unknown; did you mean {PREFIX}{near}?")
-        else:
-            warnings.append(f"{variable}: no setting of an agent, ignored")
-    return wrong, warnings
-
-
-def _nearest(name: str, known: set[str]) -> str:
-    near = [(distance, each) for each in known if (distance := _distance(name, each)) <= 2]
-    return min(near)[1] if near else ""
-
-
-def _distance(one: str, other: str) -> int:
-    """Edit distance of two words."""
-    row = list(range(len(other) + 1))
-    for i, a in enumerate(one, 1):
-        above, row = row, [i]
-        for j, b in enumerate(other, 1):
-            row.append(min(above[j] + 1, row[-1] + 1, above[j - 1] + (a != b)))
-    return row[-1]

@@ -7,7 +7,8 @@
     workspaces/      0700; one folder per attempt, on a nosuid,nodev mount if root
     mirrors/ git/    what checkouts are made from
     sandboxes/       what sandboxes make once
-    spool/           attempts' folders when there is no tmpfs for them
+    logs/            the attempts' spools
+    run/             attempts' folders when there is no tmpfs for them
 
 Scripts and environments of steps hold secrets, so attempts' folders lie on `/run` for root. A unix socket's path
 has at most 107 bytes: a data directory with a long path gets its sockets in a short folder of the same user.
@@ -51,6 +52,11 @@ class DataDirectory:
         return self.root / "workspaces"
 
     @property
+    def logs(self) -> Path:
+        """The attempts' spools, on disk."""
+        return self.root / "logs"
+
+    @property
     def attempts(self) -> Path:
         """The attempts' folders: sockets, FIFOs, spools, scripts."""
         return self.runtime / "attempts"
@@ -78,7 +84,7 @@ def open_directory(root: Path, *, run: Path = Path("/run/headrace"), new_id: str
     try:
         _check_version(root)
         instance = _instance(root, new_id)
-        for name in ("attempts", "mirrors", "git", "sandboxes"):
+        for name in ("attempts", "logs", "mirrors", "git", "sandboxes"):
             (root / name).mkdir(mode=0o700, exist_ok=True)
         runtime = _runtime(root, instance, run)
         (runtime / "attempts").mkdir(mode=0o711, exist_ok=True)
@@ -130,7 +136,7 @@ def _runtime(root: Path, instance: str, run: Path) -> Path:
         for folder in (run, run / instance):
             _own_folder(folder, 0o711)
         return run / instance
-    inside = root / "spool"
+    inside = root / "run"
     if len(os.fsencode(inside)) + _BELOW_ATTEMPT <= _LONGEST_SOCKET:
         _own_folder(inside, 0o711)
         return inside

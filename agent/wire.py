@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -158,13 +158,14 @@ class _SessionCall(Protocol):
 class GrpcDialer:
     """Dials over gRPC, each wire on a connection of its own."""
 
-    def __init__(self, access: Access, *, seconds: float = 5.0) -> None:
+    def __init__(self, access: Callable[[str], Access], *, seconds: float = 5.0) -> None:
         self._access = access
         self._seconds = seconds
 
     async def dial(self, address: str) -> Wire:
         """Opens a session's stream to `host:port`."""
-        channel = self._access.channel(address)
+        access = self._access(address)
+        channel = access.channel(address)
         try:
             await asyncio.wait_for(channel.channel_ready(), self._seconds)
         except TimeoutError as error:
@@ -174,4 +175,4 @@ class GrpcDialer:
             await channel.close()
             raise
         stub = agent_pb2_grpc.AgentServiceStub(channel)
-        return GrpcWire(channel, cast("_SessionCall", stub.Session(metadata=self._access.metadata())))
+        return GrpcWire(channel, cast("_SessionCall", stub.Session(metadata=access.metadata())))

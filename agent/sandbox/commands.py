@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 
 
@@ -12,16 +13,22 @@ class CommandFailedError(Exception):
 
 async def run(command: Sequence[str], text: str = "") -> str:
     """Runs `command` with `text` as its input and returns its output. Raises `CommandFailedError`."""
+    # A file, not a pipe: uvloop raises when a program ends before it has read its pipe.
+    given = os.memfd_create("command-stdin", os.MFD_CLOEXEC)
     try:
+        os.write(given, text.encode())
+        os.lseek(given, 0, os.SEEK_SET)
         child = await asyncio.create_subprocess_exec(
             *command,
-            stdin=asyncio.subprocess.PIPE,
+            stdin=given,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
     except OSError as error:
         raise CommandFailedError(f"{command[0]} cannot be started: {error.strerror}") from error
-    out, err = await child.communicate(text.encode())
+    finally:
+        os.close(given)
+    out, err = await child.communicate()
     if child.returncode != 0:
         said = err.decode(errors="replace").strip() or "it said nothing"
         raise CommandFailedError(f"{' '.join(command)} failed with code {child.returncode}: {said}")

