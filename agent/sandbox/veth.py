@@ -30,7 +30,8 @@ _INTERFACES: Final = Path("/sys/class/net")
 _FORWARDING: Final = Path("/proc/sys/net/ipv4/ip_forward")
 _TRIAL: Final = 0
 """No attempt has this number."""
-_LOCK: Final = Path("/run/headrace-addresses.lock")
+_LOCK: Final = Path("/run")
+"""Locked as a folder: no file of ours has to lie about."""
 
 
 class VethNetworks:
@@ -139,7 +140,7 @@ def _job_side(address: str, gateway: str) -> str:
 @contextlib.asynccontextmanager
 async def _locked() -> AsyncIterator[None]:
     """Choosing an address and taking it are one: several agents may live on one machine."""
-    descriptor = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    descriptor = os.open(_LOCK, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         await asyncio.to_thread(fcntl.flock, descriptor, fcntl.LOCK_EX)
         yield

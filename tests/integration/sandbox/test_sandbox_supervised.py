@@ -10,13 +10,15 @@ import pytest
 import zstandard
 
 from agent.problems import Cause
+from agent.sandbox.cgroups import Cgroups
+from agent.sandbox.host import Host
 from agent.sandbox.protocol import Limits, Prepared, SandboxRequest
 from agent.supervisor.client import SupervisorClient
 from agent.supervisor.records import Kind
 from agent.supervisor.results import Step, StepResult, SupervisorSettings
 from agent.supervisor.spool import SpoolReader
 from headrace.pipeline.plan import Network
-from tests.harness.sandbox_world import World
+from tests.harness.sandbox_world import SLOT, World
 
 pytestmark = [pytest.mark.root, pytest.mark.docker]
 
@@ -58,6 +60,31 @@ async def supervised(world: World) -> AsyncIterator[Supervised]:
     await client.end()
     await client.leave()
     await world.sandbox.remove(101)
+
+
+async def test_the_host_sandbox_runs_the_same_steps_and_leaves_nothing(tmp_path: Path) -> None:
+    """Where an agent allows it: no walls, but the same protocol, and the cgroup ends what is left."""
+    agent = "test-host"
+    cgroups = Cgroups.find(agent, Path("/proc/mounts").read_text())  # noqa: ASYNC240 - a test may wait
+    sandbox = Host(slot=SLOT, environ={"PATH": "/usr/bin:/bin", "TOKEN": "secret"}, env={}, cgroups=cgroups)
+    (tmp_path / "w").mkdir()
+    client = await SupervisorClient.start(tmp_path / "a", 7, settings=SupervisorSettings())
+    request = SandboxRequest(7, agent, 0, tmp_path / "a", tmp_path / "w", Network.FULL)
+    prepared = await sandbox.prepare(request)
+    await client.launch(prepared.launch, cgroups=prepared.cgroups)
+    job = Supervised(client, prepared)
+    result = await job.step(0, "pwd; env; setsid sleep 1000 >/dev/null 2>&1 & sleep 0.1")
+    assert (result.exit_code, result.cause) == (0, None), result.sentence
+    left = [pid for folder in prepared.cgroups for pid in (folder / "cgroup.procs").read_text().split()]
+    await client.end()
+    await client.leave()
+    assert str(tmp_path / "w").encode() in job.log()
+    assert b"secret" not in job.log()
+    await sandbox.remove(7)
+    assert left
+    assert not any(folder.exists() for folder in prepared.cgroups)
+    for pid in left:
+        assert not Path(f"/proc/{pid}/root").exists()  # noqa: ASYNC240 - likewise
 
 
 async def test_steps_run_and_their_output_is_spooled(supervised: Supervised) -> None:
