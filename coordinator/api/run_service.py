@@ -153,6 +153,7 @@ def _changes(view: RunView, seen: int) -> list[wire.RunChange]:
         del run.jobs[:]
         found.append((view.run["run_sequence"], wire.RunChange(run=run)))
     found.sort(key=lambda each: each[0])
-    for (number, change), following in zip(found, [*found[1:], None], strict=True):
-        change.sequence = number if following is None or following[0] > number else number - 1
+    for index, (number, change) in enumerate(found):
+        last = index + 1 == len(found) or found[index + 1][0] > number
+        change.sequence = number if last else number - 1
     return [change for _, change in found]
