@@ -68,19 +68,19 @@ class Interrupts:
 class Follower:
     """Follows one run to its end and tells a view; afterwards `board` holds how it ended."""
 
-    def __init__(self, client: Client, run: Run, view: View) -> None:
+    def __init__(self, client: Client, run: Run, view: View, *, after_retry: bool = False) -> None:
         self.board = Board()
         self._client = client
         self._run = run
         self._view = view
         self._seen: set[tuple[str, int]] = set()
+        if after_retry:  # the logs of attempts that had ended before are not told again
+            self._seen |= {(job.key, each.number) for job in run.jobs for each in job.attempts if each.ended_at}
         self._tails: set[asyncio.Task[None]] = set()
 
-    async def follow(self, *, after_retry: bool = False) -> Run:
-        """Returns the run as it ended. `after_retry`: logs of attempts that had ended before are left out."""
+    async def follow(self) -> Run:
+        """Returns the run as it ended."""
         self._view.begin(self._run)
-        if after_retry:
-            self._seen |= {(job.key, each.number) for job in self._run.jobs for each in job.attempts if each.ended_at}
         try:
             async for change in self._client.watch(self._run.id):
                 jobs = self.board.apply(change)

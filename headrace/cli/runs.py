@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,28 +21,30 @@ def register(app: typer.Typer) -> None:
         app.command(command.__name__)(command)
 
 
-def repository_here() -> str:
+def repository_here(environment: Mapping[str, str]) -> str:
     """The repository around the working directory, as runs name it; empty where there is none."""
-    import os
-    import subprocess
+    from headrace.cli.source_git import GitError, UserGit
+    from headrace.cli.source_snapshot import Repository
 
+    git = UserGit(environment)
     try:
-        found = subprocess.run(
-            ["git", "rev-parse", "--path-format=absolute", "--show-toplevel"],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-    except OSError:
+        git_dir, common = git.text("rev-parse", "--path-format=absolute", "--git-dir", "--git-common-dir").split("\n")
+    except GitError:
         return ""
-    return os.path.realpath(found.stdout.strip()) if found.returncode == 0 else ""
+    try:
+        top = Path(git.text("rev-parse", "--path-format=absolute", "--show-toplevel"))
+    except GitError:  # a bare one
+        top = None
+    return str(Repository(Path(os.path.realpath(git_dir)), Path(os.path.realpath(common)), top).identity)
 
 
-def the_run(client: SyncClient, run_id: int | None) -> Run:
+def the_run(context: Context, client: SyncClient, run_id: int | None) -> Run:
     """The run that a person means: by number, else the latest of this repository, else the latest of all."""
     from headrace.errors import NotFound
 
     if run_id is not None:
         return client.run(run_id)
-    here = repository_here()
+    here = repository_here(context.environment)
     if here:
         try:
             return client.run(repository=here)
@@ -64,7 +68,7 @@ def runs(
 
     command: Context = context.obj
     with command.client(Need.READ) as client:
-        found = client.runs(repository="" if every else repository_here(), limit=limit)
+        found = client.runs(repository="" if every else repository_here(command.environment), limit=limit)
     if as_json:
         print_json(found)
     elif not found:
@@ -94,7 +98,7 @@ def show(
 
     command: Context = context.obj
     with command.client(Need.READ) as client:
-        found = the_run(client, run)
+        found = the_run(command, client, run)
     if as_json:
         print_json(found)
         return
@@ -125,7 +129,7 @@ def logs(
 
     command: Context = context.obj
     with command.link(Need.READ) as link, link.sync_client() as client:
-        found = the_run(client, run)
+        found = the_run(command, client, run)
         key = job or the_job(found)
         # Without an agent nothing will ever follow: what is there is all there is.
         follow = follow and (link.endpoint is None or link.endpoint.agent)
@@ -178,7 +182,7 @@ def retry(
     command: Context = context.obj
     with command.link(Need.WORK) as link:
         with link.sync_client() as client:
-            found = client.retry(the_run(client, run).id, job=job)
+            found = client.retry(the_run(command, client, run).id, job=job)
         if link.owner is not None:  # nobody else would do the work: stay until it is done
             return _followed(link, found, command.settings.state, as_json=as_json)
     if as_json:
@@ -195,7 +199,7 @@ def _followed(link: Link, run: Run, state: Path, *, as_json: bool) -> int:
 
     async def through() -> int:
         async with link.client() as client:
-            return await see_through(link, client, run, state, as_json=as_json)
+            return await see_through(link, client, run, state, as_json=as_json, after_retry=True)
 
     return asyncio.run(through())
 
@@ -214,7 +218,7 @@ def artifacts(
     command: Context = context.obj
     folders: dict[str, str] = {}
     with command.client(Need.READ) as client:
-        chosen = the_run(client, run)
+        chosen = the_run(command, client, run)
         found = client.artifacts(chosen.id)
         for each in found if download is not None else ():
             folder = inside(download or Path(), each.name)

@@ -6,6 +6,7 @@ import asyncio
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from headrace.cli.summary import exit_code, summary
 from headrace.cli.views import Events, Plain, View
 from headrace.client import Artifact, Client, Run
 from headrace.client import Source as WireSource
+from headrace.client.types import RunState
 from headrace.errors import BadInput, Corrupt, HeadraceError
 
 CANCELED = 130
@@ -93,12 +95,14 @@ async def work(link: Link, wanted: Wanted, state: Path, *, as_json: bool) -> int
         return await see_through(link, client, run, state, as_json=as_json)
 
 
-async def see_through(link: Link, client: Client, run: Run, state: Path, *, as_json: bool) -> int:
+async def see_through(
+    link: Link, client: Client, run: Run, state: Path, *, as_json: bool, after_retry: bool = False
+) -> int:
     """Follows a run, prints its summary, and as an owner waits for the runs of others."""
     view = view_for(as_json=as_json)
     interrupts = Interrupts(client, view)
     interrupts.run_id = run.id
-    follower = Follower(client, run, view)
+    follower = Follower(client, run, view, after_retry=after_retry)
     processes = link.owner.processes if link.owner else None
     with interrupts.caught():
         ended = await follow_interruptibly(follower, interrupts, processes)
@@ -154,8 +158,11 @@ async def _save(client: Client, run: Run, artifacts: list[Artifact], state: Path
 
 async def wait_for_others(client: Client) -> None:
     """An owner whose run has ended stays until the runs of others have ended too."""
-    others = [run for run in await client.runs(limit=200) if not run.ended]
+    others = [run for run in await client.runs(limit=200) if not run.ended and run.state != RunState.BLOCKED]
     for run in others:
         output.note(f"waiting for run {run.id}, which was started by another command (Ctrl-C ends it)")
-        async for _ in client.watch(run.id):
-            pass
+        async with aclosing(client.watch(run.id)) as changes:
+            async for change in changes:
+                now = change.snapshot or change.run
+                if now is not None and now.state == RunState.BLOCKED:  # it waits for a person, nobody for it
+                    break

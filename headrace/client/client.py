@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -86,7 +86,7 @@ class Client:
         """Runs without their jobs, newest first, at most 200; `before`: only those with a smaller id."""
         return await self._driver.perform(self._requests.runs(repository, before, limit))
 
-    def watch(self, run_id: int, *, after: int = 0) -> AsyncIterator[RunChange]:
+    def watch(self, run_id: int, *, after: int = 0) -> AsyncGenerator[RunChange, None]:
         """A snapshot (or, with `after`, what came behind that change), then every change until the run ends."""
         return self._driver.iterate(self._requests.watch(run_id, after))
 
@@ -99,7 +99,7 @@ class Client:
         stream: str = "main",
         offset: int = 0,
         follow: bool = True,
-    ) -> AsyncIterator[LogRecord]:
+    ) -> AsyncGenerator[LogRecord, None]:
         """The log of a job (attempt 0: the newest) from byte `offset` on; the last record is a `LogEnd`."""
         return self._driver.iterate(self._requests.tail(run_id, job, attempt, stream, offset, follow=follow))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -85,7 +85,7 @@ class SyncClient:
         """Runs without their jobs, newest first, at most 200; `before`: only those with a smaller id."""
         return self._driver.perform(self._requests.runs(repository, before, limit))
 
-    def watch(self, run_id: int, *, after: int = 0) -> Iterator[RunChange]:
+    def watch(self, run_id: int, *, after: int = 0) -> Generator[RunChange, None, None]:
         """A snapshot (or, with `after`, what came behind that change), then every change until the run ends."""
         return self._driver.iterate(self._requests.watch(run_id, after))
 
@@ -98,7 +98,7 @@ class SyncClient:
         stream: str = "main",
         offset: int = 0,
         follow: bool = True,
-    ) -> Iterator[LogRecord]:
+    ) -> Generator[LogRecord, None, None]:
         """The log of a job (attempt 0: the newest) from byte `offset` on; the last record is a `LogEnd`."""
         return self._driver.iterate(self._requests.tail(run_id, job, attempt, stream, offset, follow=follow))
 
