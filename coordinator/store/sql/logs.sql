@@ -77,7 +77,7 @@ WITH RECURSIVE halved(lo, hi) AS (
             SELECT r.bytes_from >= $3 OR r.bytes_from + r.raw_length > $3 FROM log_record r
             WHERE r.attempt_id = $1 AND r.stream = $2 AND r.sequence = (h.lo + h.hi) / 2
         ) AS behind
-        FROM halved h WHERE h.lo < h.hi
+        FROM halved h WHERE h.lo < h.hi OFFSET 0  -- or each step would look twice
     ) m
 )
 SELECT coalesce(

@@ -233,6 +233,10 @@ class Seen:
     attempt_try: int
 
     @property
+    def complete(self) -> bool:
+        return self.end is not None and self.end.complete
+
+    @property
     def raw(self) -> bytes:
         return b"".join(inflated(record) for record in self.records if record.HasField("frame"))
 
