@@ -172,6 +172,11 @@ class Attempt:
         self._terms = terms
 
     @property
+    def kill_refused(self) -> bool:
+        """Whether the system does not let us end the sandbox."""
+        return self._sandbox.kill_refused
+
+    @property
     def over(self) -> bool:
         """Whether nothing of the sandbox lives any more."""
         return self._state.phase is Phase.ENDED

@@ -44,6 +44,8 @@ class SupervisorClient:
         self.folder = folder
         self.pid = pid
         """The supervisor's own process."""
+        self.kill_refused = asyncio.Event()
+        """Set when the supervisor wants the sandbox dead and may not kill it: then the engine has to."""
         self._reader = reader
         self._writer = writer
         self._asked: dict[int, asyncio.Future[dict[str, Any]]] = {}
@@ -255,6 +257,9 @@ class SupervisorClient:
         if "spooled" in message:
             self._sequence = int(message["spooled"])
             self._news.set()
+            return
+        if "kill_refused" in message:
+            self.kill_refused.set()
             return
         future = self._asked.get(message.get("id", 0))
         if future is None or future.done():

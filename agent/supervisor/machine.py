@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from agent.problems import Cause
+from agent.supervisor import sentences
 
 HELLO_MS: Final = 10_000
 """A sandbox that has not said hello by then did not start."""
@@ -303,36 +304,13 @@ def _done(state: State, event: Done) -> tuple[State, list[Effect]]:
     elif event.code == 0:
         cause, sentence = None, ""
     elif event.oom:
-        cause, sentence = event.oom, _OOM[event.oom]
+        cause, sentence = event.oom, sentences.OOM[event.oom]
     else:
-        cause, sentence = Cause.STEP_FAILED, told(event.code)
+        cause, sentence = Cause.STEP_FAILED, sentences.told(event.code)
     effects: list[Effect] = [Finish(state.step, event.code, cause, sentence)]
     if state.phase is Phase.KILLED:
         effects.insert(0, Signal("KILL"))
     return state._replace(phase=Phase.WAITING, step=None, due=None, why=None, sentence=""), effects
-
-
-_TAKEN: Final = "the step could not be begun: the job has taken the control channel, or no process could be started"
-_FULL: Final = "the step could not be begun: the job has reached its limit of processes"
-_OOM: Final = {
-    Cause.OOM: "the memory limit of the job was reached, and the kernel killed a process of it",
-    Cause.HOST_OOM: "the machine ran out of memory, and the kernel killed a process of the job",
-}
-_SIGNALS: Final = {1: "HUP", 2: "INT", 3: "QUIT", 4: "ILL", 5: "TRAP", 6: "ABRT", 7: "BUS", 8: "FPE", 9: "KILL"} | {
-    11: "SEGV",
-    13: "PIPE",
-    14: "ALRM",
-    15: "TERM",
-    24: "XCPU",
-    25: "XFSZ",
-    31: "SYS",
-}
-
-
-def told(code: int) -> str:
-    """A step's exit code, as a sentence. A shell says 128 + n of a process that signal n has ended."""
-    name = _SIGNALS.get(code - 128)
-    return f"exit code {code}" + (f" (what a shell says of a process that SIG{name} has ended)" if name else "")
 
 
 def _canceled(state: State, event: Canceled) -> tuple[State, list[Effect]]:
@@ -359,7 +337,7 @@ def _ticked(state: State, event: Ticked) -> tuple[State, list[Effect]]:
             said = f"the sandbox did not start within {HELLO_MS // 1000} s"
             return _end(state, Cause.ERRORED, said, now)
         case Phase.STARTING:
-            return _end(state, Cause.CONTROL_TAKEN, _FULL if event.full else _TAKEN, now)
+            return _end(state, Cause.CONTROL_TAKEN, sentences.FULL if event.full else sentences.TAKEN, now)
         case Phase.RUNNING:
             said = f"the step took longer than its timeout of {state.timeout_ms / 1000:g} s"
             return _term(state, Cause.STEP_TIMED_OUT, said, now, state.grace_ms)
@@ -412,7 +390,7 @@ def _why_died(state: State, event: Died) -> tuple[Cause | None, str]:
     if state.phase is Phase.LAUNCHING:
         return Cause.ERRORED, f"the sandbox did not start{f': {event.said}' if event.said else ''}"
     if event.oom:
-        return event.oom, f"{_OOM[event.oom]}, and with it the sandbox"
+        return event.oom, f"{sentences.OOM[event.oom]}, and with it the sandbox"
     if event.full:
-        return Cause.CONTROL_TAKEN, _FULL
+        return Cause.CONTROL_TAKEN, sentences.FULL
     return Cause.SANDBOX_KILLED, "the sandbox was killed, and not by Headrace"

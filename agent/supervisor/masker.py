@@ -28,6 +28,11 @@ class Masker:
         """What is masked, longest first."""
         return self._secrets
 
+    @property
+    def held(self) -> int:
+        """Bytes that wait for what follows them."""
+        return len(self._held)
+
     def add(self, secrets: Iterable[bytes]) -> None:
         """From now on these are masked as well; empty ones are ignored."""
         known = {*self._secrets, *(secret for secret in secrets if secret)}

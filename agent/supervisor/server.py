@@ -36,6 +36,7 @@ class Connection:
         self._unsent = bytearray()
         self.told = 0
         """The last record that it was told of."""
+        self.knows_refusal = False
         self.open = True
         loop.watch(sock.fileno(), self._came)
         self.send({"headrace": [MAJOR, MINOR], "pid": os.getpid()})
@@ -127,6 +128,9 @@ class Server:
             if connection.told < self._spool.sequence and connection.idle:
                 connection.told = self._spool.sequence
                 connection.send({"spooled": self._spool.sequence})
+            if self._attempt.kill_refused and not connection.knows_refusal:
+                connection.knows_refusal = True
+                connection.send({"kill_refused": True})
         self._keep_state()
         if self._attempt.over and self._boot() > self._heard + _LINGER_MS:
             self._heard = self._boot()

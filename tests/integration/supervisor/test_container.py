@@ -99,8 +99,12 @@ async def test_a_container_dies_with_its_supervisor_by_the_guard(attached: Held)
 async def test_a_process_that_is_not_the_containers_is_refused(start: Starter) -> None:
     """A reused number must never be killed in a container's stead."""
     held = await start()
+    other = await asyncio.create_subprocess_exec("sleep", "100")
     with pytest.raises(JobProblem, match="does not belong to container"):
-        await held.client.launch(Attach(os.getpid(), "ab" * 32))
+        await held.client.launch(Attach(other.pid, "ab" * 32))
+    assert other.returncode is None
+    other.kill()
+    await other.wait()
     assert (await held.client.end()).cause is Cause.ERRORED
 
 

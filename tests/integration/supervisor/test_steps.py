@@ -15,7 +15,7 @@ import pytest
 
 from agent.problems import Cause, JobProblem
 from agent.sandbox.protocol import Spawn
-from tests.integration.supervisor.conftest import BWRAP, Held, Starter, bubblewrap, plain
+from tests.integration.supervisor.conftest import BWRAP, ENV, Held, Starter, bubblewrap, plain
 
 
 def cpu_seconds(pid: int) -> float:
@@ -133,11 +133,12 @@ async def test_a_steps_files_are_removed_when_it_ends(held: Held) -> None:
     assert sorted(path.name for path in (held.folder / "io").iterdir()) == ["control"]
 
 
-async def test_a_million_small_writes_arrive_without_wearing_the_machine_out(held: Held) -> None:
+async def test_very_many_small_writes_arrive_without_wearing_the_machine_out(held: Held) -> None:
     """A chatty step is read in gulps: the supervisor's own time stays a small part."""
+    before = cpu_seconds(held.client.pid)
     await held.run("import os\nfor i in range(200_000): os.write(1, b'x')", shell="python")
     assert held.text() == b"x" * 200_000
-    assert cpu_seconds(held.client.pid) < 0.5
+    assert cpu_seconds(held.client.pid) - before < 0.1
 
 
 @pytest.fixture
@@ -189,6 +190,26 @@ while True:
     result = await held.run("true")
     assert (result.cause, "limit of processes" in result.sentence) == (Cause.CONTROL_TAKEN, True)
     await held.client.end()
+
+
+@pytest.mark.root
+async def test_a_job_under_any_uid_can_use_the_fifos(start: Starter) -> None:
+    """Nobody knows the uid of an image's user; /dev/stdout and /dev/stderr have to work for it, too."""
+    held = await start()
+    for place in (held.folder, held.folder.parent):
+        place.chmod(0o711)
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--")
+    await held.client.launch(Spawn((*nobody, *plain(held.folder).argv), env=ENV))
+    result = await held.run("id -u; echo out > /dev/stdout; echo err > /dev/stderr; exit 3")
+    assert (result.exit_code, held.text()) == (3, b"65534\nout\nerr\n")
+
+
+async def test_orphans_of_a_step_are_collected_by_the_next(boxed: Held) -> None:
+    """Zombies count against the limit of processes."""
+    await boxed.run("i=0; while [ $i -lt 20 ]; do (sleep 0.05 &); i=$((i+1)); done; true")
+    await boxed.run("sleep 0.3")
+    await boxed.run("grep -l '^State:.Z' /proc/[0-9]*/status | wc -l")
+    assert boxed.text(3) == b"0\n"
 
 
 async def test_secrets_are_masked_in_what_is_spooled(held: Held) -> None:

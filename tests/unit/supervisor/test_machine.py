@@ -77,6 +77,13 @@ def test_a_timeout_is_term_then_kill_until_the_shell_reports_then_the_sandbox() 
     assert effects[0] == machine.Finish(1, None, Cause.STEP_TIMED_OUT, state.sentence)
 
 
+def test_what_a_killed_step_has_left_is_killed_once_more() -> None:
+    """A process may have been forked between the last round and the report."""
+    state, effects = step(standing(Phase.KILLED), machine.Done(137))
+    assert state.phase is Phase.WAITING
+    assert effects[0] == machine.Signal("KILL")
+
+
 @pytest.mark.parametrize(
     ("done", "cause"),
     [
@@ -113,6 +120,14 @@ def test_any_life_finishes_each_step_once_and_ends_once(moves: list[tuple[machin
         assert launches <= 1
     assert begun - finished == (state.step is not None)
     assert over == (state.phase is Phase.ENDED)
+
+
+def test_a_step_that_cannot_begin_says_which_of_the_two_it_was() -> None:
+    """The limit of processes is the job's to raise; a taken channel is a job that meddles."""
+    for full, words in ((True, "limit of processes"), (False, "control channel")):
+        state, effects = step(standing(Phase.STARTING), machine.Ticked(NOW, full))
+        assert (effects, state.why) == ([machine.KillSandbox()], Cause.CONTROL_TAKEN)
+        assert words in state.sentence
 
 
 @given(st.sampled_from([p for p in Phase if p is not Phase.ENDED]))
