@@ -27,6 +27,7 @@ from agent.sandbox.view import View, argv
 from headrace.pipeline.plan import Network, SandboxKind
 
 _OPEN_FILES: Final = 65_536
+_NO_STAGING: Final = "a root agent cannot give its jobs a uid of their own here: install util-linux, or use docker"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,8 @@ class Bubblewrap:
 
     async def ability(self) -> Ability:
         """Starts a trivial sandbox as a job's would be, without its files."""
+        if self._would_be_root():
+            return self._cannot(_NO_STAGING)
         missing = [path for path in self._shown.paths() if not path.exists()]
         if missing:
             return self._cannot(f"{missing[0]} is listed as a path for jobs but does not exist here")
@@ -98,6 +101,8 @@ class Bubblewrap:
         tried = await trial.run(Spawn(argv, pass_files={"seccomp": str(filter_file)}))
         if tried.code != 0:
             return self._cannot(_why_not(tried))
+        if self._cgroups is not None and not await self._cgroups.try_out(self._slot):
+            self._cgroups = None
         full = self._own_network or (self._networks is not None and await self._networks.try_out())
         networks = {Network.NONE, Network.FULL} if full else {Network.NONE}
         return Ability(self.kind, frozenset(networks), hard_limits=self._cgroups is not None)
@@ -106,7 +111,23 @@ class Bubblewrap:
         return Ability(self.kind, frozenset(), hard_limits=False, why_not=why)
 
     async def prepare(self, request: SandboxRequest) -> Prepared:
-        """Makes the attempt's /etc and filter, its cgroup and its network, and says how to start it."""
+        """Makes the attempt's /etc and filter, its cgroup and its network, and says how to start it.
+
+        Raises `JobProblem`; `remove` then takes away what was made so far.
+        """
+        if self._would_be_root():
+            raise JobProblem(Cause.REFUSED, _NO_STAGING)
+        try:
+            return await self._prepare(request)
+        except OSError as error:
+            sentence = f"the sandbox could not be prepared: {error.filename or 'the kernel'}: {error.strerror}"
+            raise JobProblem(Cause.ERRORED, sentence) from error
+
+    def _would_be_root(self) -> bool:
+        """A job of a root agent must not be root outside of its sandbox, whatever becomes of the sandbox."""
+        return self._staging is None and os.geteuid() == 0
+
+    async def _prepare(self, request: SandboxRequest) -> Prepared:
         wants_network = request.network is Network.FULL
         shares = wants_network and request.own_code and self._own_network
         namespace = await self._namespace(request.attempt) if wants_network and not shares else None

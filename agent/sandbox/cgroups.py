@@ -22,6 +22,8 @@ _PERIOD_US: Final = 100_000
 _V1_NEEDED: Final = ("memory", "pids")
 _V1_WANTED: Final = ("memory", "pids", "cpu")
 _V2_NEEDED: Final = frozenset({"memory", "pids"})
+_TRIAL: Final = 0
+"""No attempt has this number."""
 _TRIES: Final = 200
 _PAUSE_S: Final = 0.01
 
@@ -54,6 +56,16 @@ class Cgroups:
                 _write(folder / name, value)
             made.append(folder)
         return tuple(made)
+
+    async def try_out(self, limits: Limits) -> bool:
+        """Whether this machine takes folders with such limits: one is made and taken away."""
+        try:
+            self.make(_TRIAL, limits)
+        except OSError:
+            return False
+        finally:
+            await self.remove(_TRIAL)
+        return True
 
     def attempts(self) -> frozenset[int]:
         """The attempts of this agent that have a folder now, whoever made it."""

@@ -124,6 +124,10 @@ class Docker:
         except (DockerException, RequestException, CommandFailedError) as error:
             raise _not_started(request.image, error) from error
         pid = int(shown["State"]["Pid"])
+        if pid == 0:
+            code = shown["State"]["ExitCode"]
+            sentence = f"image {request.image} does not run here: its control shell ended at once with code {code}"
+            raise JobProblem(Cause.ERRORED, sentence)
         env = {"PATH": entry.PATH, **self._env, **image.env}
         env.setdefault("HOME", "/root" if self._user(request) == "0:0" else entry.WORKSPACE)
         return Prepared(Attach(pid, created["Id"]), env=env, cgroups=_cgroups(pid))

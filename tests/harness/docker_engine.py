@@ -63,7 +63,6 @@ def engine() -> Iterator[str]:
         raise NoEngineError("no Docker engine answers, and only root can start one")
     if shutil.which("dockerd") is None:
         raise NoEngineError("no Docker engine answers, and dockerd is not installed: apt-get install docker.io")
-    FOLDER.mkdir(mode=0o700, exist_ok=True)
     with _LOCK.with_suffix(".users").open("w") as users:
         with _gate():
             if not answers(URL):
@@ -95,6 +94,7 @@ def _is_last(users: IO[str]) -> bool:
 
 def _start() -> None:
     """Starts dockerd, detached: whichever session is the last will stop it."""
+    FOLDER.mkdir(mode=0o700, exist_ok=True)
     log = FOLDER / "log"
     for stale in ("docker.sock", "pid"):
         (FOLDER / stale).unlink(missing_ok=True)

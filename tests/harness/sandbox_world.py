@@ -21,6 +21,9 @@ from headrace.pipeline.plan import Network, SandboxKind
 from tests.harness.sandbox_job import SandboxJob, make_folder
 
 FIRST_UID = 390_000
+BWRAP_AGENT = f"test-bwrap-{os.getpid()}"
+DOCKER_AGENT = f"test-docker-{os.getpid()}"
+"""Of this test process alone: several may run on one machine."""
 SLOT = Limits(cpu=1.0, memory=1 << 30, pids=300)
 
 

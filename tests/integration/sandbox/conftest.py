@@ -15,7 +15,7 @@ from agent.sandbox.firewall import Firewall
 from headrace.pipeline.plan import SandboxKind
 from tests.harness import images
 from tests.harness.docker_engine import NoEngineError, engine
-from tests.harness.sandbox_world import SLOT, World, bubblewrap, cannot, resolvers
+from tests.harness.sandbox_world import BWRAP_AGENT, DOCKER_AGENT, SLOT, World, bubblewrap, cannot, resolvers
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,7 @@ def static_busybox(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 async def bubblewrap_world(tmp_path: Path) -> AsyncIterator[World]:
     """bubblewrap with the machine's own sh as control shell."""
-    world = World(bubblewrap(tmp_path / "state", "test-bwrap"), "test-bwrap", tmp_path / "bubblewrap")
+    world = World(bubblewrap(tmp_path / "state", BWRAP_AGENT), BWRAP_AGENT, tmp_path / "bubblewrap")
     yield world
     await world.close()
 
@@ -71,7 +71,7 @@ async def bubblewrap_world(tmp_path: Path) -> AsyncIterator[World]:
 @pytest.fixture
 async def docker_world(tmp_path: Path, engine_url: str, debian_image: str) -> AsyncIterator[World]:
     """Docker with the image's own sh as control shell."""
-    agent = "test-docker"
+    agent = DOCKER_AGENT
     docker = Docker(
         agent=agent,
         slot=SLOT,

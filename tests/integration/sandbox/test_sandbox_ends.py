@@ -12,7 +12,7 @@ from agent.problems import Cause, JobProblem
 from agent.sandbox import names
 from agent.sandbox.protocol import Limits
 from headrace.pipeline.plan import Network, SandboxKind
-from tests.harness.sandbox_world import World
+from tests.harness.sandbox_world import DOCKER_AGENT, World
 
 pytestmark = [pytest.mark.root, pytest.mark.docker]
 
@@ -118,8 +118,8 @@ async def test_the_engine_keeps_nothing_either(docker_world: World, engine_url: 
     client = docker.APIClient(base_url=engine_url, version="auto")
 
     def held() -> tuple[int, int, int]:
-        containers = client.containers(all=True, filters={"label": "headrace.agent"})
-        networks = client.networks(filters={"label": "headrace.agent"})
+        containers = client.containers(all=True, filters={"label": f"headrace.agent={DOCKER_AGENT}"})
+        networks = client.networks(filters={"label": f"headrace.agent={DOCKER_AGENT}"})
         return len(containers), len(networks), len(client.volumes()["Volumes"] or ())
 
     try:

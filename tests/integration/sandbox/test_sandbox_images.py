@@ -13,7 +13,7 @@ from agent.sandbox.docker import Docker
 from agent.sandbox.firewall import Firewall
 from headrace.pipeline.plan import SandboxKind
 from tests.harness import images
-from tests.harness.sandbox_world import SLOT, World, bubblewrap, resolvers
+from tests.harness.sandbox_world import DOCKER_AGENT, SLOT, World, bubblewrap, resolvers
 
 pytestmark = [pytest.mark.root, pytest.mark.docker]
 
@@ -40,7 +40,7 @@ def hostile_image(engine_url: str, busybox_image: str) -> str:
 @pytest.fixture
 async def guarded_docker(docker_world: World, static_busybox: Path, engine_url: str) -> AsyncIterator[World]:
     """Docker with our own busybox as control shell."""
-    agent = "test-guarded"
+    agent = f"{DOCKER_AGENT}-guarded"
     sandbox = Docker(
         agent=agent,
         slot=SLOT,
@@ -88,7 +88,7 @@ async def test_the_engine_shows_the_container_as_it_was_asked_for(
     job = await docker_world.start(image=hostile_image)
     client = docker.APIClient(base_url=engine_url, version="auto")
     try:
-        (listed,) = client.containers(filters={"label": "headrace.agent=test-docker"})
+        (listed,) = client.containers(filters={"label": f"headrace.agent={DOCKER_AGENT}"})
         shown = client.inspect_container(listed["Id"])
     finally:
         client.close()

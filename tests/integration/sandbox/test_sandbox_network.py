@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +42,8 @@ def outside() -> Iterator[str]:
     """
     space, near, far = "outside-test", "out-near", "out-far"
     with contextlib.ExitStack() as end:
+        one_at_a_time = end.enter_context(Path(__file__).open("rb"))
+        fcntl.flock(one_at_a_time, fcntl.LOCK_EX)  # its addresses are the machine's
         ip("netns", "add", space)
         end.callback(ip, "netns", "delete", space)
         ip("link", "add", near, "type", "veth", "peer", "name", far, "netns", space)

@@ -18,7 +18,7 @@ from agent.supervisor.records import Kind
 from agent.supervisor.results import Step, StepResult, SupervisorSettings
 from agent.supervisor.spool import SpoolReader
 from headrace.pipeline.plan import Network
-from tests.harness.sandbox_world import SLOT, World
+from tests.harness.sandbox_world import BWRAP_AGENT, SLOT, World
 
 pytestmark = [pytest.mark.root, pytest.mark.docker]
 
@@ -64,7 +64,7 @@ async def supervised(world: World) -> AsyncIterator[Supervised]:
 
 async def test_the_host_sandbox_runs_the_same_steps_and_leaves_nothing(tmp_path: Path) -> None:
     """Where an agent allows it: no walls, but the same protocol, and the cgroup ends what is left."""
-    agent = "test-host"
+    agent = f"{BWRAP_AGENT}-host"
     cgroups = Cgroups.find(agent, Path("/proc/mounts").read_text())  # noqa: ASYNC240 - a test may wait
     sandbox = Host(slot=SLOT, environ={"PATH": "/usr/bin:/bin", "TOKEN": "secret"}, env={}, cgroups=cgroups)
     (tmp_path / "w").mkdir()

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from agent.problems import JobProblem
 from headrace.pipeline.plan import SandboxKind
-from tests.harness.sandbox_world import FIRST_UID, World
+from tests.harness.sandbox_world import FIRST_UID, World, bubblewrap
 
 pytestmark = [pytest.mark.root, pytest.mark.docker]
 
@@ -87,6 +88,17 @@ async def test_a_job_gets_no_more_rights(world: World) -> None:
         "setpriv --reuid 12345 true",
     ):
         assert (await job.run(forbidden)).code != 0, forbidden
+
+
+async def test_a_root_agent_without_slot_uids_runs_no_job(bubblewrap_world: World) -> None:
+    """Root outside of a sandbox is root once the sandbox has a hole."""
+    sandbox = bubblewrap(bubblewrap_world.folder / "s", "test-rootless")
+    sandbox._staging = None
+    ability = await sandbox.ability()
+    assert ability.networks == frozenset()
+    assert "a uid of their own" in ability.why_not
+    with pytest.raises(JobProblem):
+        await sandbox.prepare(bubblewrap_world.request())
 
 
 async def test_the_programs_of_the_machine_cannot_be_changed(bubblewrap_world: World) -> None:
