@@ -15,7 +15,7 @@ async def test_a_job_runs_end_to_end(agent: Agent, side: OtherSide, repository: 
     attempt = side.give(job(repository, "cat hello.txt; echo $HEADRACE_JOB", "exit 3", "echo never"))
     await side.until(lambda: attempt in side.ended)
     ended = side.ended[attempt]
-    assert (ended.state, ended.cause) == (pb.ATTEMPT_STATE_FAILED, pb.CAUSE_STEP_FAILED), ended
+    assert (ended.state, ended.cause) == (pb.ATTEMPT_STATE_FAILED, pb.CAUSE_STEP_FAILED), agent.log
     assert [(s.exit_code, s.skipped) for s in ended.steps] == [(0, False), (3, False), (0, True)]
     await side.until(lambda: len(side.logs[attempt].records) == ended.log_records["main"])
     assert "hello from the repository\nunit\n" in side.logs[attempt].text
