@@ -29,18 +29,20 @@ def boot() -> int:
 
 async def test_a_timeout_is_term_and_the_next_step_runs(held: Held) -> None:
     """Cleaning steps still run."""
-    result = await held.run("trap 'echo heeded; exit 0' TERM; while :; do sleep 0.05; done", timeout_ms=300)
+    result = await held.run(
+        "trap 'echo heeded; exit 0' TERM; while :; do sleep 0.05; done", timeout_ms=1000, grace_ms=20_000
+    )
     assert result.cause is Cause.STEP_TIMED_OUT
-    assert result.ended_ms - result.began_ms < 1200
+    assert result.ended_ms - result.began_ms < 5000
     assert b"heeded\n" in held.text(1)
     assert (await held.run("echo on")).cause is None
 
 
 async def test_a_step_that_ignores_term_is_killed_after_its_grace(held: Held) -> None:
     """With its background processes."""
-    result = await held.run("trap '' TERM; while :; do sleep 0.05; done", timeout_ms=300, grace_ms=500)
+    result = await held.run("trap '' TERM; while :; do sleep 0.05; done", timeout_ms=1000, grace_ms=500)
     assert (result.cause, result.signal, result.exit_code) == (Cause.STEP_TIMED_OUT, signal.SIGKILL, None)
-    assert 800 <= result.ended_ms - result.began_ms < 2500
+    assert 1500 <= result.ended_ms - result.began_ms < 5000
     assert (await held.run("true")).cause is None
 
 
@@ -65,7 +67,7 @@ async def test_the_deadline_ends_the_sandbox_by_itself(start: Starter) -> None:
     began = time.monotonic()
     result = await held.run("sleep 100")
     assert result.cause is Cause.JOB_TIMED_OUT
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 4
 
 
 async def test_at_most_once_ends_when_the_lease_can_no_longer_be_counted_on(start: Starter) -> None:
@@ -77,7 +79,7 @@ async def test_at_most_once_ends_when_the_lease_can_no_longer_be_counted_on(star
     await held.client.heartbeat_answered(now + 500)
     result = await running
     assert result.cause is Cause.SANDBOX_KILLED
-    assert now + 1500 <= boot() < now + 3000
+    assert now + 1500 <= boot() < now + 6000
 
 
 async def test_the_end_of_a_sandbox_leaves_no_process_and_one_outcome(held: Held) -> None:
