@@ -20,10 +20,13 @@ import docker
 from docker.errors import DockerException
 from requests.exceptions import RequestException
 
+from tests.harness.images import CACHE
+
 START_S = 60.0
 FOLDER = Path("/tmp/headrace-test-docker")
 URL = f"unix://{FOLDER}/docker.sock"
-_LOCK = Path("/tmp/headrace-test-docker.lock")
+_LOCK = CACHE / "docker.lock"
+"""Beside the cached images: two empty files that stay."""
 
 
 class NoEngineError(Exception):
@@ -63,6 +66,7 @@ def engine() -> Iterator[str]:
         raise NoEngineError("no Docker engine answers, and only root can start one")
     if shutil.which("dockerd") is None:
         raise NoEngineError("no Docker engine answers, and dockerd is not installed: apt-get install docker.io")
+    CACHE.mkdir(parents=True, exist_ok=True)
     with _LOCK.with_suffix(".users").open("w") as users:
         with _gate():
             if not answers(URL):
