@@ -67,8 +67,9 @@ def failure(job: Job) -> list[str]:
     if step is None:
         return [f"job {plain(job.key)} failed{cause}: {plain(job.sentence) or 'no reason was given'}"]
     lines = [f"job {plain(job.key)} failed{cause} in step {step.number + 1}, {plain(step.name)}: {ended_how(step)}"]
-    sentence = job.sentence or step.sentence
-    return lines + ([f"  {plain(sentence)}"] if sentence else [])
+    sentence = plain(job.sentence or step.sentence)
+    told = not sentence or ended_how(step) in sentence
+    return lines if told else [*lines, f"  {sentence}"]
 
 
 def _failed_step(job: Job) -> StepResult | None:

@@ -43,9 +43,16 @@ class Plain:
         output.say(f"run {run.id} * {run.pipeline or 'pipeline'} at {run.source.description or run.source.commit[:7]}")
 
     def changed(self, board: Board, jobs: list[Job]) -> None:
-        """Says what is new, once."""
+        """Says what is new, once; the run's end comes last."""
+        over = board.run is not None and board.run.ended
+        if not over:
+            self._say_run(board)
         for job in jobs:
             self._say(job.key, f"{job.key} * {happened(job)}")
+        if over:
+            self._say_run(board)
+
+    def _say_run(self, board: Board) -> None:
         if board.run is not None:
             self._say("", f"run {board.run.id} * {board.run.state}")
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from headrace.client import flows
 from headrace.client.flows import END
+from headrace.client.frames import inflate
 from headrace.client.pace import Pace, RetryPolicy
 from headrace.client.types import LogBytes, LogEnd, LogGap
 from headrace.errors import Busy, Conflict, Corrupt, Unreachable
@@ -138,6 +139,33 @@ def test_a_tail_keeps_to_the_attempt_that_answered_first():
 
     play(flows.tail(pace(), flows.TailOf(1, "unit")), {flows.Open: opened, flows.Next: following})
     assert asked == [0, 3]
+
+
+def test_a_section_that_was_announced_is_not_announced_again_after_a_cut():
+    """Sections have no bytes: an offset alone cannot tell whether they were seen."""
+    opened = log_pb2.Record(sequence=1, opened=log_pb2.SectionOpened(section=1, kind="step", title="tests"))
+    frame = log_pb2.Record(sequence=2, frame=log_pb2.Frame(raw_length=1, zstd=zstandard.compress(b"x"), section=1))
+    closed = log_pb2.Record(sequence=3, offset=1, closed=log_pb2.SectionClosed(section=1))
+    end = log_pb2.TailResponse(end=log_pb2.TailEnd(offset=1, complete=True))
+    records = [log_pb2.TailResponse(record=each) for each in (opened, frame, closed)]
+    replies = iter([*records[:1], CUT, *records, CUT, records[2], end])
+
+    def following(step: flows.Next) -> Any:
+        if (reply := next(replies)) is CUT:
+            raise CUT
+        return reply
+
+    given_out, _ = play(
+        flows.tail(pace(), flows.TailOf(1, "unit")), {flows.Open: lambda step: None, flows.Next: following}
+    )
+    assert [type(each).__name__ for each in given_out] == ["SectionOpened", "LogBytes", "SectionClosed", "LogEnd"]
+
+
+def test_a_frame_over_the_limit_is_refused_even_when_it_declares_itself_rightly():
+    """64 KiB is the contract: a reader may count on it."""
+    with pytest.raises(Corrupt):
+        inflate(frame_of(b"x" * (64 * 1024 + 1), 64 * 1024 + 1).record.frame)
+    assert len(inflate(frame_of(b"x" * 64 * 1024, 64 * 1024).record.frame)) == 64 * 1024
 
 
 def frame_of(data: bytes, declared: int) -> log_pb2.TailResponse:
