@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.sandbox import container, entry, etc, names
+from agent.sandbox import container, entry, etc, names, passed
 from agent.sandbox.cgroups import Cgroups
 from agent.sandbox.container import Container, Image
 from agent.sandbox.firewall import Rules, _filter, _removal
@@ -121,15 +121,15 @@ def test_what_the_view_lists_is_all_there_is() -> None:
 
 def test_rules_are_taken_away_as_they_are_listed() -> None:
     """Only those of that attempt: not of attempt 71, not of another agent."""
-    mine = '-m comment --comment "headrace:a1:7"'
+    mine = '-m comment --comment "headrace:docker:a1:7"'
     made = _filter("HR-hr1", "FORWARD", mine, Rules("hr1", ("10.0.0.53",), "10.222.0.0/30"))
     listed = [line.replace("-I FORWARD 1", "-A FORWARD").replace("-I INPUT 1", "-A INPUT") for line in made]
     others = [
-        '-A INPUT -i hr2 -m comment --comment "headrace:a1:71" -j DROP',
+        '-A INPUT -i hr2 -m comment --comment "headrace:docker:a1:71" -j DROP',
         "-A INPUT -i eth0 -j ACCEPT",
         "-N HR-hr1",
     ]
-    removal = _removal([*listed, *others], "headrace:a1:7")
+    removal = _removal([*listed, *others], "headrace:docker:a1:7")
     assert removal[-1] == "-X HR-hr1"
     assert len(removal) == len([line for line in listed if line.startswith("-A")]) + 1
     assert not any("71" in line or "eth0" in line for line in removal)
@@ -195,3 +195,34 @@ def test_the_made_etc_names_nobody_of_the_host(tmp_path: Path) -> None:
     assert [line.split(":")[0] for line in made["/etc/passwd"].read_text().splitlines()] == ["root", "job", "nobody"]
     assert etc.write(tmp_path / "etc", Network.NONE, ("10.0.0.53",))["/etc/resolv.conf"].read_text() == ""
     assert etc.resolvers("# x\nnameserver 1.1.1.1\nsearch a\nnameserver\n nameserver ::1\n") == ("1.1.1.1", "::1")
+
+
+def test_a_resolver_on_loopback_is_no_use_in_another_namespace() -> None:
+    """There the job's own loopback answers, that is nobody."""
+    local, upstream = "nameserver 127.0.0.53\n", "nameserver 10.0.0.53\n"
+    assert etc.reachable_resolvers(local, upstream) == ("10.0.0.53",)
+    assert etc.reachable_resolvers("nameserver 10.1.1.1\n", upstream) == ("10.1.1.1",)
+    assert etc.reachable_resolvers(local, "") == ()
+
+
+def test_only_the_documented_settings_are_passed_on(tmp_path: Path) -> None:
+    """A token or a cloud key of the user's environment is no setting of a package index."""
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    given = {
+        "https_proxy": "http://proxy:3128",
+        "HTTPS_PROXY": "http://proxy:3128",
+        "PIP_FIND_LINKS": f"{wheels} https://wheels.example.com /missing/place",
+        "SSL_CERT_FILE": "/",
+        "UV_CACHE_DIR": str(tmp_path),
+    }
+    others = {"AWS_SECRET_ACCESS_KEY": "x", "HEADRACE_TOKEN": "x", "MY_PIP_INDEX_URL": "x"}
+    assert passed.settings({**given, **others}) == given
+    assert passed.paths(given, home=tmp_path / "home") == (wheels,)
+
+
+@pytest.mark.parametrize("agent", ["", "../other", "a b", 'a" -j ACCEPT', "a\n*nat", "-x"])
+def test_an_agents_id_cannot_become_a_path_or_a_rule(agent: str) -> None:
+    """It stands in folder names and in firewall rules."""
+    with pytest.raises(ValueError, match="an agent's id"):
+        names.checked(agent)
