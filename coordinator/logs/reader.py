@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from coordinator.blobs.store import BlobStore
 from coordinator.errors import NotFound
 from coordinator.logs.bells import LogBells
-from coordinator.logs.segment import Segment
+from coordinator.logs.segment import DamagedSegment, Segment
 from coordinator.store import logs
 from coordinator.store.database import Database
 from coordinator.store.logs import JobAttempt, LogState
@@ -140,8 +140,8 @@ class _Cursor:
         """Looks how far the stream has come, after a page without records."""
         async with self._database.connection() as db:
             state = await logs.state(db, self._attempt, self._stream)
-        if state.compacted_to >= self.sequence:
-            await self._find_segment()
+        if state.compacted_to >= self.sequence and not await self._find_segment():
+            raise DamagedSegment(f"the log's part that holds record {self.sequence} is missing")
         self.more = state.next > self.sequence
         return state
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-import pytest
+import asyncpg
 import pytest_asyncio
 
 from coordinator.store.logs import SQL
@@ -16,11 +16,17 @@ from tests.integration.logs.world import TOKEN, World, make_attempt, make_job, m
 FAMILIES = ("logs.", "artifacts.", "singletons.")
 
 
-@pytest.mark.parametrize("name", [name for name in all_statements() if name.startswith(FAMILIES)])
-async def test_every_statement_can_be_prepared(world: World, name: str) -> None:
+async def test_every_statement_can_be_prepared(world: World) -> None:
     """A statement that nobody ran yet must not fail in front of people."""
+    wrong = {}
     async with world.database.connection() as db:
-        await db.prepare(all_statements()[name])
+        for name, statement in all_statements().items():
+            if name.startswith(FAMILIES):
+                try:
+                    await db.prepare(statement)
+                except asyncpg.PostgresError as error:
+                    wrong[name] = str(error)
+    assert wrong == {}
 
 
 @pytest_asyncio.fixture
