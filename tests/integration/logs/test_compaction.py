@@ -247,7 +247,9 @@ async def test_a_term_is_taken_over_only_after_its_counter_stood_still_for_a_lea
         clock.now += 29
         assert await first.hold() == term
     assert await second.hold() is None
-    clock.now += 30
+    clock.now += 29
+    assert await second.hold() is None
+    clock.now += 1
     taken = await second.hold()
     assert taken not in {None, term}
     assert await first.hold() is None

@@ -16,6 +16,8 @@ async def test_a_ring_between_two_waits_is_not_forgotten() -> None:
             await bell.wait(3_600)
             bells.ring(runs=[1])
             await bell.wait(3_600)
+            bells.grew([2])
+            await bell.wait(3_600)
 
 
 async def test_others_do_not_ring_here_and_the_slow_poll_comes_all_the_same() -> None:
