@@ -187,7 +187,7 @@ class Dispatch:
         refused = session.acknowledged(number, accepted=accepted, barred_until=until)
         if refused is not None:
             self._measures.returned()
-            await self._store.give_up([GivenUp(refused.attempt_id, refused.token, sentence)])
+            await self._store.give_up([GivenUp(refused.attempt_id, session.id, refused.token, sentence)])
 
     def send_away(self, sentence: str) -> None:
         """Tells all agents to connect elsewhere, and takes no part in their attempts any more."""

@@ -134,9 +134,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class GivenUp:
-    """An assignment that was refused, or not acknowledged in time."""
+    """An assignment of this session that was refused, or not acknowledged in time."""
 
     attempt_id: int
+    session_id: str
     token: bytes
     sentence: str
 
@@ -198,8 +199,11 @@ class DispatchStore(Protocol):
         """Gives queued jobs of these classes, in order, to the sessions that want them."""
         ...
 
-    async def give_up(self, returned: Sequence[GivenUp]) -> None:
-        """Returns assignments that never began: their jobs are queued again."""
+    async def give_up(self, returned: Sequence[GivenUp]) -> frozenset[int]:
+        """Returns assignments that never began: their jobs are queued again; returns their attempts.
+
+        One that has started meanwhile, or that another session has resumed, stays as it is.
+        """
         ...
 
     async def report(self, reports: Sequence[Report]) -> Sequence[Answer]:

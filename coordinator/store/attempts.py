@@ -12,7 +12,7 @@ from coordinator.core.attempt import Attempt, Gone
 from coordinator.core.job import AttemptEnded, AttemptReturned, AttemptStarted, JobEvent
 from coordinator.core.run import Run
 from coordinator.core.states import ATTEMPT_LIVE, AttemptState, Cause, IllegalTransition, StaleToken
-from coordinator.dispatch.port import Answer, Claimed, EndedReport, Permit, Report, StartedReport, Wake, Want
+from coordinator.dispatch.port import Answer, Claimed, EndedReport, GivenUp, Permit, Report, StartedReport, Wake, Want
 from coordinator.store.database import Connection
 from coordinator.store.logs import LogFinal, close_logs, lost_logs
 from coordinator.store.settle import lock_runs, settle
@@ -115,25 +115,45 @@ async def report(db: Connection, reports: Sequence[Report]) -> tuple[list[Answer
     return answers, wake
 
 
-async def gone(db: Connection, given_up: Mapping[int, str], *, tokens: Mapping[int, bytes] | None = None) -> Wake:
+async def gone(db: Connection, given_up: Mapping[int, str]) -> Wake:
     """Gives attempts up: those that had started are lost, the others returned. `given_up`: id -> sentence.
 
-    With `tokens`, only attempts that still have this token; whatever is over stays as it is.
+    What is over stays as it is.
     """
     rows = await _locked(db, sorted(given_up))
+    living = [row for row in rows.attempts if _attempt_of(row).state in ATTEMPT_LIVE]
+    return await _settle_gone(db, rows.runs, living, given_up)
+
+
+async def give_up(db: Connection, returned: Sequence[GivenUp]) -> tuple[frozenset[int], Wake]:
+    """Returns assignments that have not started and that no other session has resumed; the others stay as they are."""
+    given = {each.attempt_id: each for each in returned}
+    rows = await _locked(db, sorted(given))
+    found = [
+        row
+        for row in rows.attempts
+        if AttemptState(row["state"]) is AttemptState.LEASED
+        and row["token"] == given[row["id"]].token
+        and str(row["session_id"]) == given[row["id"]].session_id
+    ]
+    wake = await _settle_gone(db, rows.runs, found, {key: each.sentence for key, each in given.items()})
+    return frozenset(row["id"] for row in found), wake
+
+
+async def _settle_gone(
+    db: Connection, runs: Mapping[int, Run], living: Sequence[asyncpg.Record], sentences: Mapping[int, str]
+) -> Wake:
     events: dict[int, list[tuple[int, JobEvent]]] = defaultdict(list)
     changed = []
-    for row in rows.attempts:
+    for row in living:
         known = _attempt_of(row)
-        if known.state not in ATTEMPT_LIVE or (tokens is not None and tokens[known.id] != known.token):
-            continue
-        after = machine.step(known, Gone(given_up[known.id]))
+        after = machine.step(known, Gone(sentences[known.id]))
         changed.append(after)
-        canceling = row["canceling"] or rows.runs[row["run_id"]].canceling
+        canceling = row["canceling"] or runs[row["run_id"]].canceling
         events[row["run_id"]].append((row["job_id"], _job_event(after, canceling=canceling)))
     if not changed:
         return Wake()
-    wake = await settle(db, rows.runs, events)
+    wake = await settle(db, runs, events)
     await _write(db, changed, {})
     if lost := [each.id for each in changed if each.state is AttemptState.LOST]:
         await lost_logs(db, lost)
@@ -179,6 +199,7 @@ async def _write(db: Connection, changed: Iterable[Attempt], details: Mapping[in
 
 async def permit(db: Connection, attempt_id: int, token: bytes, nonce: str) -> Permit:
     """Grants the start permit: the same nonce may ask again and gets the same number."""
+    await db.execute(SQL.share_sessions_of, [attempt_id])
     row = await db.fetchrow(SQL.permit, attempt_id, token, nonce)
     if row is None:
         return Permit(granted=False, sentence="another start of this deployment holds the permit, or it was canceled")

@@ -54,7 +54,8 @@ class PostgresDispatch:
 
     async def close_session(self, session_id: str) -> None:
         """Ends a session whose agent left with nothing in its hands."""
-        async with self._database.connection() as db:
+        async with self._database.transaction() as db:
+            await db.execute(SQL.lock_session, session_id)
             closed = await db.fetchval(SQL.delete_idle_session, session_id)
         if closed is not None:
             self._bells.ring(Wake(agents=True))
@@ -72,7 +73,9 @@ class PostgresDispatch:
                 [attempt for _, attempt in named],
             )
         if missing:
-            await self._gone({row["attempt_id"]: "its agent no longer knows it" for row in missing})
+            async with self._database.transaction() as db:
+                wake = await attempts.gone(db, {row["attempt_id"]: "its agent no longer knows it" for row in missing})
+            self._bells.ring(wake)
         return frozenset(str(row["id"]) for row in alive)
 
     async def classes(self) -> Mapping[int, Requirement]:
@@ -86,17 +89,12 @@ class PostgresDispatch:
         async with self._database.transaction() as db:
             return await attempts.claim(db, classes, wants, self._make_token)
 
-    async def give_up(self, returned: Sequence[GivenUp]) -> None:
+    async def give_up(self, returned: Sequence[GivenUp]) -> frozenset[int]:
         """Returns assignments that never began."""
-        await self._gone(
-            {each.attempt_id: each.sentence for each in returned},
-            tokens={each.attempt_id: each.token for each in returned},
-        )
-
-    async def _gone(self, given_up: Mapping[int, str], *, tokens: Mapping[int, bytes] | None = None) -> None:
         async with self._database.transaction() as db:
-            wake = await attempts.gone(db, given_up, tokens=tokens)
+            found, wake = await attempts.give_up(db, returned)
         self._bells.ring(wake)
+        return found
 
     async def report(self, reports: Sequence[Report]) -> Sequence[Answer]:
         """Records reports and what follows from them."""
@@ -149,9 +147,10 @@ class PostgresDispatch:
             sessions = [row["id"] for row in rows]
             leases = await db.fetch(SQL.leases_of_sessions, sessions)
             permitted = [row["attempt_id"] for row in leases if row["permitted"]]
-            await db.execute(SQL.orphan_leases, permitted)
             others = {row["attempt_id"]: "its agent fell silent" for row in leases if not row["permitted"]}
+            # Runs before leases, as everywhere.
             wake = await attempts.gone(db, others) if others else Wake()
+            await db.execute(SQL.orphan_leases, permitted)
             await db.execute(SQL.delete_sessions, sessions)
         self._bells.ring(wake | Wake(agents=True))
         return [str(session) for session in sessions]
@@ -242,12 +241,13 @@ async def _open_session(db: Connection, hello: Hello, session_id: str, replica: 
     leases = {row["attempt_id"]: row for row in await db.fetch(SQL.leases_of_agent, agent["id"])}
     held = {each.attempt_id: each.token for each in hello.held}
     resumed = [key for key, row in leases.items() if held.get(key) == row["token"]]
+    lost = {key: "its agent came back without it" for key in leases if key not in resumed}
+    # Runs are locked before leases, as everywhere: a cancel of one of these runs may be under way.
+    wake = await attempts.gone(db, lost) if lost else Wake()
     if older is not None:
         await db.execute(SQL.delete_session, older["id"])
     await db.execute(SQL.insert_session, session_id, agent["id"], hello.instance, replica)
     await db.execute(SQL.resume_leases, resumed, session_id)
-    lost = {key: "its agent came back without it" for key in leases if key not in resumed}
-    wake = await attempts.gone(db, lost) if lost else Wake()
     verdicts = tuple(
         Verdict(each.attempt_id, resume=True)
         if each.attempt_id in resumed

@@ -9,10 +9,10 @@ ORDER BY s.id FOR KEY SHARE;
 -- make_pool: a pool exists from the first agent that names it, until credentials bind pools
 INSERT INTO pool (name) VALUES ($1) ON CONFLICT DO NOTHING;
 
--- lock_agent: one Hello of an identity at a time; FOR UPDATE comes with the update
+-- lock_agent: one Hello of an identity at a time; no key column is set, for a claim that refers to the agent must not wait for it
 INSERT INTO agent (name, pool, instance, version, labels, slots, sandboxes, leaving)
 VALUES ($1, $2, $3, $4, $5::jsonb, $6, $7::jsonb, $8)
-ON CONFLICT (name) DO UPDATE SET name = excluded.name
+ON CONFLICT (name) DO UPDATE SET seen_at = clock_timestamp()
 RETURNING id, drained;
 
 -- session_of_agent: taken whole, so that no claim or report of the old session is under way
@@ -25,6 +25,9 @@ WHERE id = $1;
 
 -- delete_session: fenced by a newer one, expired, or left with nothing in its hands
 DELETE FROM session WHERE id = $1;
+
+-- lock_session: waits for claims under way, so that the next statement sees their leases
+SELECT id FROM session WHERE id = $1 FOR UPDATE;
 
 -- delete_idle_session: an agent that left; with a living attempt the lease decides instead
 DELETE FROM session s WHERE s.id = $1 AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.session_id = s.id)
@@ -39,8 +42,9 @@ SELECT attempt_id, run_id, token FROM lease WHERE agent_id = $1 ORDER BY attempt
 -- resume_leases: the new session takes over what its agent still holds; 0: named in Hello, so always named in heartbeats
 UPDATE lease SET session_id = $2, number = 0 WHERE attempt_id = ANY($1::bigint[]);
 
--- beat: the counters of all agents of a replica in one statement
-UPDATE session SET counter = counter + 1 WHERE id = ANY($1::uuid[]) RETURNING id;
+-- beat: the counters of all agents of a replica in one statement; locked in id order, as the reaper locks them
+WITH held AS (SELECT id FROM session WHERE id = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE)
+UPDATE session SET counter = counter + 1 FROM held WHERE session.id = held.id RETURNING session.id;
 
 -- missing: leases that a heartbeat should have named and did not
 SELECT l.attempt_id, l.run_id, l.session_id
@@ -98,7 +102,7 @@ SELECT id, run_id FROM attempt WHERE id = ANY($1::bigint[]);
 
 -- attempts: as they are under the run lock
 SELECT a.id, a.job_id, a.run_id, a.token, a.state, a.cause, a.sentence, a.started_report, a.ended_report,
-       l.cancel IS NOT NULL AS canceling, l.permit IS NOT NULL AS permitted
+       l.cancel IS NOT NULL AS canceling, l.session_id
 FROM attempt a LEFT JOIN lease l ON l.attempt_id = a.id
 WHERE a.id = ANY($1::bigint[]);
 
@@ -118,9 +122,9 @@ UPDATE lease SET running = true WHERE attempt_id = ANY($1::bigint[]);
 -- delete_leases: the attempt is over
 DELETE FROM lease WHERE attempt_id = ANY($1::bigint[]);
 
--- permit: one nonce for ever; the same may ask again
+-- permit: one nonce for ever; the same may ask again. Only what has started: an attempt that had not would be returned and run twice
 UPDATE lease SET permit = $3
-WHERE attempt_id = $1 AND token = $2 AND at_most_once AND cancel IS NULL AND (permit IS NULL OR permit = $3)
+WHERE attempt_id = $1 AND token = $2 AND at_most_once AND running AND cancel IS NULL AND (permit IS NULL OR permit = $3)
 RETURNING fencing, job_id;
 
 -- fence: a number that grows with every permitted deployment of an environment; a failover raises the timeline
@@ -157,7 +161,7 @@ WHERE EXISTS (SELECT 1 FROM singleton WHERE name = 'reaper' AND term = $3)
 ORDER BY s.id FOR UPDATE OF s;
 
 -- leases_of_sessions: what their sessions leave behind
-SELECT attempt_id, run_id, permit IS NOT NULL AND running AS permitted FROM lease WHERE session_id = ANY($1::uuid[]);
+SELECT attempt_id, run_id, permit IS NOT NULL AS permitted FROM lease WHERE session_id = ANY($1::uuid[]);
 
 -- orphan_leases: out of contact; their own long lease begins
 UPDATE lease SET session_id = NULL WHERE attempt_id = ANY($1::bigint[]);

@@ -1,0 +1,263 @@
+"""The rows of a coordinator's database as plain dictionaries, and the core driven over them.
+
+Everything here happens at once, as one transaction does. What the core refuses is refused before anything is
+written.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, assert_never
+
+from coordinator.core import attempt as machine
+from coordinator.core.attempt import Attempt, Gone
+from coordinator.core.fairness import queue_times
+from coordinator.core.follow import Changes, Gate, LoadBehind, LoadDependents, LoadGates, Need, follow
+from coordinator.core.job import AttemptEnded, AttemptReturned, AttemptStarted, Job, JobEvent
+from coordinator.core.matching import Requirement
+from coordinator.core.plan import Graph
+from coordinator.core.run import Run
+from coordinator.core.states import ATTEMPT_LIVE, AttemptState, JobState
+from coordinator.dispatch.port import Hello, Wake
+
+Events = Mapping[int, Sequence[tuple[int, JobEvent]]]
+
+
+@dataclass
+class RunRow:
+    run: Run
+    repository: str
+    priority: int
+    jobs: tuple[int, ...]
+    gates: dict[int, Gate]
+    graph: Graph
+
+
+@dataclass
+class JobRow:
+    job: Job
+    run_id: int
+    class_id: int
+    pool: str
+    environment: str
+    spec: bytes
+    vt: float | None = None
+
+
+@dataclass
+class QueueRow:
+    class_id: int
+    priority: int
+    vt: float
+    queued_at: float
+
+
+@dataclass
+class PoolRow:
+    paused: bool = False
+    vt: float = 0.0
+
+
+@dataclass
+class AgentRow:
+    id: int
+    hello: Hello
+    drained: bool = False
+    leaving: bool = False
+
+
+@dataclass
+class SessionRow:
+    agent_id: int
+    instance: str
+    counter: int = 0
+
+
+@dataclass
+class AttemptRow:
+    attempt: Attempt
+    run_id: int
+    agent_id: int
+    attempt_try: int
+
+
+@dataclass
+class LeaseRow:
+    attempt_id: int
+    job_id: int
+    run_id: int
+    agent_id: int
+    session_id: str | None
+    token: bytes
+    number: int
+    at_most_once: bool
+    permit: str | None = None
+    fencing: int = 0
+    cancel: str = ""
+    sentence: str = ""
+
+
+@dataclass
+class Rows:
+    """All tables. `clock`: seconds. `changed` is called after every commit, for whoever watches from outside."""
+
+    clock: Callable[[], float]
+    runs: dict[int, RunRow] = field(default_factory=dict)
+    jobs: dict[int, JobRow] = field(default_factory=dict)
+    classes: dict[int, Requirement] = field(default_factory=dict)
+    pools: dict[str, PoolRow] = field(default_factory=lambda: {"default": PoolRow()})
+    shares: dict[tuple[str, str], float] = field(default_factory=dict)
+    queue: dict[int, QueueRow] = field(default_factory=dict)
+    agents: dict[str, AgentRow] = field(default_factory=dict)
+    sessions: dict[str, SessionRow] = field(default_factory=dict)
+    attempts: dict[int, AttemptRow] = field(default_factory=dict)
+    leases: dict[int, LeaseRow] = field(default_factory=dict)
+    requests: dict[str, tuple[str, int]] = field(default_factory=dict)
+    environments: dict[tuple[str, str], int] = field(default_factory=dict)
+    terms: dict[str, tuple[str, int]] = field(default_factory=dict)
+    ids: int = 0
+
+    def new_id(self) -> int:
+        self.ids += 1
+        return self.ids
+
+    def agent(self, agent_id: int) -> AgentRow:
+        return next(row for row in self.agents.values() if row.id == agent_id)
+
+    def lease_of_job(self, job_id: int) -> LeaseRow | None:
+        return next((lease for lease in self.leases.values() if lease.job_id == job_id), None)
+
+    def standing(self) -> dict[str, int]:
+        """The counts that must be 0."""
+        lost = [each for each in self.leases.values() if not each.at_most_once and each.session_id not in self.sessions]
+        waiting = [row for row in self.jobs.values() if row.job.state is JobState.WAITING and not row.job.unfinished]
+        leased = {lease.job_id for lease in self.leases.values()}
+        unplaced = [
+            key
+            for key, row in self.jobs.items()
+            if row.job.state is JobState.QUEUED and key not in self.queue and key not in leased
+        ]
+        return {
+            "lost_sight": len(lost),
+            "waiting_for_nothing": len(waiting),
+            "queued_without_place": len(unplaced),
+        }
+
+    # What follows
+
+    def settle(self, events: Events, changed_runs: Mapping[int, Run] | None = None) -> Wake:
+        """Applies events to jobs, by run, with all that follows."""
+        runs = dict(changed_runs or {})
+        done = []
+        for run_id, pairs in sorted(events.items()):
+            run = runs.get(run_id, self.runs[run_id].run)
+            done.append(self._drive(run_id, follow(run, [(self.jobs[job].job, event) for job, event in pairs])))
+        return self.write(done)
+
+    def _drive(self, run_id: int, generator: Any) -> Changes:
+        answer: object = None
+        while True:
+            try:
+                need = generator.send(answer)
+            except StopIteration as stop:
+                changes: Changes = stop.value
+                return changes
+            answer = self._answer(self.runs[run_id], need)
+
+    def _answer(self, row: RunRow, need: Need) -> object:
+        jobs = [self.jobs[key].job for key in row.jobs]
+        match need:
+            case LoadDependents():
+                return [
+                    (source, job)
+                    for source in need.jobs
+                    for job in jobs
+                    if source in row.graph.needs.get(job.id, ()) and job.state is JobState.WAITING
+                ]
+            case LoadGates():
+                return list(row.gates.values())
+            case LoadBehind():
+                return [
+                    job
+                    for job in jobs
+                    if job.stage == need.stage and job.id not in row.graph.needs and job.state is JobState.WAITING
+                ]
+            case _:
+                assert_never(need)
+
+    def write(self, changes: Sequence[Changes]) -> Wake:
+        """Writes what the core decided."""
+        touched = [
+            each for each in changes if each.jobs or each.queued or each.gates or each.run != self.runs[each.run.id].run
+        ]
+        for each in touched:
+            row = self.runs[each.run.id]
+            row.run = each.run
+            row.gates.update(each.gates)
+            for key, job in each.jobs.items():
+                self.jobs[key].job = job
+            for key in each.unqueued:
+                self.queue.pop(key, None)
+        queued = sorted(key for each in touched for key in each.queued)
+        self._enqueue(queued)
+        return Wake(queue=bool(queued), runs=frozenset(each.run.id for each in touched))
+
+    def _enqueue(self, queued: Sequence[int]) -> None:
+        fresh: dict[tuple[str, str], list[JobRow]] = defaultdict(list)
+        for key in queued:
+            row = self.jobs[key]
+            if row.vt is None:
+                fresh[self.runs[row.run_id].repository, row.pool].append(row)
+        for (repository, pool), rows in sorted(fresh.items()):
+            times = queue_times(self.pools[pool].vt, self.shares.get((repository, pool), 0.0), 1.0, len(rows))
+            for row, vt in zip(rows, times, strict=True):
+                row.vt = vt
+            self.shares[repository, pool] = times[-1]
+        for key in queued:
+            row = self.jobs[key]
+            assert row.vt is not None
+            place = QueueRow(row.class_id, self.runs[row.run_id].priority, row.vt, self.clock())
+            self.queue.setdefault(key, place)
+
+    # Attempts
+
+    def move(self, moved: Iterable[tuple[Attempt, Attempt]]) -> Wake:
+        """Writes attempts (before, after), in order, and settles what follows from each step."""
+        events: dict[int, list[tuple[int, JobEvent]]] = defaultdict(list)
+        over = []
+        for before, after in moved:
+            row = self.attempts[after.id]
+            lease = self.leases.get(after.id)
+            canceling = self.runs[row.run_id].run.canceling or (lease is not None and bool(lease.cancel))
+            events[row.run_id].append((after.job_id, job_event(after, canceling=canceling)))
+            if before.state in ATTEMPT_LIVE and after.state not in ATTEMPT_LIVE:
+                over.append(after.id)
+            row.attempt = after
+        wake = self.settle(events)
+        for key in over:
+            self.leases.pop(key, None)
+        return wake
+
+    def gone(self, given_up: Mapping[int, str]) -> Wake:
+        """Gives up what still lives of these: lost where it had started, else returned."""
+        living = [
+            (row.attempt, sentence)
+            for key, sentence in sorted(given_up.items())
+            if (row := self.attempts[key]).attempt.state in ATTEMPT_LIVE
+        ]
+        return self.move([(attempt, machine.step(attempt, Gone(sentence))) for attempt, sentence in living])
+
+    def cancel_lease(self, lease: LeaseRow, sentence: str) -> None:
+        """Asks the agent to cancel; again: to kill."""
+        self.leases[lease.attempt_id] = replace(lease, cancel="kill" if lease.cancel else "cancel", sentence=sentence)
+
+
+def job_event(after: Attempt, *, canceling: bool) -> JobEvent:
+    """What an attempt's step means for its job."""
+    if after.state is AttemptState.RUNNING:
+        return AttemptStarted()
+    if after.state is AttemptState.RETURNED:
+        return AttemptReturned(canceling)
+    return AttemptEnded(after.state, after.cause, after.sentence, canceling)

@@ -1,0 +1,165 @@
+"""Runs and terms of the simulation over the rows of `memory_rows`: the other half of `memory_store`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from coordinator.core.follow import Changes
+from coordinator.core.job import Canceled, Job
+from coordinator.core.plan import CannotRetry, Graph, begin, retry
+from coordinator.core.states import RUN_OVER, JobState
+from coordinator.dispatch.port import Bells, Wake
+from coordinator.errors import BadInput, Conflict, NotFound, StoreDown
+from coordinator.store.runs import NewRun
+from tests.harness.memory_rows import JobRow, Rows, RunRow
+from tests.harness.memory_store import Transactions
+
+T = TypeVar("T")
+
+
+class MemoryRuns:
+    """What people ask of runs, over rows: the same promises as `coordinator.store.runs.PostgresRuns`."""
+
+    def __init__(self, rows: Rows, bells: Bells, transactions: Transactions | None = None) -> None:
+        self.rows = rows
+        self._bells = bells
+        self._transactions = transactions or Transactions()
+
+    async def _commit(self, body: Callable[[], tuple[T, Wake]]) -> T:
+        result, wake = await self._transactions.run(body)
+        self._bells.ring(wake)
+        return result
+
+    async def run_of_request(self, request_id: str) -> int | None:
+        kind, run_id = self.rows.requests.get(request_id, ("", 0))
+        return run_id if kind == "create" else None
+
+    async def allocate(self, jobs: int) -> tuple[int, Sequence[int]]:
+        return self.rows.new_id(), [self.rows.new_id() for _ in range(jobs)]
+
+    async def create(self, request_id: str, new: NewRun) -> int:
+        rows = self.rows
+
+        def body() -> tuple[int, Wake]:
+            if request_id in rows.requests:
+                return rows.requests[request_id][1], Wake()
+            if missing := sorted({each.requirement.pool for each in new.jobs} - set(rows.pools)):
+                raise BadInput(f"pool `{missing[0]}` does not exist")
+            rows.requests[request_id] = ("create", new.id)
+            return new.id, self._insert(new)
+
+        return await self._commit(body)
+
+    def _insert(self, new: NewRun) -> Wake:
+        rows = self.rows
+        ids = {job.key: job.id for job in new.jobs}
+        needs = {job.id: tuple(ids[key] for key in job.needs) for job in new.jobs if job.needs is not None}
+        graph = Graph(len(new.stages), needs)
+        made = begin(new.id, [Job(j.id, j.key, j.stage, at_most_once=bool(j.environment)) for j in new.jobs], graph)
+        for each in new.jobs:
+            class_id = next((key for key, need in rows.classes.items() if need == each.requirement), 0)
+            if not class_id:
+                class_id = rows.new_id()
+                rows.classes[class_id] = each.requirement
+            rows.jobs[each.id] = JobRow(
+                made.jobs[each.id], new.id, class_id, each.requirement.pool, each.environment, each.spec
+            )
+        gates = {gate.stage: gate for gate in made.gates}
+        rows.runs[new.id] = RunRow(made.run, new.repository, new.priority, tuple(ids.values()), gates, graph)
+        return rows.write([Changes(made.run, {}, {}, made.queued, ())])
+
+    async def cancel(self, request_id: str, run_id: int, sentence: str) -> None:
+        rows = self.rows
+
+        def body() -> tuple[None, Wake]:
+            if request_id in rows.requests:
+                return None, Wake()
+            if run_id not in rows.runs:
+                raise NotFound(f"there is no run {run_id}")
+            rows.requests[request_id] = ("cancel", run_id)
+            row = rows.runs[run_id]
+            if row.run.state in RUN_OVER:
+                return None, Wake()
+            for lease in [each for each in rows.leases.values() if each.run_id == run_id]:
+                rows.cancel_lease(lease, sentence)
+            idle = [
+                key
+                for key in row.jobs
+                if rows.jobs[key].job.state in (JobState.WAITING, JobState.BLOCKED) or key in rows.queue
+            ]
+            asked = replace(row.run, canceling=True, sentence=sentence)
+            wake = rows.settle({run_id: [(key, Canceled(sentence)) for key in idle]}, {run_id: asked})
+            return None, wake | Wake(cancels=True)
+
+        await self._commit(body)
+
+    async def retry(self, request_id: str, run_id: int, job: str) -> None:
+        rows = self.rows
+
+        def body() -> tuple[None, Wake]:
+            if request_id in rows.requests:
+                return None, Wake()
+            if run_id not in rows.runs:
+                raise NotFound(f"there is no run {run_id}")
+            row = rows.runs[run_id]
+            before = {key: rows.jobs[key].job for key in row.jobs}
+            try:
+                made = retry(row.run, list(before.values()), row.graph, job)
+            except CannotRetry as error:
+                raise Conflict(str(error)) from error
+            rows.requests[request_id] = ("retry", run_id)
+            gates = {gate.stage: gate for gate in made.gates if gate != row.gates[gate.stage]}
+            changed = {key: each for key, each in made.jobs.items() if each != before[key]}
+            return None, rows.write([Changes(made.run, changed, gates, made.queued, ())])
+
+        await self._commit(body)
+
+
+class MemoryTerm:
+    """The right of one replica to be the reaper, as `coordinator.store.singletons.Singleton` gives it."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        name: str,
+        clock: Callable[[], float],
+        *,
+        lease_s: float,
+        make_id: Callable[[], str],
+        transactions: Transactions | None = None,
+    ) -> None:
+        self._rows = rows
+        self._name = name
+        self._clock = clock
+        self._lease_s = lease_s
+        self._make_id = make_id
+        self._transactions = transactions or Transactions()
+        self._held: str | None = None
+        self._seen: tuple[str, int] | None = None
+        self._since = 0.0
+
+    async def hold(self) -> str | None:
+        """Takes the term or keeps it."""
+
+        def body() -> str | None:
+            found = self._rows.terms.get(self._name)
+            if found is not None and found[0] != self._held and not self._stands_still(found):
+                return None
+            term = found[0] if found is not None and found[0] == self._held else self._make_id()
+            self._rows.terms[self._name] = (term, found[1] + 1 if found else 0)
+            return term
+
+        try:
+            self._held = await self._transactions.run(body)
+        except StoreDown:
+            self._seen = None
+            raise
+        return self._held
+
+    def _stands_still(self, found: tuple[str, int]) -> bool:
+        if found != self._seen:
+            self._seen, self._since = found, self._clock()
+            return False
+        return self._clock() - self._since >= self._lease_s
