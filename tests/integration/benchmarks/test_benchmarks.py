@@ -1,0 +1,50 @@
+"""The benchmarks still measure: each runs with tiny numbers, and its last line is what programs read."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+FIELDS = {"name", "value", "unit", "peer", "peer_value", "ratio"}
+
+
+def measured(script: str, *arguments: str) -> list[dict[str, object]]:
+    """The JSON lines of one benchmark."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / f"{script}.py"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def is_a_measure(found: dict[str, object], name: str) -> None:
+    assert set(found) == FIELDS
+    assert found["name"] == name
+    ours, theirs, ratio = (float(str(found[key])) for key in ("value", "peer_value", "ratio"))
+    assert ours > 0
+    assert ratio == pytest.approx(ours / theirs, rel=0.01)
+
+
+@pytest.mark.timeout(300)
+def test_the_throughput_of_dispatch_is_measured_beside_its_peer():
+    """A claim of speed that nobody can run again is none."""
+    arguments = ("--jobs=20", "--run-jobs=4", "--agents=4", "--peer-builds=2", "--rounds=1")
+    (found,) = measured("dispatch_throughput", *arguments)
+    is_a_measure(found, "dispatch_throughput")
+
+
+@pytest.mark.timeout(300)
+def test_the_latency_of_dispatch_is_measured_beside_its_peer():
+    """The same for how long a free agent waits for a job."""
+    (found,) = measured("dispatch_latency", "--samples=3", "--peer-samples=2", "--agents=2", "--rounds=1")
+    is_a_measure(found, "dispatch_latency")
