@@ -20,7 +20,7 @@ from agent.problems import JobProblem
 from agent.supervisor.client import SupervisorClient, SupervisorGone
 from agent.supervisor.records import STREAMS, Kind, Record
 from agent.supervisor.spool import SpoolGone, SpoolReader, segments
-from agent.wire import Access, WireClosed, closed, connected
+from agent.wire import Access, WireClosed, closed, connected, until_one_ends
 from headrace.v1 import log_pb2 as pb
 from headrace.v1 import log_pb2_grpc
 
@@ -172,11 +172,7 @@ class Forwarder:
     async def _stream(self, channel: grpc.aio.Channel, address: str) -> None:
         call = log_pb2_grpc.LogServiceStub(channel).Append(metadata=self._access(address).metadata())
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._send(call), name="log send")
-                tasks.create_task(self._receive(call), name="log receive")
-        except* WireClosed as ends:
-            raise ends.exceptions[0] from None
+            await until_one_ends(send=self._send(call), receive=self._receive(call))
         finally:
             call.cancel()
 

@@ -374,14 +374,15 @@ class Job:
         if record.sandbox:
             await self._remove_made(self._parts.sandboxes[SandboxKind(record.sandbox)])
         with contextlib.suppress(SupervisorGone, JobProblem):
-            while client is not None and _lives(await client.state()):
-                await asyncio.sleep(0.005)  # the supervisor tells of no event for it
+            while client is not None and _lives(await client.state()):  # noqa: ASYNC110 - it tells of no event
+                await asyncio.sleep(0.005)
 
     async def _remove_made(self, sandbox: Sandbox) -> None:
         """All that was made for the sandbox. What resists (an engine that hangs) is left to the next sweep."""
         for pause in (0.1, 1.0, 5.0, None):
             try:
-                return await sandbox.remove(self.record.attempt)
+                await sandbox.remove(self.record.attempt)
+                break
             except NotRemovedError as error:
                 self._parts.journal.warning("sandbox not removed", attempt=self.record.attempt, error=str(error))
             if pause is not None:

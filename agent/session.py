@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 import grpc
 
 from agent.clock import Clock
-from agent.wire import Wire, WireClosed
+from agent.wire import Wire, WireClosed, until_one_ends
 from headrace.v1 import agent_pb2 as pb
 
 SILENCE = 10.0
@@ -163,15 +163,8 @@ class Session:
 
     async def run(self) -> None:
         """Speaks until the connection ends. Call `greet` first."""
-        over: WireClosed | GoneAway | None = None
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._receive(), name="session receive")
-                tasks.create_task(self._send(), name="session send")
-                tasks.create_task(self._beats(), name="session heartbeat")
-        except* (WireClosed, GoneAway) as ends:
-            over = _first(ends.exceptions)
-        raise over or WireClosed(grpc.StatusCode.CANCELLED, "the session ended")
+        await until_one_ends(receive=self._receive(), send=self._send(), heartbeat=self._beats())
+        raise WireClosed(grpc.StatusCode.CANCELLED, "the session ended")
 
     def _hello(self) -> pb.Hello:
         held = list(self._jobs.held())
@@ -213,7 +206,7 @@ class Session:
     async def _send(self) -> None:
         while True:
             self._outbox.changed.clear()
-            for message in self._due():
+            for message in list(self._due()):  # all of one moment: no credit overtakes its report
                 await self._wire.send(message)
             await self._outbox.changed.wait()
 
@@ -317,9 +310,3 @@ class Session:
         self._drained = drained
         if drained:  # the coordinator forgets what was granted; it is granted anew when work is wanted again
             self._granted = 0
-
-
-def _first(ends: Sequence[BaseException]) -> WireClosed | GoneAway | None:
-    """The most telling of the exceptions that ended a session: a wish of the coordinator before a mere cut."""
-    found = [each for each in ends if isinstance(each, WireClosed | GoneAway)]
-    return next((each for each in found if isinstance(each, GoneAway)), found[0] if found else None)

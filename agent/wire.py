@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -99,6 +99,23 @@ async def connected(access: Access, address: str, seconds: float) -> AsyncIterat
 def closed(error: grpc.aio.AioRpcError) -> WireClosed:
     """A driver's error in our words."""
     return WireClosed(error.code(), error.details() or "the connection was cut")
+
+
+async def until_one_ends(**coroutines: Coroutine[None, None, None]) -> None:
+    """Runs them side by side until the first ends, cancels the others, and raises what ended it.
+
+    No `TaskGroup`: one whose child fails in the moment in which it is cancelled itself loses the cancellation.
+    """
+    tasks = [asyncio.create_task(each, name=name) for name, each in coroutines.items()]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in tasks:
+        if task in done:
+            task.result()
 
 
 class GrpcWire:

@@ -287,7 +287,7 @@ async def other_side(address: str = "127.0.0.1:0") -> AsyncIterator[OtherSide]:
     side.address = f"127.0.0.1:{server.add_insecure_port(address)}"
     await server.start()
     store = await asyncio.start_server(side.store, "127.0.0.1", 0)
-    side.blob_url = "http://127.0.0.1:%d" % store.sockets[0].getsockname()[1]
+    side.blob_url = f"http://127.0.0.1:{store.sockets[0].getsockname()[1]}"
     try:
         yield side
     finally:

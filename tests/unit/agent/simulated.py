@@ -32,7 +32,8 @@ class Pipe:
 
     def put(self, message: object) -> None:
         loop = asyncio.get_running_loop()
-        self.last = max(self.last, loop.time() + self.rng.uniform(0, self.delay))
+        # Never two at one instant: the loop would deliver them in any order.
+        self.last = max(self.last + 1e-6, loop.time() + self.rng.uniform(0, self.delay))
         loop.call_at(self.last, self.queue.put_nowait, message)
 
 

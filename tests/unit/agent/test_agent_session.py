@@ -54,7 +54,7 @@ class World:
 
     async def until(self, condition: Callable[[], bool], seconds: float = 3600.0) -> None:
         async with asyncio.timeout(seconds):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - nothing tells of it, and waiting costs nothing here
                 await asyncio.sleep(0.05)
 
     @contextlib.asynccontextmanager

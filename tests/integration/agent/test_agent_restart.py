@@ -1,0 +1,142 @@
+"""What an agent's own end may and may not do to its jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+from headrace.v1 import common_pb2 as pb
+from tests.integration.agent.conftest import Agent, job, supervisors
+from tests.integration.agent.other_side import OtherSide, other_side
+
+COUNT = "i=0; while [ $i -lt 60 ]; do echo line $i; i=$((i+1)); sleep 0.05; done"
+
+
+def lines(side: OtherSide, attempt: int) -> list[str]:
+    return [line for line in side.logs[attempt].text.splitlines() if line.startswith("line ")]
+
+
+async def test_a_killed_agent_goes_on_with_its_job_when_it_is_started_again(
+    agent: Agent, side: OtherSide, repository: tuple[Path, str]
+) -> None:
+    """kill -9 in mid-job: one attempt, the whole log, and the same outcome as if nothing had happened."""
+    await agent.start()
+    attempt = side.give(job(repository, COUNT, "echo after; exit 4"))
+    await side.until(lambda: attempt in side.logs and "line 5\n" in side.logs[attempt].text)
+    agent.kill()
+    await agent.ended()
+    await agent.start()
+    await side.until(lambda: attempt in side.ended)
+    ended = side.ended[attempt]
+    assert [step.exit_code for step in ended.steps] == [0, 4]
+    await side.until(lambda: len(side.logs[attempt].records) == ended.log_records["main"])
+    assert lines(side, attempt) == [f"line {i}" for i in range(60)]
+    assert len(side.started) == 1
+    assert [each.attempt_id for each in side.hellos[1].held] == [attempt]
+    assert side.hellos[1].credit == 1
+
+
+async def test_an_outcome_that_was_not_answered_is_handed_in_by_the_next_process(
+    agent: Agent, short_path: Path
+) -> None:
+    """The coordinator was away when the job ended, and then the agent was killed too."""
+    async with other_side() as first:
+        agent.side = first
+        await agent.start()
+        attempt = first.give(job(None, "sleep 1; echo done"))
+        await first.until(lambda: attempt in first.started)
+        address, tokens = first.address, first.tokens
+    records = short_path / "data" / "attempts" / f"{attempt}.json"
+    await until_file_says(records, '"settled"')
+    agent.kill()
+    await agent.ended()
+    async with other_side(address) as second:
+        second.tokens = tokens
+        agent.side = second
+        await agent.start()
+        await second.until(lambda: attempt in second.ended)
+        assert second.ended[attempt].state == pb.ATTEMPT_STATE_PASSED
+        await second.until(lambda: len(second.logs[attempt].records) == second.ended[attempt].log_records["main"])
+        agent.terminate()
+        assert await agent.ended() == 0
+    assert not list((short_path / "data" / "attempts").iterdir())
+    assert not list((short_path / "data" / "logs").iterdir())
+
+
+async def until_file_says(file: Path, text: str) -> None:
+    async with asyncio.timeout(20):
+        while text not in file.read_text():  # noqa: ASYNC110 - another process writes it
+            await asyncio.sleep(0.05)
+
+
+async def test_a_job_whose_supervisor_died_is_errored_and_its_log_is_kept(agent: Agent, side: OtherSide) -> None:
+    """Nobody adopts a sandbox without its keeper; what was spooled is handed in, with a marker."""
+    await agent.start()
+    attempt = side.give(job(None, COUNT))
+    await side.until(lambda: attempt in side.logs and "line 5\n" in side.logs[attempt].text)
+    for pid in supervisors(agent.data):
+        os.kill(pid, signal.SIGKILL)
+    await side.until(lambda: attempt in side.ended)
+    ended = side.ended[attempt]
+    assert (ended.state, ended.cause) == (pb.ATTEMPT_STATE_ERRORED, pb.CAUSE_ERRORED)
+    await side.until(lambda: len(side.logs[attempt].records) == ended.log_records["main"])
+    assert "may be missing" in side.logs[attempt].text
+    assert lines(side, attempt)[:6] == [f"line {i}" for i in range(6)]
+
+
+async def test_sigterm_finishes_what_runs_and_takes_nothing_new(agent: Agent, side: OtherSide) -> None:
+    """An upgrade of the agent costs no job."""
+    await agent.start()
+    attempt = side.give(job(None, "echo begun; sleep 1; echo done"))
+    await side.until(lambda: attempt in side.logs and "begun" in side.logs[attempt].text)
+    agent.terminate()
+    await side.until(lambda: side.draining)
+    refused = side.give(job(None, "true"))
+    assert await agent.ended() == 0
+    assert side.ended[attempt].state == pb.ATTEMPT_STATE_PASSED
+    assert "done" in side.logs[attempt].text
+    assert refused not in side.started
+
+
+async def test_a_second_sigterm_cancels_and_cleans_up(agent: Agent, side: OtherSide) -> None:
+    """Whoever asks twice does not want to wait."""
+    await agent.start()
+    attempt = side.give(job(None, "echo begun; sleep 100"))
+    await side.until(lambda: attempt in side.logs and "begun" in side.logs[attempt].text)
+    agent.terminate()
+    await side.until(lambda: side.draining)
+    agent.terminate()
+    assert await agent.ended() == 0
+    assert side.ended[attempt].state == pb.ATTEMPT_STATE_CANCELED
+    assert not list((agent.data / "workspaces").iterdir())
+
+
+async def test_two_agents_cannot_share_a_data_directory(agent: Agent, side: OtherSide) -> None:
+    """They would take each other's jobs for their own."""
+    await agent.start()
+    other = Agent(side, agent.data, flags={"name": "other"})
+    await other.start(wait=False)
+    assert await other.ended() == 2
+    assert "in use by another agent process" in agent.log
+
+
+async def test_an_agent_with_a_wrong_token_ends_with_one_sentence(agent: Agent, side: OtherSide) -> None:
+    """A wrong token stays wrong: knocking on for ever helps nobody."""
+    agent.env["HEADRACE_TOKEN"] = "wrong"
+    await agent.start(wait=False)
+    assert await agent.ended() == 3
+    assert "headrace agent: The coordinator does not accept this agent's token" in agent.log
+    assert "Traceback" not in agent.log
+
+
+async def test_logs_survive_a_coordinator_that_cuts_every_stream(agent: Agent, side: OtherSide) -> None:
+    """Not a byte lost or doubled: what is not durable is sent again from where it was."""
+    side.cut_logs_after = 3
+    await agent.start()
+    attempt = side.give(job(None, "i=0; while [ $i -lt 30 ]; do echo line $i; i=$((i+1)); sleep 0.12; done"))
+    await side.until(lambda: attempt in side.ended)
+    await side.until(lambda: len(side.logs[attempt].records) == side.ended[attempt].log_records["main"], 60)
+    assert lines(side, attempt) == [f"line {i}" for i in range(30)]
+    assert side.logs[attempt].repeats > 0
