@@ -131,8 +131,16 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             "this version speaks without TLS, and only on loopback: listen on 127.0.0.1, or set HEADRACE_INSECURE=true"
             " on a network that you trust"
         )
+    local_blobs = not settings.blob_url or settings.blob_url.startswith("file:")
+    if local_blobs and not settings.blob_public_url and _is_wildcard(settings.blob_listen):
+        raise CannotStart(
+            f"nobody can be sent to {settings.blob_listen} for blobs: set HEADRACE_BLOB_PUBLIC_URL to the URL by which"
+            " agents and clients reach this port"
+        )
     async with AsyncExitStack() as up:
         data = up.enter_context(DataDirectory(settings.data_dir))
+        # gRPC binds its own socket, later and with a word of its own on standard error: what is taken is seen here.
+        listen(settings.listen, setting="HEADRACE_LISTEN").close()
         sockets = [
             listen(settings.http_listen, setting="HEADRACE_HTTP_LISTEN"),
             listen(settings.blob_listen, setting="HEADRACE_BLOB_LISTEN"),
@@ -140,12 +148,13 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         for each in sockets:
             up.callback(each.close)
         dsn = settings.database_url.get_secret_value()
-        alone = not dsn
-        if alone:
-            dsn = (await up.enter_async_context(EmbeddedPostgres(data.postgres))).dsn
+        postgres = None
+        if not dsn:
+            postgres = await up.enter_async_context(EmbeddedPostgres(data.postgres, sockets=_short_folder()))
+            dsn = postgres.dsn
         await migrate(dsn)
         database = await up.enter_async_context(Database.open(dsn, size=settings.database_connections))
-        if alone:
+        if postgres is not None:
             # The lock of the data directory proves that no other replica lives: nobody has to be waited for.
             await clear_terms(database)
         blobs = await up.enter_async_context(_blobs(settings, data, address_of(sockets[1])))
@@ -154,7 +163,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
 
         tokens = Tokens({Caller.CLIENT: data.client_token(), Caller.AGENT: data.agent_token()})
         server, address = _server(parts, tokens, settings)
-        loops = await up.enter_async_context(_loops(parts))
+        loops = await up.enter_async_context(_loops(parts, postgres))
         await server.start()
         up.push_async_callback(server.stop, _STOP_S)
         up.callback(parts.dispatch.send_away, "this coordinator is shutting down")
@@ -212,7 +221,7 @@ class _Parts:
             PostgresRuns(database, self.bells),
             self.views,
             self.bells,
-            local=settings.embedded,
+            local=settings.local_paths,
             run_url=settings.public_url,
         )
         self.logs = LogService(self.writer, LogReader(database, blobs, self.log_bells))
@@ -261,6 +270,22 @@ def _server(parts: _Parts, tokens: Tokens, settings: Settings) -> tuple[grpc.aio
             " machine's; set HEADRACE_LISTEN to a free HOST:PORT"
         ) from error
     return server, f"{host}:{port}"
+
+
+def _is_wildcard(address: str) -> bool:
+    """Whether `host:port` means all addresses of this machine, and so is the name of none."""
+    return address.rpartition(":")[0].strip("[]") in {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
+
+
+def _short_folder() -> Path:
+    """Where the database's socket goes when the data directory's path is too long for one."""
+    named = os.environ.get("XDG_RUNTIME_DIR", "")
+    return Path(named) if named.startswith("/") and Path(named).is_dir() else Path("/tmp")  # noqa: S108 - 0700 inside
+
+
+async def _watch_postgres(postgres: EmbeddedPostgres) -> None:
+    """A database that ends by itself ends its owner: whoever started the coordinator starts both anew."""
+    raise StoreDown(await postgres.ended())
 
 
 @contextlib.asynccontextmanager
@@ -316,9 +341,11 @@ class _Loops:
 
 
 @contextlib.asynccontextmanager
-async def _loops(parts: _Parts) -> AsyncIterator[_Loops]:
+async def _loops(parts: _Parts, postgres: EmbeddedPostgres | None) -> AsyncIterator[_Loops]:
     running = (parts.dispatch.run, parts.reaper.run, parts.wakes.run, parts.writer.run, parts.compactor.run)
     tasks = [asyncio.create_task(loop(), name=loop.__qualname__) for loop in running]
+    if postgres is not None:
+        tasks.append(asyncio.create_task(_watch_postgres(postgres), name="embedded PostgreSQL"))
     try:
         yield _Loops(tasks)
     finally:

@@ -36,7 +36,10 @@ class Settings(BaseSettings):
     long_lease_s: float = Field(600.0, ge=10, description="the same for deployments that have started")
     queue_timeout_s: float = Field(86_400.0, ge=1, description="how long a job may wait for an agent, in seconds")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug | info | warning | error")
-    embedded: bool = Field(default=False, description="serves one machine: the fleet cannot grow, paths can be built")
+    embedded: bool = Field(
+        default=False, description="the fleet cannot grow: a job that no agent can take fails at once"
+    )
+    local_paths: bool = Field(default=False, description="callers are on this machine: a run may name a path here")
     ready_fd: int | None = Field(None, description="descriptor that gets one JSON line when it serves")
 
     @field_validator("listen", "http_listen", "blob_listen")

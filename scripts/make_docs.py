@@ -22,7 +22,7 @@ from coordinator.settings import Settings as CoordinatorSettings
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 # What is wired by the commands themselves and is no operator's business.
-HIDDEN = {"ready_fd", "embedded", "local"}
+HIDDEN = {"ready_fd", "embedded", "local", "local_paths"}
 
 
 def diagram(edges: Iterable[tuple[StrEnum, StrEnum, str]], begin: StrEnum) -> str:

@@ -32,6 +32,7 @@ def coordinator(
     ] = None,
     ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
     embedded: Annotated[bool, typer.Option("--embedded", hidden=True)] = False,
+    local_paths: Annotated[bool, typer.Option("--local-paths", hidden=True)] = False,
     die_with: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> int:
     """Run the coordinator: it plans runs and hands jobs to agents."""
@@ -48,6 +49,7 @@ def coordinator(
         "database_url": database_url,
         "ready_fd": ready_fd,
         "embedded": embedded or None,
+        "local_paths": local_paths or None,
     }
     return main(_given(flags))
 

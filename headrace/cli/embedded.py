@@ -79,21 +79,27 @@ class Embedded:
         return None
 
     @contextmanager
-    def own(self, *, with_agent: bool, listen: str = "127.0.0.1:0", http: str = "127.0.0.1:0") -> Iterator[Owner]:
-        """Starts the coordinator (and an agent), and stops them at the end, whatever happens in between."""
+    def own(
+        self, *, with_agent: bool, may_grow: bool = False, listen: str = "127.0.0.1:0", http: str = "127.0.0.1:0"
+    ) -> Iterator[Owner]:
+        """Starts the coordinator (and an agent), and stops them at the end, whatever happens in between.
+
+        `may_grow`: other agents may come, so a job that none can take waits instead of failing at once.
+        """
         self._make_folders()
         with self._lock(), terminable():
             stop_orphans(self.state / "children.json")
             (self.state / "endpoint.json").unlink(missing_ok=True)
             processes = Processes(self.state / "children.json", self.state / "log")
             try:
-                yield self._start(processes, listen, http, with_agent=with_agent)
+                fleet = () if may_grow else ("--embedded",)
+                yield self._start(processes, (*fleet, "--listen", listen, "--http-listen", http), with_agent=with_agent)
             finally:
                 (self.state / "endpoint.json").unlink(missing_ok=True)
                 processes.stop()
 
-    def _start(self, processes: Processes, listen: str, http: str, *, with_agent: bool) -> Owner:
-        flags = ("--listen", listen, "--http-listen", http, "--blob-listen", "127.0.0.1:0", "--embedded")
+    def _start(self, processes: Processes, given: tuple[str, ...], *, with_agent: bool) -> Owner:
+        flags = ("--blob-listen", "127.0.0.1:0", "--local-paths", *given)
         data = self.state / "coordinator"
         ready = processes.start(
             Daemon("coordinator", (*self._daemon, "coordinator", "--data-dir", str(data), *flags), self._inherited())

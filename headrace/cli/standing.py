@@ -19,7 +19,7 @@ def stand(settings: Settings, *, listen: str, http_listen: str, as_json: bool) -
     live = embedded.live(with_agent=True)
     if live is not None:
         raise Conflict(f"a coordinator is running here already, at {live.address} (process {live.pid})")
-    with embedded.own(with_agent=True, listen=listen, http=http_listen) as owner:
+    with embedded.own(with_agent=True, may_grow=True, listen=listen, http=http_listen) as owner:
         if as_json:
             output.print_event({"address": owner.endpoint.address, "http": owner.endpoint.http, "pid": os.getpid()})
         else:

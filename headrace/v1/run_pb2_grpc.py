@@ -90,7 +90,7 @@ class RunServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """A snapshot, then every change until the run has ended (and, with `keep_watching`, after it). Resumed with
+        """A snapshot, then every change until the run has ended. Resumed with
         `after`, it goes on behind that change.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

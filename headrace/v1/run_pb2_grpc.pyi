@@ -38,7 +38,7 @@ class RunServiceStub:
     Get: _grpc.UnaryUnaryMultiCallable[_run_pb2.GetRunRequest, _run_pb2.Run]
     List: _grpc.UnaryUnaryMultiCallable[_run_pb2.ListRunsRequest, _run_pb2.ListRunsResponse]
     Watch: _grpc.UnaryStreamMultiCallable[_run_pb2.WatchRunRequest, _run_pb2.RunChange]
-    """A snapshot, then every change until the run has ended (and, with `keep_watching`, after it). Resumed with
+    """A snapshot, then every change until the run has ended. Resumed with
     `after`, it goes on behind that change.
     """
     Cancel: _grpc.UnaryUnaryMultiCallable[_run_pb2.CancelRunRequest, _run_pb2.Run]
@@ -56,7 +56,7 @@ class RunServiceAsyncStub(RunServiceStub):
     Get: _aio.UnaryUnaryMultiCallable[_run_pb2.GetRunRequest, _run_pb2.Run]  # type: ignore[assignment]
     List: _aio.UnaryUnaryMultiCallable[_run_pb2.ListRunsRequest, _run_pb2.ListRunsResponse]  # type: ignore[assignment]
     Watch: _aio.UnaryStreamMultiCallable[_run_pb2.WatchRunRequest, _run_pb2.RunChange]  # type: ignore[assignment]
-    """A snapshot, then every change until the run has ended (and, with `keep_watching`, after it). Resumed with
+    """A snapshot, then every change until the run has ended. Resumed with
     `after`, it goes on behind that change.
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_run_pb2.CancelRunRequest, _run_pb2.Run]  # type: ignore[assignment]
@@ -95,7 +95,7 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _run_pb2.WatchRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_run_pb2.RunChange], _abc.AsyncIterator[_run_pb2.RunChange]]:
-        """A snapshot, then every change until the run has ended (and, with `keep_watching`, after it). Resumed with
+        """A snapshot, then every change until the run has ended. Resumed with
         `after`, it goes on behind that change.
         """
 
