@@ -127,11 +127,11 @@ class ARun(RuleBasedStateMachine):
 
 
 TestARun = ARun.TestCase
-TestARun.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestARun.settings = settings(max_examples=75, stateful_step_count=30, deadline=None)
 
 
 @given(shapes())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 def test_a_run_whose_jobs_all_pass_runs_every_job_once_and_passes(shape):
     """Nothing is forgotten and nothing is started twice, whatever the graph."""
     table = Table.made(shape)
