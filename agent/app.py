@@ -32,12 +32,12 @@ from agent.sandboxes import Machine, find
 from agent.session import Identity, Outbox
 from agent.settings import Settings
 from agent.source import Sources
-from agent.state import Unusable, open_directory
+from agent.state import DataDirectory, Unusable, open_directory
 from agent.web import pages
 from agent.wire import Access, GrpcDialer
 from agent.workspace.git import Git, passed_on
 from agent.workspace.mirror import Mirrors
-from agent.workspace.mounts import MountFailed, guard_workspaces
+from agent.workspace.mounts import MountFailed, guard_workspaces, release_workspaces
 from agent.workspace.transfers import Courier
 from headrace.daemon import logs
 from headrace.daemon.ready import say_ready
@@ -79,6 +79,7 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> Ending | No
     async with AsyncExitStack() as up:
         directory = open_directory(settings.data_dir, new_id=secrets.token_hex(8))
         up.callback(directory.close)
+        up.push_async_callback(_release, directory)
         await guard_workspaces(directory.workspaces)
         machine = find(settings, directory.instance, directory.root / "sandboxes", environment)
         abilities = await machine.abilities()
@@ -126,6 +127,16 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> Ending | No
             listener=listener,
         )
         return await _serve(connection, jobs, forwarder, outbox, parts)
+
+
+async def _release(directory: DataDirectory) -> None:
+    """Takes the mount of the workspaces away, unless a supervisor still has a job there."""
+    if any(directory.attempts.iterdir()):
+        return
+    try:
+        await release_workspaces(directory.workspaces)
+    except MountFailed as error:
+        _log.warning("the mount stays", folder=str(directory.workspaces), why=str(error))
 
 
 async def _serve(

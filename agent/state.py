@@ -66,7 +66,10 @@ class DataDirectory:
         return self.attempts / str(attempt)
 
     def close(self) -> None:
-        """Lets the next process have it."""
+        """Lets the next process have it. What is empty outside it is taken away."""
+        for folder in (self.attempts, self.runtime, self.runtime.parent):
+            with contextlib.suppress(OSError):  # an attempt still lives there, or another agent
+                folder.rmdir()
         with contextlib.suppress(OSError):
             os.close(self.lock)
 
@@ -86,8 +89,7 @@ def open_directory(root: Path, *, run: Path = Path("/run/headrace"), new_id: str
         instance = _instance(root, new_id)
         for name in ("attempts", "logs", "mirrors", "git", "sandboxes"):
             (root / name).mkdir(mode=0o700, exist_ok=True)
-        runtime = _runtime(root, instance, run)
-        (runtime / "attempts").mkdir(mode=0o711, exist_ok=True)
+        runtime = _made_runtime(root, instance, run)
     except BaseException:
         os.close(lock)
         raise
@@ -128,6 +130,16 @@ def _instance(root: Path, new_id: str) -> str:
         draft.write_text(f"{new_id}\n")
         draft.replace(file)
     return file.read_text(encoding="utf-8").strip()
+
+
+def _made_runtime(root: Path, instance: str, run: Path) -> Path:
+    """The folder for attempts. An agent that closes at this moment may take the one around it away: try again."""
+    for _ in range(10):
+        with contextlib.suppress(FileNotFoundError):
+            runtime = _runtime(root, instance, run)
+            (runtime / "attempts").mkdir(mode=0o711, exist_ok=True)
+            return runtime
+    raise Unusable(f"no folder for the attempts of {root} can be made; name another data directory.")
 
 
 def _runtime(root: Path, instance: str, run: Path) -> Path:
