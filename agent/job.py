@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
 
-from agent import environment, outcome
-from agent.artifacts import keep_artifacts, use_artifact, wanted
-from agent.environment import BadFile, Places
+from agent import outcome
+from agent.halt import Halt, Halted
 from agent.orphan import close_orphaned_log
 from agent.outcome import Outcome
 from agent.parts import Parts
@@ -21,11 +19,10 @@ from agent.preparing import Home, choose_sandbox, facts_of, make_sandbox, make_w
 from agent.problems import Cause, JobProblem
 from agent.record import Phase, Record
 from agent.sandbox.protocol import NotRemovedError, Sandbox
+from agent.steps import Steps, span
 from agent.supervisor.client import SupervisorClient, SupervisorGone
-from agent.supervisor.results import Step, SupervisorSettings, SupervisorState
-from agent.workspace.artifacts import Ending
+from agent.supervisor.results import SupervisorSettings, SupervisorState
 from agent.workspace.removal import NotRemoved
-from agent.workspace.tree import NotThere, Tree, TreeProblem
 from headrace.pipeline.plan import SandboxKind
 from headrace.v1 import agent_pb2, common_pb2
 
@@ -33,14 +30,7 @@ AT_MOST_ONCE_LEASE_MS = 600_000
 """The long lease of deployments: the coordinator's default."""
 _SLACK_MS = 30_000
 """The supervisor's own end of the job comes so long after the agent's: for an agent that is not there."""
-_AFTER_CANCEL_S = 300.0
 _DEAD = "the job's supervisor died, and the sandbox with it"
-
-Result = TypeVar("Result")
-
-
-class Halted(Exception):
-    """The attempt is to stop: canceled, out of time, or no longer wanted."""
 
 
 class Job:
@@ -51,50 +41,42 @@ class Job:
         self._parts = parts
         self._freed = freed
         self._client: SupervisorClient | None = None
-        self._halt: Outcome | None = None
-        self._halted = asyncio.Event()
-        self._killed = asyncio.Event()
+        self._halt = Halt()
         self._folder = parts.directory.folder(record.attempt)
         self._home = Home(parts.directory.workspaces / str(record.attempt))
         self._spool = parts.directory.logs / str(record.attempt)
         self.source = parts.forwarder.follow(record.attempt, record.token, self._spool)
         if record.cancel:
-            self._stop(Outcome(Cause.CANCELED, record.cancel))
+            self._halt.stop(Outcome(Cause.CANCELED, record.cancel))
         if record.aborted:
-            self._killed.set()
+            self._halt.kill(Outcome(Cause.CANCELED, "the coordinator no longer wants this attempt"))
 
     # What others tell it. These do not wait.
 
     def cancel(self, sentence: str) -> None:
         """TERM, the job's grace, KILL. Told again: nothing more."""
-        if self._halt is None and self.record.phase is not Phase.SETTLED:
+        if self._halt.outcome is None and self.record.phase is not Phase.SETTLED:
             self.record.cancel = sentence or "canceled"
             self._parts.records.write(self.record)
-            self._stop(Outcome(Cause.CANCELED, self.record.cancel))
+            self._halt.stop(Outcome(Cause.CANCELED, self.record.cancel))
 
     def kill(self, sentence: str) -> None:
         """Everything, at once."""
         self.cancel(sentence)
-        self._killed.set()
+        self._halt.kill(Outcome(Cause.CANCELED, sentence or "killed"))
 
     def abort(self, sentence: str) -> None:
         """Nobody wants it any more: killed, its log is handed in, nothing is reported."""
         self.record.aborted = True
         self.record.reports.clear()
         self._parts.records.write(self.record)
-        self._stop(Outcome(Cause.CANCELED, sentence or "the coordinator no longer wants this attempt"))
-        self._killed.set()
+        self._halt.kill(Outcome(Cause.CANCELED, sentence or "the coordinator no longer wants this attempt"))
 
     async def heartbeat_answered(self, sent_boot_ms: int) -> None:
         """The lease lives from there."""
         if self._client is not None and self.record.spec.environment:
             with contextlib.suppress(SupervisorGone, JobProblem):
                 await self._client.heartbeat_answered(sent_boot_ms)
-
-    def _stop(self, halt: Outcome) -> None:
-        if self._halt is None:
-            self._halt = halt
-        self._halted.set()
 
     # Its life
 
@@ -117,9 +99,9 @@ class Job:
     async def _worked(self) -> Outcome:
         ended = await self._tried(self._begun_and_run)
         await self._remove_sandbox()
-        if self._client is not None and not self._killed.is_set() and self.record.phase is not Phase.PREPARING:
+        if self._client is not None and not self._halt.killed.is_set() and self.record.phase is not Phase.PREPARING:
             self._enter(Phase.ARTIFACTS)
-            kept = await self._tried(lambda: self._kept(ended))
+            kept = await self._tried(lambda: self._steps.keep(ended))
             ended = kept if ended.cause is None else ended
         return ended
 
@@ -130,8 +112,8 @@ class Job:
         except JobProblem as problem:
             return Outcome.of(problem)
         except Halted:
-            assert self._halt is not None
-            return self._halt
+            assert self._halt.outcome is not None
+            return self._halt.outcome
         except (SupervisorGone, TimeoutError):
             self._client = None
             return Outcome(Cause.ERRORED, _DEAD)
@@ -144,7 +126,7 @@ class Job:
         try:
             if self.record.phase is Phase.PREPARING:
                 await self._prepare()
-            return await self._run_steps()
+            return await self._steps.run()
         finally:
             orders.cancel()
             await asyncio.gather(orders, return_exceptions=True)
@@ -183,32 +165,36 @@ class Job:
         with contextlib.suppress(SupervisorGone, JobProblem):
             await self._wait_for_halt()
             already = (await client.state()).cancels > 0
-            if record.phase is Phase.STEPS and not already and not self._killed.is_set():
-                assert self._halt is not None
-                await client.cancel(record.spec.grace_ms, self._halt.cause or Cause.CANCELED)
-            await self._killed.wait()
-            assert self._halt is not None
-            await client.kill(self._halt.cause or Cause.CANCELED, self._halt.sentence)
+            if record.phase is Phase.STEPS and not already and not self._halt.killed.is_set():
+                assert self._halt.outcome is not None
+                await client.cancel(record.spec.grace_ms, self._halt.outcome.cause or Cause.CANCELED)
+            await self._halt.killed.wait()
+            assert self._halt.outcome is not None
+            await client.kill(self._halt.outcome.cause or Cause.CANCELED, self._halt.outcome.sentence)
 
     async def _wait_for_halt(self) -> None:
-        while not self._halted.is_set():
+        while not self._halt.halted.is_set():
             left = None
             if self.record.started_boot_ms:
                 end = self.record.started_boot_ms + self.record.spec.timeout_ms
                 left = max(0.0, (end - self._parts.clock.boot_ms()) / 1000)
                 if left == 0.0:
-                    self._stop(
-                        Outcome(Cause.JOB_TIMED_OUT, f"the job ran out of its {_span(self.record.spec.timeout_ms)}")
+                    self._halt.stop(
+                        Outcome(Cause.JOB_TIMED_OUT, f"the job ran out of its {span(self.record.spec.timeout_ms)}")
                     )
                     return
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._halted.wait(), min(left, 1.0) if left is not None else 1.0)
+                await asyncio.wait_for(self._halt.halted.wait(), min(left, 1.0) if left is not None else 1.0)
 
     @property
     def _alive(self) -> SupervisorClient:
         if self._client is None:
             raise SupervisorGone(_DEAD)
         return self._client
+
+    @property
+    def _steps(self) -> Steps:
+        return Steps(self.record, self._parts, self._home, halt=self._halt, client=self._alive)
 
     # Preparing
 
@@ -217,10 +203,10 @@ class Job:
         record, parts, client = self.record, self._parts, self._alive
         state = await client.state()
         if state.phase == "idle" or not record.facts.get("env"):
-            choice = await self._unless_halted(choose_sandbox(record, parts, client))
+            choice = await self._halt.unless_halted(choose_sandbox(record, parts, client))
             await client.open_section("checkout", "Check out")
             since = parts.clock.monotonic_ms()
-            workspace = await self._unless_halted(make_workspace(record, parts, self._home, choice))
+            workspace = await self._halt.unless_halted(make_workspace(record, parts, self._home, choice))
             record.timings["checkout_ms"] = parts.clock.monotonic_ms() - since
             if record.spec.checkout.enabled:
                 brought = (
@@ -229,14 +215,14 @@ class Job:
                 await client.say(f"commit {record.spec.source.commit}: {brought}\n")
             record.sandbox = choice.kind.value
             self._write()
-            prepared = await self._unless_halted(
+            prepared = await self._halt.unless_halted(
                 make_sandbox(record, parts, self._home, workspace=workspace, choice=choice, folder=self._folder)
             )
             record.facts |= facts_of(prepared, self._home, choice)
             self._write()
-            await self._unless_halted(client.launch(prepared.launch, cgroups=prepared.cgroups))
+            await self._halt.unless_halted(client.launch(prepared.launch, cgroups=prepared.cgroups))
         if record.spec.environment:
-            await self._unless_halted(self._permit(client))
+            await self._halt.unless_halted(self._permit(client))
         await client.close_section("")
         record.started_boot_ms = parts.clock.boot_ms()
         deadline = record.started_boot_ms + record.spec.timeout_ms + record.spec.grace_ms + _SLACK_MS
@@ -259,109 +245,6 @@ class Job:
         if not answer.granted:
             raise JobProblem(Cause.ERRORED, answer.sentence or "the coordinator gave no permit to start")
         record.facts["fencing_token"] = answer.fencing_token
-
-    # Steps
-
-    async def _run_steps(self) -> Outcome:
-        record = self.record
-        done = {result.number for result in record.steps}
-        since = self._parts.clock.monotonic_ms()
-        for step in record.spec.steps:
-            if step.number in done:
-                continue
-            failed = outcome.of_steps(record.steps).cause is not None
-            if failed or self._halt is not None:
-                result = outcome.skipped(step)
-            elif step.WhichOneof("what") == "use_artifact":
-                result = await self._use(step)
-            else:
-                result = await self._run(step)
-            record.steps.append(result)
-            self._write()
-        record.timings["steps_ms"] = record.timings.get("steps_ms", 0) + self._parts.clock.monotonic_ms() - since
-        if self._halt is not None:
-            return self._halt
-        return outcome.of_steps(record.steps)
-
-    async def _run(self, step: common_pb2.Step) -> common_pb2.StepResult:
-        record, spec, facts = self.record, self.record.spec, self.record.facts
-        places = Places(workspace=facts["workspace"], say=facts["say"])
-        ours = environment.of_job(spec, record.attempt_try, places, facts.get("fencing_token", 0))
-        told = await self._alive.step(
-            Step(
-                number=step.number,
-                section_title=step.name,
-                script=step.run.script,
-                shell=step.run.shell or "default",
-                cwd=f"{places.workspace}/{step.run.workdir}".rstrip("/"),
-                env=environment.of_step(facts["env"], spec, record.exported, step, ours=ours, places=places),
-                timeout_ms=step.timeout_ms,
-                grace_ms=spec.grace_ms,
-            )
-        )
-        result = outcome.step_result(step, told)
-        if told.cause is None:
-            try:
-                record.exported |= await asyncio.to_thread(self._said, step.number)
-            except BadFile as error:
-                result.cause, result.sentence = common_pb2.CAUSE_STEP_FAILED, str(error)
-        return result
-
-    def _said(self, step: int) -> dict[str, str]:
-        """What the step wrote to its files. Blocks. Raises `BadFile`."""
-        with Tree.open(self._home.say) as tree:
-            try:
-                environment.parse_output(_read(tree, environment.output_file(step), environment.OUTPUT_LIMIT))
-                return environment.parse_env(_read(tree, environment.env_file(step), environment.ENV_LIMIT))
-            except TreeProblem as error:
-                raise BadFile(f"What the step wrote for Headrace cannot be read: {error}") from error
-
-    async def _use(self, step: common_pb2.Step) -> common_pb2.StepResult:
-        record, clock, client = self.record, self._parts.clock, self._alive
-        result = common_pb2.StepResult(number=step.number, name=step.name, began_ms=clock.wall_ms())
-        await client.open_section("artifacts", step.name)
-        try:
-            if record.placing:
-                raise JobProblem(Cause.ERRORED, "the agent was started again while it placed an artifact")
-            record.placing = True
-            self._write()
-            work = use_artifact(record, self._parts, self._home.tree, step, client.say)
-            async with asyncio.timeout(step.timeout_ms / 1000 or None):
-                await self._unless_halted(work)
-        except JobProblem as problem:
-            result.cause, result.sentence = outcome.on_wire(problem.cause), problem.sentence
-            await client.say(f"headrace: {problem.sentence}\n")
-        except TimeoutError:
-            result.cause = common_pb2.CAUSE_STEP_TIMED_OUT
-            result.sentence = f"it took longer than {_span(step.timeout_ms)}"
-        record.placing = False
-        await client.close_section(result.sentence)
-        result.ended_ms = clock.wall_ms()
-        return result
-
-    # Artifacts
-
-    async def _kept(self, ended: Outcome) -> Outcome:
-        record, client = self.record, self._alive
-        ending = None if ended.cause is Cause.CANCELED else Ending.PASSED if ended.cause is None else Ending.FAILED
-        specs = wanted(record.spec, ending)
-        if not specs:
-            return Outcome()
-        since = self._parts.clock.monotonic_ms()
-        await client.open_section("artifacts", "Keep artifacts")
-        try:
-            with Tree.open(self._home.tree) as tree:
-                async with asyncio.timeout(_AFTER_CANCEL_S if self._halt else None):
-                    await self._unless(self._killed, keep_artifacts(record, self._parts, tree, specs, client.say))
-        except JobProblem as problem:
-            await client.say(f"headrace: {problem.sentence}\n")
-            await client.close_section(problem.sentence)
-            raise
-        except TimeoutError:
-            return Outcome(Cause.ERRORED, "the artifacts could not be kept in 5 min")
-        finally:
-            record.timings["artifacts_ms"] = self._parts.clock.monotonic_ms() - since
-        return Outcome()
 
     # The end
 
@@ -467,35 +350,6 @@ class Job:
         if not record.aborted:
             self._parts.hand_in(report)
 
-    async def _unless_halted(self, work: Awaitable[Result]) -> Result:
-        return await self._unless(self._halted, work)
-
-    async def _unless(self, event: asyncio.Event, work: Awaitable[Result]) -> Result:
-        """The work's result, or `Halted` when the event comes first; the work is cancelled then."""
-        task = asyncio.ensure_future(work)
-        waiting = asyncio.ensure_future(event.wait())
-        try:
-            await asyncio.wait((task, waiting), return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                raise Halted
-            return task.result()
-        finally:
-            for each in (task, waiting):
-                each.cancel()
-            await asyncio.gather(task, waiting, return_exceptions=True)
-
 
 def _lives(state: SupervisorState) -> bool:
     return state.phase == "launched" and state.sandbox is None
-
-
-def _read(tree: Tree, name: str, limit: int) -> bytes:
-    try:
-        return tree.read(name, limit)
-    except NotThere:
-        return b""
-
-
-def _span(milliseconds: int) -> str:
-    seconds = milliseconds / 1000
-    return f"{seconds:g} s" if seconds < 120 else f"{seconds / 60:g} min"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import hashlib
 import os
@@ -60,7 +61,7 @@ class OtherSide(
         self.ended: dict[int, agent_pb2.Ended] = {}
         self.reports: dict[str, int] = {}
         self.accepted: dict[int, bool] = {}
-        self.logs: dict[int, Log] = {}
+        self.logs: dict[int, Log] = collections.defaultdict(Log)
         self.artifacts: dict[str, list[blob_pb2.ArtifactFile]] = {}
         self.stored: dict[str, bytes] = {}
         self.credit = 0
@@ -202,7 +203,7 @@ class OtherSide(
         async for request in requests:
             response = log_pb2.AppendResponse()
             for batch in request.batches:
-                log = self.logs.setdefault(batch.attempt_id, Log())
+                log = self.logs[batch.attempt_id]
                 assert batch.token == self.tokens.get(batch.attempt_id)
                 for record in batch.records:
                     if record.sequence == len(log.records) + 1:

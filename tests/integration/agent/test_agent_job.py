@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx
+
 from headrace.v1 import common_pb2 as pb
 from tests.integration.agent.conftest import Agent, job
 from tests.integration.agent.other_side import OtherSide
@@ -68,7 +70,8 @@ async def test_artifacts_go_from_one_job_to_another(agent: Agent, side: OtherSid
 async def test_a_cancel_gives_the_step_its_grace(agent: Agent, side: OtherSide) -> None:
     """TERM first: a deployment script may want to roll back."""
     await agent.start()
-    spec = job(None, "trap 'echo rolled back; exit 9' TERM; echo begun; while :; do sleep 0.1; done", "echo never")
+    slow = "trap 'echo rolled back; exit 9' TERM; echo begun; while :; do sleep 0.1 || true; done"
+    spec = job(None, slow, "echo never")
     attempt = side.give(spec)
     await side.until(lambda: attempt in side.logs and "begun" in side.logs[attempt].text)
     side.cancel(attempt)
@@ -103,3 +106,17 @@ async def test_a_deployment_starts_only_with_a_permit(agent: Agent, side: OtherS
     await side.until(lambda: second in side.ended)
     assert not side.ended[second].steps
     assert "somebody else has it" in side.ended[second].sentence
+
+
+async def test_the_agent_tells_its_health_and_its_figures(agent: Agent, side: OtherSide) -> None:
+    """What an operator's Prometheus and load balancer look at."""
+    ready = await agent.start()
+    attempt = side.give(job(None, "true"))
+    await side.until(lambda: attempt in side.ended)
+    async with httpx.AsyncClient(base_url=f"http://{ready['http']}") as client:
+        assert (await client.get("/healthz")).status_code == 200
+        assert (await client.get("/readyz")).status_code == 200
+        figures = (await client.get("/metrics")).text
+    assert 'headrace_agent_outcomes_total{cause="",state="passed"} 1.0' in figures
+    assert 'headrace_agent_sandbox_start_seconds_count{sandbox="bubblewrap"} 1.0' in figures
+    assert "headrace_agent_machinery_failures_total 0.0" in figures
