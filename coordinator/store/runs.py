@@ -84,11 +84,10 @@ class PostgresRuns:
         Raises BadInput for a pool that does not exist, TooMuch beyond 1,000 queued classes.
         """
         async with self._database.transaction() as db:
-            if await db.fetchval(SQL.remember_request, request_id, "create") is None:
+            if await db.fetchval(SQL.remember_request, request_id, "create", new.id) is None:
                 existing: int = await db.fetchval(SQL.run_of_request, request_id, "create")
                 return existing
             wake = await _insert(db, new)
-            await db.execute(SQL.close_request, request_id, new.id)
         self._bells.ring(wake)
         return new.id
 
@@ -98,19 +97,17 @@ class PostgresRuns:
         A run that has ended is left as it is. Raises NotFound.
         """
         async with self._database.transaction() as db:
-            if await db.fetchval(SQL.remember_request, request_id, "cancel") is None:
+            if await db.fetchval(SQL.remember_request, request_id, "cancel", run_id) is None:
                 return
             wake = await _cancel(db, run_id, sentence)
-            await db.execute(SQL.close_request, request_id, run_id)
         self._bells.ring(wake)
 
     async def retry(self, request_id: str, run_id: int, job: str) -> None:
         """Runs a job again, with what depends on it; or all that did not pass. Raises NotFound, Conflict."""
         async with self._database.transaction() as db:
-            if await db.fetchval(SQL.remember_request, request_id, "retry") is None:
+            if await db.fetchval(SQL.remember_request, request_id, "retry", run_id) is None:
                 return
             wake = await _retry(db, run_id, job)
-            await db.execute(SQL.close_request, request_id, run_id)
         self._bells.ring(wake)
 
 
@@ -167,8 +164,11 @@ async def _classes(db: Connection, requirements: Sequence[Requirement]) -> list[
         [each.network for each in requirements],
         [each.trusted for each in requirements],
     )
-    await db.execute(SQL.make_classes, *columns)
-    return [row["id"] for row in await db.fetch(SQL.classes, *columns)]
+    known = await db.fetch(SQL.classes, *columns)
+    if len(known) < len(requirements):
+        await db.execute(SQL.make_classes, *columns)
+        known = await db.fetch(SQL.classes, *columns)
+    return [row["id"] for row in known]
 
 
 async def _locked(db: Connection, run_id: int) -> Run:

@@ -181,7 +181,8 @@ async def _places(db: Connection, jobs: Sequence[int]) -> dict[int, tuple[int, i
             times[row["id"]] = row["vt"]
     if fresh:
         pairs = _columns(sorted(fresh), 2)
-        await db.execute(SQL.make_shares, *pairs)
+        if not all(row["shared"] for row in rows):
+            await db.execute(SQL.make_shares, *pairs)
         raised = []
         for share in await db.fetch(SQL.lock_shares, *pairs):
             waiting = fresh[share["project_id"], share["pool"]]

@@ -1,20 +1,22 @@
--- remember_request: whoever inserts it does the work; the same request again finds the row, also while the first is under way
-INSERT INTO request (id, kind) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING id;
+-- remember_request: whoever inserts it does the work, and both commit together; the same request again finds the row, also while the first is under way
+INSERT INTO request (id, kind, run_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING id;
 
 -- run_of_request: what the first of these requests made
 SELECT run_id FROM request WHERE id = $1 AND kind = $2;
-
--- close_request: the request and what it made commit together
-UPDATE request SET run_id = $2 WHERE id = $1;
 
 -- allocate: ids before rows, because a job's spec names them
 SELECT nextval(pg_get_serial_sequence('run', 'id')) AS run_id,
        array(SELECT nextval(pg_get_serial_sequence('job', 'id')) FROM generate_series(1, $1::integer)) AS job_ids;
 
--- make_project: by its first run
-INSERT INTO project (repository, name) VALUES ($1, $2)
-ON CONFLICT (repository) DO UPDATE SET name = excluded.name
-RETURNING id;
+-- make_project: by its first run, or its id; one that is there as it should be is not locked, or all runs of a project would be made one after another
+WITH known AS (
+    SELECT id FROM project WHERE repository = $1 AND name = $2
+), made AS (
+    INSERT INTO project (repository, name) SELECT $1, $2 WHERE NOT EXISTS (SELECT 1 FROM known)
+    ON CONFLICT (repository) DO UPDATE SET name = excluded.name
+    RETURNING id
+)
+SELECT id FROM known UNION ALL SELECT id FROM made;
 
 -- pools: those that exist, of these
 SELECT name FROM pool WHERE name = ANY($1::text[]);

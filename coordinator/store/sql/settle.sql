@@ -58,8 +58,9 @@ UPDATE stage SET unfinished = u.unfinished, failed = u.failed, decider = u.decid
 FROM unnest($1::bigint[], $2::integer[], $3::integer[], $4::integer[], $5::text[]) AS u(run_id, index, unfinished, failed, decider)
 WHERE stage.run_id = u.run_id AND stage.index = u.index;
 
--- queueing: what decides a job's place in the queue
-SELECT j.id, j.cls, j.pool, j.vt, r.priority, r.project_id, p.weight
+-- queueing: what decides a job's place in the queue, and whether its project has a share of the pool yet
+SELECT j.id, j.cls, j.pool, j.vt, r.priority, r.project_id, p.weight,
+       EXISTS (SELECT 1 FROM project_share s WHERE s.project_id = r.project_id AND s.pool = j.pool) AS shared
 FROM job j JOIN run r ON r.id = j.run_id JOIN project p ON p.id = r.project_id
 WHERE j.id = ANY($1::bigint[]) ORDER BY j.id;
 

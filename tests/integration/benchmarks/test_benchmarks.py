@@ -36,7 +36,7 @@ def is_a_measure(found: dict[str, object], name: str) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_the_throughput_of_dispatch_is_measured_beside_its_peer():
+def test_the_throughput_of_dispatch_is_measured_beside_its_peer() -> None:
     """A claim of speed that nobody can run again is none."""
     arguments = ("--jobs=20", "--run-jobs=4", "--agents=4", "--peer-builds=2", "--rounds=1")
     (found,) = measured("dispatch_throughput", *arguments)
@@ -44,7 +44,7 @@ def test_the_throughput_of_dispatch_is_measured_beside_its_peer():
 
 
 @pytest.mark.timeout(300)
-def test_the_latency_of_dispatch_is_measured_beside_its_peer():
+def test_the_latency_of_dispatch_is_measured_beside_its_peer() -> None:
     """The same for how long a free agent waits for a job."""
     (found,) = measured("dispatch_latency", "--samples=3", "--peer-samples=2", "--agents=2", "--rounds=1")
     is_a_measure(found, "dispatch_latency")
