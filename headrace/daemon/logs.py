@@ -40,3 +40,5 @@ def set_up(level: str, stream: TextIO = sys.stderr) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for library in ("alembic", "botocore", "httpx", "httpcore"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    # In an outage its pool tells of every try, with a traceback; we say it once, and /readyz says it too.
+    logging.getLogger("asyncpg").setLevel(logging.ERROR)

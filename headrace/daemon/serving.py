@@ -25,6 +25,7 @@ def listen(address: str, *, setting: str) -> socket.socket:
         found = socket.socket(family, socket.SOCK_STREAM)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind((host.strip("[]"), int(port)))
+        found.listen()  # bound alone, another program could still take the port from under us
     except (OSError, ValueError, OverflowError) as error:
         said = error.strerror if isinstance(error, OSError) else error
         raise CannotListen(f"cannot listen on {address} ({said}): set {setting} to a free HOST:PORT") from error
