@@ -1,0 +1,162 @@
+"""What goes wrong, and when: one fault after another, drawn by weight. Each heals by itself after a while."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+from tests.chaos.simulation.world import World
+
+
+class Faults:
+    """The bad luck of one seed."""
+
+    def __init__(self, world: World, rng: random.Random) -> None:
+        self._world = world
+        self._rng = rng
+        self._kinds: list[tuple[int, Callable[[], Awaitable[None]]]] = [
+            (6, self._run),
+            (4, self._cut),
+            (4, self._half_open),
+            (2, self._slow_line),
+            (3, self._replica_crash),
+            (4, self._agent_crash),
+            (1, self._machine_lost),
+            (2, self._frozen),
+            (2, self._outage),
+            (2, self._one_sided_outage),
+            (3, self._flaky),
+            (2, self._slow_database),
+            (1, self._unreachable),
+            (2, self._refusals),
+            (2, self._cancel),
+            (1, self._retry),
+            (1, self._drain),
+            (1, self._pause),
+        ]
+        # Each seed has its own mix: some see one kind again and again.
+        self._weights = [weight * rng.choice((0, 1, 1, 4)) + 0.01 for weight, _ in self._kinds]
+
+    async def happen(self, seconds: float) -> None:
+        """Lets things go wrong for so long."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        pace = self._rng.choice((2.0, 5.0, 12.0))
+        await self._run()
+        while loop.time() < end:
+            await asyncio.sleep(min(self._rng.expovariate(1 / pace), max(0.0, end - loop.time())))
+            if len(self._world.judge.graphs) < 8 and self._rng.random() < 0.1:
+                await self._run()
+            (kind,) = self._rng.choices([kind for _, kind in self._kinds], self._weights)
+            await kind()
+
+    def _later(self, heal: Callable[[], object], most: float) -> None:
+        """Heals after a while; calm heals everything anyway."""
+        asyncio.get_running_loop().call_later(self._rng.choice((0.2, 0.5, 1.0)) * self._rng.uniform(0, most), heal)
+
+    async def _run(self) -> None:
+        if len(self._world.judge.graphs) < 8:
+            self._world.meanwhile(self._world.create())
+
+    async def _cut(self) -> None:
+        if lines := self._world.lines:
+            line = self._rng.choice(lines)
+            self._world.judge.say(f"the line of {line.agent} to {line.replica} is cut")
+            line.cut()
+
+    async def _half_open(self) -> None:
+        if lines := self._world.lines:
+            line = self._rng.choice(lines)
+            up, down = self._rng.choice(((True, True), (True, False), (False, True)))
+            self._world.judge.say(f"the line of {line.agent} to {line.replica} loses {'up ' * up}{'down' * down}")
+            line.lose(up=up, down=down)
+
+    async def _slow_line(self) -> None:
+        if lines := self._world.lines:
+            line = self._rng.choice(lines)
+            line.up.slow = line.down.slow = self._rng.uniform(0.1, 8.0)
+            self._world.judge.say(f"the line of {line.agent} takes up to {line.up.slow:.1f} s")
+
+    async def _replica_crash(self) -> None:
+        replica = self._rng.choice(list(self._world.replicas.values()))
+        await replica.crash()
+        self._later(replica.start, 40)
+
+    async def _agent_crash(self) -> None:
+        machine = self._rng.choice(self._world.machines)
+        await machine.crash()
+        self._later(machine.boot, 60)
+
+    async def _machine_lost(self) -> None:
+        machine = self._rng.choice(self._world.machines)
+        await machine.lose()
+        self._later(machine.boot, 60)
+
+    async def _frozen(self) -> None:
+        machine = self._rng.choice(self._world.machines)
+        self._world.judge.say(f"{machine.name} is frozen")
+        machine.process.freeze()
+        self._later(machine.process.thaw, 70)
+
+    async def _outage(self) -> None:
+        self._world.judge.say("the database is down")
+        for replica in self._world.replicas.values():
+            self._down(replica.name)
+        self._later(lambda: [self._up(name) for name in self._world.replicas], 60)
+
+    async def _one_sided_outage(self) -> None:
+        name = self._rng.choice(list(self._world.replicas))
+        self._world.judge.say(f"{name} does not reach the database")
+        self._down(name)
+        self._later(lambda: self._up(name), 60)
+
+    def _down(self, name: str) -> None:
+        self._world.replicas[name].trouble.down = True
+
+    def _up(self, name: str) -> None:
+        self._world.replicas[name].trouble.down = False
+
+    async def _flaky(self) -> None:
+        trouble = self._rng.choice(list(self._world.replicas.values())).trouble
+        trouble.fails, trouble.loses_answers = self._rng.choice(((0.1, 0.0), (0.0, 0.1), (0.2, 0.2)))
+        self._later(lambda: [setattr(trouble, each, 0.0) for each in ("fails", "loses_answers")], 60)
+
+    async def _slow_database(self) -> None:
+        trouble = self._rng.choice(list(self._world.replicas.values())).trouble
+        trouble.slow = self._rng.choice((0.3, 2.0, 6.0))
+        self._later(lambda: setattr(trouble, "slow", 0.01), 60)
+
+    async def _unreachable(self) -> None:
+        dialer = self._rng.choice(list(self._world.dialers.values()))
+        dialer.unreachable.add(self._rng.choice(list(self._world.replicas)))
+        self._later(dialer.unreachable.clear, 60)
+
+    async def _refusals(self) -> None:
+        machine = self._rng.choice(self._world.machines)
+        machine.refuses = self._rng.choice((0.3, 1.0))
+        self._later(lambda: setattr(machine, "refuses", 0.0), 30)
+
+    async def _cancel(self) -> None:
+        if (run_id := self._world.some_run()) is not None:
+            self._world.meanwhile(self._world.cancel(run_id))
+
+    async def _retry(self) -> None:
+        if (run_id := self._world.some_run()) is not None:
+            self._world.meanwhile(self._world.retry(run_id))
+
+    async def _drain(self) -> None:
+        if agents := self._world.rows.agents:
+            name = self._rng.choice(sorted(agents))
+            self._set_drained(name, drained=True)
+            self._later(lambda: self._set_drained(name, drained=False), 40)
+
+    def _set_drained(self, name: str, *, drained: bool) -> None:
+        self._world.judge.say(f"{name} is {'drained' if drained else 'let work again'}")
+        self._world.rows.agents[name].drained = drained
+        self._world.hear_agents()
+
+    async def _pause(self) -> None:
+        pool = self._world.rows.pools["default"]
+        pool.paused = True
+        self._later(lambda: setattr(pool, "paused", False), 30)

@@ -1,0 +1,185 @@
+"""The judge: what must hold, whatever breaks. It keeps books of its own and asks the core nothing.
+
+It is told what is true outside (commands that really begin and end, what people asked for, what went over the
+wire) and looks at the database after every commit.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from tests.harness.memory_rows import Rows
+
+LIVE = ("leased", "running")
+OVER = ("passed", "failed", "canceled", "skipped")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A job as a person wrote it. `needs`: keys; None: all jobs of all earlier stages."""
+
+    key: str
+    stage: int
+    needs: tuple[str, ...] | None
+    environment: str
+
+
+class Broken(AssertionError):
+    """A property does not hold."""
+
+
+class Judge:
+    """Raises nothing itself: what it finds is in `complaints`, so that no part can swallow it."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.complaints: list[str] = []
+        self.trace: list[str] = []
+        self.graphs: dict[str, tuple[Wanted, ...]] = {}
+        """By request id of the CreateRun."""
+        self.asked_again: Counter[int] = Counter()
+        """How often a person retried something that reaches this job."""
+        self.begun: dict[int, list[int]] = defaultdict(list)
+        """Job -> attempts whose commands really began."""
+        self.commands: dict[int, str] = {}
+        """Attempt -> how its commands really ended; empty: they run."""
+        self.accepted: dict[int, set[str]] = defaultdict(set)
+        """Attempt -> ids of the outcomes that were accepted over the wire."""
+        self.outcomes: dict[int, str] = {}
+        """Attempt -> the outcome that the database has shown."""
+        self.passes: Counter[int] = Counter()
+        self._states: dict[int, str] = {}
+        self._judged: set[int] = set()
+
+    def say(self, sentence: str) -> None:
+        """A line of the trace."""
+        self.trace.append(f"{self._clock():9.3f}  {sentence}")
+
+    def complain(self, sentence: str) -> None:
+        self.say(f"BROKEN: {sentence}")
+        self.complaints.append(sentence)
+
+    def check(self, sentence: str, *, holds: bool) -> None:
+        if not holds:
+            self.complain(sentence)
+
+    # Told by the outside
+
+    def command_begins(self, job_id: int, attempt_id: int, *, at_most_once: bool) -> None:
+        self.say(f"attempt {attempt_id} of job {job_id} begins its commands")
+        self.begun[job_id].append(attempt_id)
+        self.commands[attempt_id] = ""
+        times = len(self.begun[job_id])
+        if at_most_once:
+            self.check(
+                f"deployment {job_id} began {times} times, by attempts {self.begun[job_id]}",
+                holds=times <= 1 + self.asked_again[job_id],
+            )
+
+    def command_ends(self, attempt_id: int, outcome: str) -> None:
+        self.say(f"attempt {attempt_id} ends: {outcome}")
+        self.commands[attempt_id] = outcome
+
+    def runs_now(self, job_id: int) -> bool:
+        """Whether commands of this job really run somewhere."""
+        return any(not self.commands[attempt] for attempt in self.begun[job_id])
+
+    def outcome_accepted(self, attempt_id: int, report: str) -> None:
+        self.accepted[attempt_id].add(report)
+        self.check(
+            f"attempt {attempt_id} had {len(self.accepted[attempt_id])} outcomes accepted",
+            holds=len(self.accepted[attempt_id]) == 1,
+        )
+
+    def holds_slots(self, agent: str, taken: int, slots: int) -> None:
+        self.check(f"agent {agent} holds {taken} jobs in {slots} slots", holds=taken <= slots)
+
+    # Looks at the database
+
+    def look(self, rows: Rows) -> None:
+        """After every commit."""
+        self._one_life_each(rows)
+        self._outcomes_stay(rows)
+        self._order_is_kept(rows)
+        self._slots_are_kept(rows)
+
+    def _one_life_each(self, rows: Rows) -> None:
+        living = Counter(row.attempt.job_id for row in rows.attempts.values() if row.attempt.state in LIVE)
+        leased = Counter(lease.job_id for lease in rows.leases.values())
+        for job_id, count in living.items():
+            self.check(f"job {job_id} has {count} living attempts", holds=count == 1)
+            self.check(f"job {job_id} has {leased[job_id]} leases", holds=leased[job_id] == 1)
+            self.check(f"job {job_id} is leased and can be claimed", holds=job_id not in rows.queue)
+
+    def _outcomes_stay(self, rows: Rows) -> None:
+        for key, row in rows.attempts.items():
+            state = str(row.attempt.state)
+            if state in LIVE:
+                continue
+            before = self.outcomes.setdefault(key, state)
+            self.check(f"attempt {key} was {before} and is {state}", holds=before == state)
+        for key, job in rows.jobs.items():
+            state, before = str(job.job.state), self._states.get(key, "")
+            if state == "passed" and before != "passed":
+                self.passes[key] += 1
+                self.check(
+                    f"job {key} passed {self.passes[key]} times", holds=self.passes[key] <= 1 + self.asked_again[key]
+                )
+            if before in OVER and state != before:
+                self.check(f"job {key} was {before} and is {state}", holds=self.asked_again[key] > 0)
+            self._states[key] = state
+
+    def _order_is_kept(self, rows: Rows) -> None:
+        for key in rows.attempts.keys() - self._judged:
+            self._judged.add(key)
+            job_id = rows.attempts[key].attempt.job_id
+            mine = self._wanted(rows, job_id)
+            states = {other.job.key: str(other.job.state) for other in self._run_of(rows, job_id).values()}
+            by_key = {each.key: each for each in self._graph(rows, job_id)}
+            needs = mine.needs
+            if needs is None:
+                needs = tuple(each.key for each in by_key.values() if each.stage < mine.stage)
+            for need in needs:
+                self.check(f"`{mine.key}` was claimed while `{need}` is {states[need]}", holds=states[need] == "passed")
+
+    def _run_of(self, rows: Rows, job_id: int) -> Mapping[int, object]:
+        return {key: rows.jobs[key] for key in rows.runs[rows.jobs[job_id].run_id].jobs}
+
+    def _graph(self, rows: Rows, job_id: int) -> tuple[Wanted, ...]:
+        run_id = rows.jobs[job_id].run_id
+        request = next(name for name, made in rows.requests.items() if made == ("create", run_id))
+        return self.graphs[request]
+
+    def _wanted(self, rows: Rows, job_id: int) -> Wanted:
+        return next(each for each in self._graph(rows, job_id) if each.key == rows.jobs[job_id].job.key)
+
+    def _slots_are_kept(self, rows: Rows) -> None:
+        held = Counter(lease.session_id for lease in rows.leases.values() if lease.session_id in rows.sessions)
+        for session, count in held.items():
+            assert session is not None
+            agent = rows.agent(rows.sessions[session].agent_id)
+            self.holds_slots(f"{agent.hello.name} (by the books)", count, agent.hello.slots)
+
+    # In the end
+
+    def at_rest(self, rows: Rows, mended: int) -> None:
+        """When no fault happens any more and all has come to rest."""
+        for request in self.graphs:
+            self.check(f"`{request}` made no run", holds=request in rows.requests)
+        runs = Counter(run for kind, run in rows.requests.values() if kind == "create")
+        self.check(f"{len(rows.runs)} runs of {len(self.graphs)} requests", holds=len(rows.runs) == len(self.graphs))
+        self.check("two requests made one run", holds=all(count == 1 for count in runs.values()))
+        for key, row in rows.runs.items():
+            self.check(f"run {key} is {row.run.state}", holds=str(row.run.state) in OVER)
+        for key, job in rows.jobs.items():
+            self.check(f"job {key} is {job.job.state}", holds=str(job.job.state) in OVER)
+            if str(job.job.state) == "passed":
+                winners = [each for each in self.begun[key] if self.outcomes.get(each) == "passed"]
+                true = [each for each in winners if self.commands[each] == "passed"]
+                self.check(f"job {key} passed, but no attempt did", holds=bool(winners) and winners == true)
+        self.check(f"{len(rows.leases)} leases are left", holds=not rows.leases)
+        self.check(f"{len(rows.queue)} jobs are left in the queue", holds=not rows.queue)
+        self.check(f"{rows.standing()} must be 0", holds=not any(rows.standing().values()))
+        self.check(f"{mended} jobs had to be mended", holds=not mended)

@@ -1,0 +1,121 @@
+"""The wire of the simulation: one stream between an agent and a replica, in memory, that can do what wires do."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+
+import grpc
+
+from agent.wire import WireClosed
+from headrace.v1 import agent_pb2 as pb
+
+KEEPALIVE = 15.0
+"""Seconds after which a coordinator notices that nobody is at the other end."""
+
+
+class _End:
+    """Nothing more comes, in good order."""
+
+
+Item = pb.SessionRequest | pb.SessionResponse | WireClosed | _End
+
+
+class Direction:
+    """Messages in order, each after a delay of its own. `lost`: they go nowhere."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.slow = 0.02
+        self.lost = False
+        self._rng = rng
+        self._last = 0.0
+        self._queue: asyncio.Queue[Item] = asyncio.Queue()
+
+    def put(self, item: Item) -> None:
+        loop = asyncio.get_running_loop()
+        if not self.lost:
+            self._last = max(self._last, loop.time() + self._rng.uniform(0.0005, self.slow))
+            loop.call_at(self._last, self._arrive, item)
+
+    def _arrive(self, item: Item) -> None:
+        if not self.lost:
+            self._queue.put_nowait(item)
+
+    def break_off(self, end: WireClosed) -> None:
+        """The end is seen at once, before what is under way."""
+        self.lost = True
+        while not self._queue.empty():
+            self._queue.get_nowait()
+        self._queue.put_nowait(end)
+
+    async def get(self) -> Item:
+        item = await self._queue.get()
+        if isinstance(item, WireClosed | _End):
+            self._queue.put_nowait(item)  # whoever reads on sees it again
+        return item
+
+
+class Line:
+    """Both ends of one stream."""
+
+    def __init__(self, rng: random.Random, agent: str, replica: str) -> None:
+        self.agent, self.replica = agent, replica
+        self.up, self.down = Direction(rng), Direction(rng)
+        self.over = False
+        self.server: asyncio.Task[None] | None = None
+
+    # The agent's end: agent.wire.Wire
+
+    async def send(self, message: pb.SessionRequest) -> None:
+        await asyncio.sleep(0)
+        if self.over:
+            raise WireClosed(grpc.StatusCode.UNAVAILABLE, "the connection was cut")
+        self.up.put(pb.SessionRequest.FromString(message.SerializeToString()))
+
+    async def receive(self) -> pb.SessionResponse:
+        item = await self.down.get()
+        if isinstance(item, WireClosed):
+            raise item
+        assert isinstance(item, pb.SessionResponse)
+        return item
+
+    async def close(self) -> None:
+        self.up.put(_End())
+        self.over = True
+        if self.server is not None:
+            asyncio.get_running_loop().call_later(KEEPALIVE, self.server.cancel)
+
+    # The coordinator's end
+
+    async def requests(self) -> AsyncIterator[pb.SessionRequest]:
+        while True:
+            item = await self.up.get()
+            if isinstance(item, WireClosed | _End):
+                return
+            assert isinstance(item, pb.SessionRequest)
+            yield item
+
+    def answer(self, message: pb.SessionResponse) -> None:
+        self.down.put(pb.SessionResponse.FromString(message.SerializeToString()))
+
+    def end(self, code: grpc.StatusCode, sentence: str) -> None:
+        """The coordinator ends the stream with a status."""
+        self.down.put(WireClosed(code, sentence))
+
+    # What can happen to it
+
+    def cut(self) -> None:
+        """Both ends see at once that it is over."""
+        self.over = True
+        self.down.break_off(WireClosed(grpc.StatusCode.UNAVAILABLE, "the connection was cut"))
+        self.up.lost = True
+        if self.server is not None:
+            self.server.cancel()
+
+    def lose(self, *, up: bool, down: bool) -> None:
+        """Half open: what is sent is lost, and only time tells."""
+        self.up.lost |= up
+        self.down.lost |= down
+        if self.server is not None:
+            asyncio.get_running_loop().call_later(KEEPALIVE, self.server.cancel)

@@ -1,0 +1,215 @@
+"""A coordinator replica of the simulation: everything real but the database and the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import uuid
+from collections.abc import Callable
+from typing import TypeVar
+
+import grpc
+
+from agent.wire import WireClosed
+from coordinator.api.agent_service import AgentSessions
+from coordinator.core.states import Cause
+from coordinator.dispatch.bells import LocalBells
+from coordinator.dispatch.dispatcher import Dispatch, Timing
+from coordinator.dispatch.port import Wake
+from coordinator.dispatch.reaper import Reaper
+from coordinator.errors import CoordinatorError, StoreDown
+from tests.chaos.simulation.freezing import within
+from tests.chaos.simulation.judge import Judge
+from tests.chaos.simulation.line import Line
+from tests.harness.memory_rows import Rows
+from tests.harness.memory_runs import MemoryRuns, MemoryTerm
+from tests.harness.memory_store import MemoryDispatch, Transactions
+
+T = TypeVar("T")
+
+
+class Trouble:
+    """How bad a replica's way to the database is at present."""
+
+    def __init__(self) -> None:
+        self.down = False
+        self.slow = 0.01
+        self.fails = 0.0
+        self.loses_answers = 0.0
+
+    def calm(self) -> None:
+        self.__init__()  # type: ignore[misc]  # all as at first
+
+
+class _Unanswered(Exception):
+    """The transaction has happened, and whoever asked is gone."""
+
+
+class FaultyTransactions(Transactions):
+    """Each call travels to the database, happens or not, and travels back, or not."""
+
+    def __init__(self, replica: Replica) -> None:
+        super().__init__()
+        self._replica = replica
+
+    async def run(self, body: Callable[[], T]) -> T:
+        replica, rng, trouble = self._replica, self._replica.rng, self._replica.trouble
+        await asyncio.sleep(rng.uniform(0.0002, trouble.slow))
+        if trouble.down:
+            await asyncio.sleep(rng.choice((0.01, 1.0, 5.0, 15.0)))
+        if trouble.down or not replica.up or rng.random() < trouble.fails:
+            raise StoreDown("the simulated database cannot be reached")
+        result = body()
+        name = body.__qualname__.split(".")[1]
+        if name not in ("classes", "observe", "cancels", "drained", "heartbeat", "hold"):
+            replica.judge.look(replica.rows)
+        await asyncio.sleep(rng.uniform(0.0002, trouble.slow))
+        if trouble.down or rng.random() < trouble.loses_answers:
+            replica.judge.say(f"{replica.name} does not get the answer of {name}")
+            raise StoreDown("the simulated database's answer was lost")
+        return result
+
+
+class Replica:
+    """One coordinator process: what it knows dies with it."""
+
+    def __init__(
+        self,
+        name: str,
+        rows: Rows,
+        *,
+        rng: random.Random,
+        judge: Judge,
+        timing: Timing,
+        tell: Callable[[str, Wake], None],
+    ) -> None:
+        self.name, self.rows, self.rng, self.judge = name, rows, rng, judge
+        self.trouble = Trouble()
+        self.up = False
+        self.lines: list[Line] = []
+        self.mended = 0
+        self._timing = timing
+        self._tell = tell
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        if self.up:
+            return
+        self.judge.say(f"{self.name} starts")
+        self.up = True
+        loop = asyncio.get_running_loop()
+        transactions = FaultyTransactions(self)
+        self.bells = LocalBells(lambda wake: self._tell(self.name, wake))
+        store = MemoryDispatch(self.rows, self.bells, lambda: self.rng.randbytes(16), transactions)
+        self.runs = MemoryRuns(self.rows, self.bells, transactions)
+        dispatch = Dispatch(
+            store,
+            self.bells,
+            timing=self._timing,
+            clock=loop.time,
+            make_session_id=self._uuid,
+            replica=self._uuid(),
+            measures=self,
+        )
+        term = MemoryTerm(self.rows, "reaper", loop.time, lease_s=30.0, make_id=self._uuid, transactions=transactions)
+        self._reaper = Reaper(
+            store,
+            term,
+            self.bells,
+            timing=self._timing,
+            clock=loop.time,
+            fleet_is_fixed=False,
+            queue_timeout_s=24 * 3600,
+        )
+        self._sessions = AgentSessions(dispatch)
+        self._tasks = [
+            loop.create_task(self._guarded(part.run()), context=within(None)) for part in (dispatch, self._reaper)
+        ]
+
+    async def _guarded(self, loop: object) -> None:
+        try:
+            await loop  # type: ignore[misc]  # a coroutine
+        except Exception as error:  # a loop that fails takes the coordinator with it: a defect
+            self.judge.complain(f"{self.name} failed: {_first(error)!r}")
+
+    async def crash(self) -> None:
+        """kill -9: connections break, calls under way may or may not have reached the database."""
+        if not self.up:
+            return
+        self.judge.say(f"{self.name} is killed")
+        self.up = False
+        self.mended += self._reaper.mended
+        lines, self.lines = self.lines, []
+        ending = [*self._tasks, *(line.server for line in lines if line.server is not None)]
+        for line in lines:
+            line.cut()
+        for task in ending:
+            task.cancel()
+        await asyncio.wait(ending)
+
+    @property
+    def mended_in_all(self) -> int:
+        return self.mended + (self._reaper.mended if self.up else 0)
+
+    def take(self, line: Line) -> None:
+        """A new stream of an agent."""
+        self.lines.append(line)
+        line.server = asyncio.get_running_loop().create_task(self._serve(line), context=within(None))
+
+    async def _serve(self, line: Line) -> None:
+        try:
+            async with contextlib.aclosing(self._sessions.serve(line.requests())) as responses:
+                async for each in responses:
+                    line.answer(each)
+            line.end(grpc.StatusCode.OK, "")
+        except CoordinatorError as error:
+            line.end(error.code, str(error))
+        except asyncio.CancelledError:
+            line.end(grpc.StatusCode.CANCELLED, "the coordinator cancelled the call")
+        except Exception as error:
+            self.judge.complain(f"a session at {self.name} failed: {_first(error)!r}")
+            line.end(grpc.StatusCode.INTERNAL, "a defect")
+        finally:
+            if line in self.lines:
+                self.lines.remove(line)
+
+    def _uuid(self) -> str:
+        return str(uuid.UUID(int=self.rng.getrandbits(128), version=4))
+
+    # coordinator.dispatch.dispatcher.Measures
+
+    def claimed(self, seconds: float) -> None: ...
+
+    def returned(self) -> None: ...
+
+    def ended(self, outcome: str, cause: Cause) -> None: ...
+
+
+class Dialer:
+    """`agent.wire.Dialer`: to replicas by their names."""
+
+    def __init__(
+        self, agent: str, replicas: dict[str, Replica], rng: random.Random, make_rng: Callable[[], random.Random]
+    ) -> None:
+        self._agent, self._replicas = agent, replicas
+        self._rng, self._make_rng = rng, make_rng
+        self.unreachable: set[str] = set()
+
+    async def dial(self, address: str) -> Line:
+        await asyncio.sleep(self._rng.uniform(0.001, 0.1))
+        replica = self._replicas[address]
+        if address in self.unreachable:
+            await asyncio.sleep(5.0)
+            raise WireClosed(grpc.StatusCode.UNAVAILABLE, f"nobody answers at {address}")
+        if not replica.up:
+            raise WireClosed(grpc.StatusCode.UNAVAILABLE, f"{address} refuses connections")
+        line = Line(self._make_rng(), self._agent, address)
+        replica.take(line)
+        return line
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

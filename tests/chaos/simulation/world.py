@@ -1,0 +1,285 @@
+"""The whole simulation: two replicas, some machines, people, and everything that can go wrong. A seed is all of it."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+import itertools
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from coordinator.core.matching import Requirement
+from coordinator.dispatch.dispatcher import Timing
+from coordinator.dispatch.port import Wake
+from coordinator.errors import Conflict, StoreDown
+from coordinator.store.runs import NewJob, NewRun
+from tests.chaos.simulation.freezing import freezable_tasks
+from tests.chaos.simulation.judge import OVER, Judge, Wanted
+from tests.chaos.simulation.line import Line
+from tests.chaos.simulation.machine import Machine
+from tests.chaos.simulation.replica import Dialer, Replica
+from tests.harness.memory_rows import Rows
+from tests.harness.virtual_time import simulate
+
+LONG_LEASE = 180.0
+CHAOS = 150.0
+"""Virtual seconds in which things go wrong."""
+REST = 1_800.0
+"""Virtual seconds after the last fault within which every run must have ended."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one seed. `digest`: of the whole trace, to compare two runs of it."""
+
+    seed: int
+    complaints: tuple[str, ...]
+    trace: tuple[str, ...]
+    seconds: float
+    """Virtual."""
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256("\n".join(self.trace).encode()).hexdigest()
+
+
+def run_seed(seed: int) -> Outcome:
+    """Simulates one seed to its end."""
+    return simulate(functools.partial(_main, seed), seed)
+
+
+class World:
+    """Everything there is."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.rng = rng
+        self.judge = Judge(self.loop.time)
+        self.rows = Rows(self.loop.time)
+        timing = Timing(long_lease=LONG_LEASE)
+        self.replicas = {
+            name: Replica(name, self.rows, rng=self._rng(), judge=self.judge, timing=timing, tell=self._tell)
+            for name in ("north:1", "south:1")
+        }
+        self.dialers = {
+            f"m{n}": Dialer(f"m{n}", self.replicas, self._rng(), self._rng) for n in range(rng.randint(1, 3))
+        }
+        self.machines = [
+            Machine(
+                name,
+                rng.randint(1, 3),
+                dialer=dialer,
+                addresses=tuple(self.replicas),
+                rng=self._rng(),
+                judge=self.judge,
+                long_lease=LONG_LEASE,
+            )
+            for name, dialer in self.dialers.items()
+        ]
+        self.wakes_lost = rng.choice((0.0, 0.3))
+        self._requests = itertools.count(1)
+        self._wakes = self._rng()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._asking: set[asyncio.Task[None]] = set()
+
+    def _rng(self) -> random.Random:
+        """A stream of chance of its own: what one part draws does not change another's luck."""
+        return random.Random(self.rng.getrandbits(64))
+
+    def _tell(self, name: str, wake: Wake) -> None:
+        """NOTIFY: to the other replicas, a little later, or not at all."""
+        for replica in self.replicas.values():
+            if replica.name != name and replica.up and self._wakes.random() >= self.wakes_lost:
+                self.loop.call_later(self._wakes.uniform(0.001, 0.2), replica.bells.heard, wake)
+
+    @property
+    def lines(self) -> list[Line]:
+        return [line for replica in self.replicas.values() for line in replica.lines]
+
+    # People
+
+    async def ask(self, name: str, call: Callable[[Replica], Awaitable[object]]) -> None:
+        """A person's request, tried again under the same id until it is answered."""
+        while True:
+            for replica in self.replicas.values():
+                if replica.up:
+                    try:
+                        await call(replica)
+                    except StoreDown:
+                        continue
+                    except Conflict as error:
+                        self.judge.say(f"{name}: refused: {error}")
+                        return
+                    self.judge.say(f"{name}: done")
+                    return
+            await asyncio.sleep(1.0)
+
+    def request(self) -> str:
+        return f"request-{next(self._requests):04d}"
+
+    async def create(self) -> None:
+        request, wanted = self.request(), random_graph(self.rng)
+        self.judge.graphs[request] = wanted
+        self.judge.say(f"{request} wants {len(wanted)} jobs")
+        priority = self.rng.randint(-1, 1)
+
+        async def call(replica: Replica) -> None:
+            if await replica.runs.run_of_request(request) is None:
+                run_id, ids = await replica.runs.allocate(len(wanted))
+                await replica.runs.create(request, new_run(run_id, ids, wanted, priority))
+
+        await self.ask(request, call)
+
+    async def cancel(self, run_id: int) -> None:
+        request = self.request()
+        await self.ask(
+            f"{request} cancel of run {run_id}", lambda replica: replica.runs.cancel(request, run_id, "enough")
+        )
+
+    async def retry(self, run_id: int, job: str = "") -> None:
+        """A person looks first whether a deployment still runs somewhere, and asks again only then."""
+        jobs = self.rows.runs[run_id].jobs
+        if any(self.judge.runs_now(key) for key in jobs if self.rows.jobs[key].environment):
+            return
+        for key in jobs:
+            self.judge.asked_again[key] += 1
+        request = self.request()
+        await self.ask(
+            f"{request} retry of run {run_id} {job}", lambda replica: replica.runs.retry(request, run_id, job)
+        )
+
+    def some_run(self) -> int | None:
+        return self.rng.choice(sorted(self.rows.runs)) if self.rows.runs else None
+
+    def meanwhile(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._asking.add(task)  # type: ignore[arg-type]  # a task of None
+        task.add_done_callback(self._asking.discard)  # type: ignore[arg-type]
+
+    def hear_agents(self) -> None:
+        for replica in self.replicas.values():
+            if replica.up:
+                replica.bells.heard(Wake(agents=True, cancels=True))
+
+    # The course of things
+
+    def start(self) -> None:
+        for replica in self.replicas.values():
+            replica.start()
+        for machine in self.machines:
+            machine.boot()
+
+    def calm(self) -> None:
+        """No fault happens any more, and everything that was down comes back."""
+        self.judge.say("calm")
+        for replica in self.replicas.values():
+            replica.trouble.calm()
+            replica.start()
+        for dialer in self.dialers.values():
+            dialer.unreachable.clear()
+        for machine in self.machines:
+            machine.refuses = 0.0
+            machine.process.thaw()
+            machine.boot()
+        for line in self.lines:
+            line.up.slow = line.down.slow = 0.02
+        for agent in self.rows.agents.values():
+            agent.drained = False
+        self.rows.pools["default"].paused = False
+        self.wakes_lost = 0.0
+        for replica in self.replicas.values():
+            replica.bells.heard(Wake(queue=True, agents=True))
+
+    async def rest(self) -> None:
+        """Waits until every run has ended; a person sees to what is blocked."""
+        async with asyncio.timeout(REST):
+            while self._asking or not self._all_over():
+                for run_id, row in self.rows.runs.items():
+                    if str(row.run.state) == "blocked":
+                        await self.retry(run_id)
+                await asyncio.sleep(5.0)
+        await asyncio.sleep(60.0)
+
+    def _all_over(self) -> bool:
+        return len(self.rows.runs) == len(self.judge.graphs) and all(
+            str(row.run.state) in OVER for row in self.rows.runs.values()
+        )
+
+    async def stop(self) -> None:
+        for task in self._asking:
+            task.cancel()
+        for machine in self.machines:
+            await machine.crash()
+            for supervisor in machine.supervisors.values():
+                supervisor.stop("the simulation ends")
+        for replica in self.replicas.values():
+            await replica.crash()
+
+
+async def _main(seed: int, rng: random.Random) -> Outcome:
+    from tests.chaos.simulation.faults import Faults
+
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(freezable_tasks)
+    world = World(rng)
+    faults = Faults(world, random.Random(rng.getrandbits(64)))
+    world.start()
+    try:
+        await faults.happen(CHAOS)
+        world.calm()
+        await world.rest()
+    except TimeoutError:
+        stuck = {key: str(row.run.state) for key, row in world.rows.runs.items() if str(row.run.state) not in OVER}
+        world.judge.complain(f"after {REST:g} s without a fault, runs have not ended: {stuck}")
+    else:
+        world.judge.at_rest(world.rows, sum(replica.mended_in_all for replica in world.replicas.values()))
+    finally:
+        await world.stop()
+    return Outcome(seed, tuple(world.judge.complaints), tuple(world.judge.trace), loop.time())
+
+
+def random_graph(rng: random.Random) -> tuple[Wanted, ...]:
+    """Stages with gates, needs across them, and deployments."""
+    wanted: list[Wanted] = []
+    stages = rng.randint(1, 3)
+    for stage in range(stages):
+        environment = "production" if rng.random() < 0.35 else ""
+        for _ in range(rng.randint(1, 3)):
+            needs = None
+            if rng.random() < 0.35:
+                needs = tuple(sorted(rng.sample([each.key for each in wanted], rng.randint(0, min(2, len(wanted))))))
+            wanted.append(Wanted(f"j{len(wanted)}", stage, needs, environment))
+    return tuple(wanted)
+
+
+def new_run(run_id: int, ids: list[int], wanted: tuple[Wanted, ...], priority: int) -> NewRun:
+    environments = {each.stage: each.environment for each in wanted}
+    return NewRun(
+        id=run_id,
+        repository="r",
+        project="p",
+        pipeline="ci",
+        pipeline_file="headrace.yml",
+        pipeline_text=b"",
+        source=b"",
+        commit="0" * 40,
+        event="manual",
+        trusted=True,
+        parameters={},
+        priority=priority,
+        stages=tuple((f"s{stage}", environments[stage]) for stage in sorted(environments)),
+        jobs=tuple(
+            NewJob(
+                key,
+                each.key,
+                each.stage,
+                each.needs,
+                f"{key}|{each.environment}".encode(),
+                Requirement("default", (), "any", "full"),
+                each.environment,
+            )
+            for key, each in zip(ids, wanted, strict=True)
+        ),
+    )
