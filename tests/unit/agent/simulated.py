@@ -118,6 +118,7 @@ class Coordinator:
         self.hellos: list[pb.Hello] = []
         self.tasks: set[asyncio.Task[None]] = set()
         self.refuse: WireClosed | None = None
+        self.loses_reports = 0
         self.changed = asyncio.Event()
 
     async def dial(self, address: str) -> Wire:
@@ -223,6 +224,8 @@ class Coordinator:
                         given.acknowledged = True
                         if not each.accepted:
                             self.settle(each.attempt_id)
+            case "reports" if self.loses_reports:
+                self.loses_reports -= 1
             case "reports":
                 answers = [self.judge(report) for report in message.reports.reports]
                 wire.answer(report_answers=pb.ReportAnswers(answers=answers))

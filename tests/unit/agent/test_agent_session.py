@@ -17,7 +17,7 @@ from agent.session import Outbox
 from agent.wire import WireClosed
 from headrace.v1 import agent_pb2 as pb
 from tests.harness.virtual_time import VirtualClock, simulate
-from tests.unit.agent.simulated import Coordinator, SleepingJobs, Told, identity
+from tests.unit.agent.simulated import Coordinator, Job, SleepingJobs, Told, identity
 
 
 class World:
@@ -218,6 +218,35 @@ def test_no_two_assignments_are_taken_for_one_slot() -> None:
             assert world.jobs.most == 1
 
     simulate(main, seed=8)
+
+
+def test_what_is_assigned_while_the_agent_leaves_is_refused_at_once() -> None:
+    """The assignment and the SIGTERM may cross: another agent should have the job now, not after a timeout."""
+
+    async def main(rng: random.Random) -> None:
+        async with World(rng, jobs=0, slots=1).running() as world:
+            await world.until(lambda: len(world.told.sessions) == 1)
+            world.coordinator.jobs[0] = Job()
+            world.coordinator.queued.append(0)
+            world.coordinator.assign(world.coordinator.wires[-1])
+            world.outbox.leave()
+            await world.until(lambda: world.coordinator.given[1].acknowledged, seconds=3)
+            assert world.coordinator.given[1].over
+            assert world.jobs.most == 0
+
+    simulate(main, seed=11)
+
+
+def test_a_report_that_a_coordinator_lost_is_said_again_on_the_same_connection() -> None:
+    """A coordinator that forgets in its own memory must not leave a job running for ever in its books."""
+
+    async def main(rng: random.Random) -> None:
+        async with World(rng, jobs=1, slots=1).running() as world:
+            world.coordinator.loses_reports = 2
+            await world.until(lambda: world.coordinator.jobs[0].accepted == 1, seconds=120)
+            assert len(world.told.sessions) == 1
+
+    simulate(main, seed=12)
 
 
 @pytest.mark.parametrize("code", list(FINAL))
