@@ -142,13 +142,21 @@ async def test_logs_survive_a_coordinator_that_cuts_every_stream(agent: Agent, s
     assert side.logs[attempt].repeats > 0
 
 
+def instance_of(agent: Agent) -> str:
+    return (agent.data / "instance").read_text().strip()
+
+
+def mounts() -> str:
+    return Path("/proc/self/mountinfo").read_text()
+
+
 async def test_an_agent_that_has_left_leaves_nothing_on_the_machine(agent: Agent, side: OtherSide) -> None:
     """Neither a mount nor a folder in memory: a machine with a thousand starts looks like one with none."""
     await agent.start()
-    instance = (agent.data / "instance").read_text().strip()
+    runtime = Path("/run/headrace", instance_of(agent))
     attempt = side.give(job(None, "true"))
     await side.until(lambda: attempt in side.ended)
     agent.terminate()
     assert await agent.ended() == 0, agent.log
-    assert str(agent.data) not in Path("/proc/self/mountinfo").read_text()
-    assert not Path("/run/headrace", instance).exists()
+    assert str(agent.data) not in mounts()
+    assert runtime not in runtime.parent.glob("*")
