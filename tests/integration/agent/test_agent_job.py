@@ -117,6 +117,6 @@ async def test_the_agent_tells_its_health_and_its_figures(agent: Agent, side: Ot
         assert (await client.get("/healthz")).status_code == 200
         assert (await client.get("/readyz")).status_code == 200
         figures = (await client.get("/metrics")).text
-    assert 'headrace_agent_outcomes_total{cause="",state="passed"} 1.0' in figures
+    assert 'headrace_agent_outcomes_total{cause="none",outcome="passed"} 1.0' in figures
     assert 'headrace_agent_sandbox_start_seconds_count{sandbox="bubblewrap"} 1.0' in figures
     assert "headrace_agent_machinery_failures_total 0.0" in figures

@@ -67,7 +67,7 @@ async def test_an_outcome_that_was_not_answered_is_handed_in_by_the_next_process
 
 async def until_file_says(file: Path, text: str) -> None:
     async with asyncio.timeout(20):
-        while text not in file.read_text():  # noqa: ASYNC110, ASYNC240 - another process writes it
+        while text not in file.read_text():  # noqa: ASYNC110 - another process writes it
             await asyncio.sleep(0.05)
 
 

@@ -65,7 +65,7 @@ async def supervised(world: World) -> AsyncIterator[Supervised]:
 async def test_the_host_sandbox_runs_the_same_steps_and_leaves_nothing(tmp_path: Path) -> None:
     """Where an agent allows it: no walls, but the same protocol, and the cgroup ends what is left."""
     agent = f"{BWRAP_AGENT}-host"
-    cgroups = Cgroups.find(agent, Path("/proc/mounts").read_text())  # noqa: ASYNC240 - a test may wait
+    cgroups = Cgroups.find(agent, Path("/proc/mounts").read_text())
     sandbox = Host(slot=SLOT, environ={"PATH": "/usr/bin:/bin", "TOKEN": "secret"}, env={}, cgroups=cgroups)
     (tmp_path / "w").mkdir()
     client = await SupervisorClient.start(tmp_path / "a", 7, settings=SupervisorSettings())
@@ -84,7 +84,7 @@ async def test_the_host_sandbox_runs_the_same_steps_and_leaves_nothing(tmp_path:
     assert left
     assert not any(folder.exists() for folder in prepared.cgroups)
     for pid in left:
-        assert not Path(f"/proc/{pid}/root").exists()  # noqa: ASYNC240 - likewise
+        assert not Path(f"/proc/{pid}/root").exists()
 
 
 async def test_steps_run_and_their_output_is_spooled(supervised: Supervised) -> None:
@@ -110,6 +110,6 @@ async def test_a_supervisors_end_leaves_no_process(supervised: Supervised, world
     """Ended by pidfd: the whole pid namespace, whatever the step left behind."""
     await supervised.step(0, "sleep 1000 >/dev/null 2>&1 &")
     state = await supervised.client.state()
-    assert Path(f"/proc/{state.pid}").exists()  # noqa: ASYNC240 - a test may wait
+    assert Path(f"/proc/{state.pid}").exists()
     await supervised.client.end()
-    assert not Path(f"/proc/{state.pid}/root").exists()  # noqa: ASYNC240 - a test may wait
+    assert not Path(f"/proc/{state.pid}/root").exists()
