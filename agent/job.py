@@ -284,7 +284,7 @@ class Job:
         self._freed()
         records, offset = await self._close_log(ended)
         parts.metrics.outcomes.labels(
-            common_pb2.AttemptState.Name(ended.state).removeprefix("ATTEMPT_STATE_").lower(), ended.cause or ""
+            common_pb2.AttemptState.Name(ended.state).removeprefix("ATTEMPT_STATE_").lower(), ended.cause or "none"
         ).inc()
         record.outcome, record.phase = ended.state, Phase.SETTLED
         record.facts = {"records": records}

@@ -40,7 +40,10 @@ class Metrics:
             "headrace_agent_connected", "1 while a coordinator has welcomed this agent.", registry=self.registry
         )
         self.outcomes = Counter(
-            "headrace_agent_outcomes", "Attempts ended, by state and cause.", ["state", "cause"], registry=self.registry
+            "headrace_agent_outcomes",
+            "Attempts that ended, by outcome and cause.",
+            ["outcome", "cause"],
+            registry=self.registry,
         )
         self.machinery_failures = Counter(
             "headrace_agent_machinery_failures",

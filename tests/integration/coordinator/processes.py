@@ -10,9 +10,11 @@ import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 from tests.harness.command_line import HEADRACE, CommandLine
 
+Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 ANY = "127.0.0.1:0"
 
 
@@ -113,6 +115,11 @@ def agent(folder: Path, of: Daemon, name: str, **environment: str) -> Daemon:
 def token(of: Daemon, whose: str) -> str:
     """The credential of `client` or `agent`."""
     return (of.folder / "tokens" / whose).read_text().strip()
+
+
+def bearer(value: str) -> Metadata:
+    """The metadata of a call that shows a token."""
+    return (("authorization", f"Bearer {value}"),)
 
 
 def client(of: Daemon, cwd: Path, state: Path) -> CommandLine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -12,8 +13,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from coordinator.api.access import ANYONE, RULES, Caller
-from headrace.v1 import agent_pb2, blob_pb2, common_pb2, fleet_pb2, log_pb2, run_pb2
-from tests.integration.coordinator.processes import Daemon, coordinator, none_left, token
+from headrace.v1 import agent_pb2, blob_pb2, common_pb2, fleet_pb2, log_pb2, run_pb2, run_pb2_grpc
+from tests.integration.coordinator.processes import Daemon, Metadata, bearer, coordinator, none_left, token
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -35,13 +36,10 @@ def channel(running: Daemon) -> Iterator[grpc.Channel]:
         yield found
 
 
-def bearer(value: str) -> list[tuple[str, str]]:
-    return [("authorization", f"Bearer {value}")]
-
-
-def call(channel: grpc.Channel, method: str, metadata: list[tuple[str, str]]) -> grpc.StatusCode:
+def call(channel: grpc.Channel, method: str, metadata: Metadata) -> grpc.StatusCode:
     """Calls any method with one empty message; on the wire all kinds begin alike. Returns how it ended or began."""
-    stream = channel.stream_stream(method)(iter([b""]), metadata=metadata, timeout=20)
+    begin: Any = channel.stream_stream(method)
+    stream = begin(iter([b""]), metadata=metadata, timeout=20)
     try:
         next(stream, None)
     except grpc.RpcError as error:
@@ -96,12 +94,12 @@ def test_a_method_refuses_whoever_has_not_the_right_token(running: Daemon, chann
     """No token, a wrong one, another caller's, one in another scheme: UNAUTHENTICATED, before a servicer sees it."""
     others = {caller for caller in Caller if caller not in RULES[method]}
     right = token(running, next(str(caller) for caller in Caller if caller in RULES[method]))
-    wrong = [
-        [],
+    wrong: list[Metadata] = [
+        (),
         bearer("wrong"),
         bearer(""),
         bearer(right[:-1]),
-        [("authorization", right)],
+        (("authorization", right),),
         *(bearer(token(running, caller)) for caller in others),
     ]
     assert {call(channel, method, metadata) for metadata in wrong} == {grpc.StatusCode.UNAUTHENTICATED}
@@ -110,16 +108,17 @@ def test_a_method_refuses_whoever_has_not_the_right_token(running: Daemon, chann
 
 def test_a_method_that_does_not_exist_is_refused_like_a_forbidden_one(running: Daemon, channel: grpc.Channel) -> None:
     """Deny by default: what has no rule is nobody's, whatever token is shown."""
-    for metadata in ([], bearer(token(running, "client"))):
+    for metadata in ((), bearer(token(running, "client"))):
         assert call(channel, "/headrace.v1.RunService/Destroy", metadata) is grpc.StatusCode.UNAUTHENTICATED
 
 
 def test_the_refusal_is_a_sentence_that_says_how_to_mend_it(running: Daemon, channel: grpc.Channel) -> None:
     """A person with the wrong token reads it, and the token itself is not repeated."""
     with pytest.raises(grpc.RpcError) as refused:
-        channel.unary_unary("/headrace.v1.RunService/List")(b"", metadata=bearer("sesame"))
-    assert "HEADRACE_TOKEN" in refused.value.details()
-    assert "sesame" not in refused.value.details() + running.said
+        run_pb2_grpc.RunServiceStub(channel).List(run_pb2.ListRunsRequest(), metadata=bearer("sesame"))
+    sentence = str(refused.value.details())
+    assert "HEADRACE_TOKEN" in sentence
+    assert "sesame" not in sentence + running.said
 
 
 def test_health_is_told_to_anyone(channel: grpc.Channel) -> None:
@@ -130,10 +129,9 @@ def test_health_is_told_to_anyone(channel: grpc.Channel) -> None:
 
 def test_a_message_over_the_limit_is_refused_and_the_coordinator_lives(running: Daemon, channel: grpc.Channel) -> None:
     """16 MiB is the bound of a message; whoever sends more gets a status, and others are served on."""
+    create: Any = channel.unary_unary("/headrace.v1.RunService/Create")  # bytes as they are: no stub would send them
     with pytest.raises(grpc.RpcError) as refused:
-        channel.unary_unary("/headrace.v1.RunService/Create")(
-            bytes(17 << 20), metadata=bearer(token(running, "client"))
-        )
+        create(bytes(17 << 20), metadata=bearer(token(running, "client")))
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert call(channel, "/headrace.v1.RunService/List", bearer(token(running, "client"))) is grpc.StatusCode.OK
 

@@ -15,7 +15,7 @@ import pytest
 from headrace.v1 import fleet_pb2, fleet_pb2_grpc
 from tests.harness.command_line import git_repository
 from tests.integration.coordinator.conftest import Make
-from tests.integration.coordinator.processes import Daemon, client, none_left, processes_of, token
+from tests.integration.coordinator.processes import Daemon, bearer, client, none_left, processes_of, token
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -124,9 +124,7 @@ def test_sigterm_leaves_no_process_within_five_seconds(make_coordinator: Make) -
     assert any("postgres" in each for each in processes_of(daemon.folder))
     with grpc.insecure_channel(daemon.facts["address"]) as channel:
         stub = fleet_pb2_grpc.FleetServiceStub(channel)
-        stream = stub.WatchAgents(
-            fleet_pb2.WatchAgentsRequest(), metadata=[("authorization", f"Bearer {token(daemon, 'client')}")]
-        )
+        stream = stub.WatchAgents(fleet_pb2.WatchAgentsRequest(), metadata=bearer(token(daemon, "client")))
         next(stream)
         began = time.monotonic()
         assert daemon.terminate(5) == 0

@@ -1,0 +1,76 @@
+"""`/healthz` and `/readyz` when the database goes away and comes back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordinator.store.embedded import EmbeddedPostgres
+from tests.harness.command_line import CommandLine, git_repository
+from tests.integration.coordinator.processes import Daemon, agent, client, coordinator, forget_mounts, none_left
+from tests.integration.metrics.conftest import pipeline
+from tests.integration.metrics.prometheus import get, until
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture
+def daemons(tmp_path: Path) -> Iterator[list[Daemon]]:
+    """All daemons of the test, ended in reverse."""
+    made: list[Daemon] = []
+    yield made
+    for each in reversed(made):
+        each.end()
+    left = none_left(tmp_path / "fleet", 20)
+    forget_mounts(tmp_path)
+    assert not left
+
+
+def code(of: Daemon, page: str) -> int:
+    return get(f"http://{of.facts['http']}/{page}")[0]
+
+
+async def test_readyz_is_false_without_the_database_and_true_again_with_it(
+    daemons: list[Daemon], tmp_path: Path
+) -> None:
+    """A balancer must look elsewhere, an orchestrator must not kill: not ready, but healthy. And the outage of the
+    database costs nobody a job: one that ran through it ends as if nothing had happened, after one attempt."""
+    fleet = tmp_path / "fleet"
+    fleet.mkdir()
+    git_repository(fleet / "repository", {"through.yml": pipeline("through", "echo before; sleep 25; echo after")})
+    async with EmbeddedPostgres(tmp_path / "pg") as postgres:
+        first = coordinator(fleet / "c", HEADRACE_DATABASE_URL=postgres.dsn)
+        daemons.append(first)
+        first.start()
+        daemons.append(second := agent(fleet / "a", first, "steady"))
+        second.start()
+        assert [code(first, "readyz"), code(second, "readyz")] == [200, 200]
+        line = client(first, fleet / "repository", fleet)
+        assert line("run", "through.yml", "--detach").code == 0
+        until(lambda: "before" in line("logs", "1").out, 30, lambda: second.said)
+
+    until(lambda: code(first, "readyz") == 503, 30, lambda: first.said)
+    assert "database" in get(f"http://{first.facts['http']}/readyz")[1]
+    assert code(first, "healthz") == 200
+    assert "headrace_log_bytes_total" in get(f"http://{first.facts['http']}/metrics")[1]
+    until(lambda: code(second, "readyz") == 503, 30, lambda: second.said)
+    assert code(second, "healthz") == 200
+
+    async with EmbeddedPostgres(tmp_path / "pg"):
+        until(lambda: code(first, "readyz") == 200, 30, lambda: first.said)
+        until(lambda: code(second, "readyz") == 200, 30, lambda: second.said)
+        until(lambda: _run(line)["state"] not in {"running", "pending"}, 60, lambda: second.said)
+        shown = _run(line)
+        assert [each["state"] for job in shown["jobs"] for each in job["attempts"]] == ["passed"]
+        assert "before\nafter" in line("logs", "1").out
+        assert second.terminate() == 0
+        assert first.terminate() == 0
+    assert "Traceback" not in first.said + second.said
+
+
+def _run(line: CommandLine) -> dict[str, Any]:
+    return dict(json.loads(line("show", "1", "--json").out))
