@@ -221,11 +221,12 @@ class Session:
         if self._outbox.leaving and not self._said_leaving:
             self._said_leaving, self._granted = True, 0
             yield pb.SessionRequest(draining=pb.Draining())
-        for request in self._unsaid(self._outbox.permits):
-            yield pb.SessionRequest(permit_request=request)
         reports = list(self._unsaid(self._outbox.reports))
         for start in range(0, len(reports), BATCH):
             yield pb.SessionRequest(reports=pb.Reports(reports=reports[start : start + BATCH]))
+        # After the reports: only what is known to have started gets a permit.
+        for request in self._unsaid(self._outbox.permits):
+            yield pb.SessionRequest(permit_request=request)
         if (credit := self._grantable() - self._granted) > 0:
             self._granted += credit
             yield pb.SessionRequest(credit=pb.Credit(slots=credit))
@@ -307,6 +308,6 @@ class Session:
             self._jobs.permitted(answer)
 
     def _set_drained(self, *, drained: bool) -> None:
+        # What was granted stays granted: a credit and a drain may cross on the wire, and whoever took it back on
+        # one side alone would grant a slot twice after the undo.
         self._drained = drained
-        if drained:  # the coordinator forgets what was granted; it is granted anew when work is wanted again
-            self._granted = 0

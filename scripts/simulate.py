@@ -20,6 +20,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Runs seeds of the simulation; exit 1 for the first that fails.")
     parser.add_argument("--seeds", type=int, default=200, help="how many seeds (default: 200)")
     parser.add_argument("--from", type=int, default=0, dest="first", help="the first seed (default: 0)")
+    parser.add_argument("--last", type=int, default=400, help="how many lines of a trace to print (default: 400)")
     parser.add_argument("--trace", action="store_true", help="print the trace of every seed")
     parser.add_argument("--keep-going", action="store_true", help="name all seeds that fail, without their traces")
     asked = parser.parse_args()
@@ -28,7 +29,7 @@ def main() -> int:
         outcome = run_seed(seed)
         virtual += outcome.seconds
         if asked.trace or (outcome.complaints and not asked.keep_going):
-            print("\n".join(outcome.trace))
+            print("\n".join(outcome.trace[-asked.last :]))
         if outcome.complaints:
             failed += 1
             print(f"seed {seed} fails: {outcome.complaints[0]}", flush=True)

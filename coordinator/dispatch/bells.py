@@ -26,7 +26,8 @@ class LocalBells:
     def __init__(
         self, pass_on: Callable[[Wake], None] = lambda _: None, also: Callable[[Wake], None] = lambda _: None
     ) -> None:
-        self._listeners: dict[Hashable, set[asyncio.Event]] = defaultdict(set)
+        # In the order in which they came: a simulation must wake them alike each time.
+        self._listeners: dict[Hashable, dict[asyncio.Event, None]] = defaultdict(dict)
         self._pass_on = pass_on
         self._also = also
 
@@ -57,12 +58,12 @@ class LocalBells:
         """An event that is set whenever one of the topics rings; whoever waits clears it before it looks."""
         event = asyncio.Event()
         for topic in topics:
-            self._listeners[topic].add(event)
+            self._listeners[topic][event] = None
         try:
             yield event
         finally:
             for topic in topics:
-                self._listeners[topic].discard(event)
+                self._listeners[topic].pop(event, None)
                 if not self._listeners[topic]:
                     del self._listeners[topic]
 

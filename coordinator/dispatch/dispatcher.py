@@ -240,7 +240,13 @@ class Dispatch:
         wants = [session.want() for session in sessions if session.wants_work]
         if not wants:
             return 0
-        claimed = await self._store.claim(classes, wants)
+        try:
+            claimed = await self._store.claim(classes, wants)
+        except StoreDown:
+            # It may have been committed, and nobody would ever send these assignments: a new Hello settles them.
+            for session in sessions:
+                session.end("the coordinator does not know what it has assigned: its database did not answer")
+            raise
         by_session: dict[str, list[Claimed]] = defaultdict(list)
         for each in claimed:
             by_session[each.session_id].append(each)
@@ -256,14 +262,18 @@ class Dispatch:
         while True:
             await asyncio.sleep(self._timing.acknowledge / 3)
             for session in list(self._sessions.values()):
-                late = session.overdue(self._clock())
-                if not late:
-                    continue
-                with contextlib.suppress(StoreDown):
-                    sentence = f"not acknowledged within {self._timing.acknowledge:g} s"
-                    await self._store.give_up([GivenUp(each.attempt_id, each.token, sentence) for each in late])
-                    orders = [CancelOrder(each.attempt_id, session.id, kill=True, sentence=sentence) for each in late]
-                    session.send(CancelThese(tuple(orders), abort=True))
+                if late := session.overdue(self._clock()):
+                    with contextlib.suppress(StoreDown):
+                        await self._take_back_from(session, late)
+
+    async def _take_back_from(self, session: Session, late: Sequence[Claimed]) -> None:
+        sentence = f"not acknowledged within {self._timing.acknowledge:g} s"
+        given_up = [GivenUp(each.attempt_id, session.id, each.token, sentence) for each in late]
+        # What has started meanwhile was acknowledged after all, and goes on.
+        returned = await self._store.give_up(given_up)
+        if returned:
+            orders = [CancelOrder(key, session.id, kill=True, sentence=sentence) for key in sorted(returned)]
+            session.send(CancelThese(tuple(orders), abort=True))
 
     async def _cancel(self) -> None:
         """Hands on what people want canceled."""

@@ -160,7 +160,13 @@ class Judge:
         for session, count in held.items():
             assert session is not None
             agent = rows.agent(rows.sessions[session].agent_id)
-            self.holds_slots(f"{agent.hello.name} (by the books)", count, agent.hello.slots)
+            if count > agent.hello.slots:
+                leases = [
+                    f"{each.attempt_id} (no. {each.number})"
+                    for each in rows.leases.values()
+                    if each.session_id == session
+                ]
+                self.complain(f"{agent.hello.name} with {agent.hello.slots} slots has the leases {', '.join(leases)}")
 
     # In the end
 

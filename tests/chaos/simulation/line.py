@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import grpc
 
@@ -35,7 +35,8 @@ class Direction:
     def put(self, item: Item) -> None:
         loop = asyncio.get_running_loop()
         if not self.lost:
-            self._last = max(self._last, loop.time() + self._rng.uniform(0.0005, self.slow))
+            # Timers of the same moment fire in any order: a stream keeps its own.
+            self._last = max(self._last + 1e-6, loop.time() + self._rng.uniform(0.0005, self.slow))
             loop.call_at(self._last, self._arrive, item)
 
     def _arrive(self, item: Item) -> None:
@@ -59,8 +60,9 @@ class Direction:
 class Line:
     """Both ends of one stream."""
 
-    def __init__(self, rng: random.Random, agent: str, replica: str) -> None:
+    def __init__(self, rng: random.Random, agent: str, replica: str, say: Callable[[str], None]) -> None:
         self.agent, self.replica = agent, replica
+        self._say = say
         self.up, self.down = Direction(rng), Direction(rng)
         self.over = False
         self.server: asyncio.Task[None] | None = None
@@ -71,6 +73,7 @@ class Line:
         await asyncio.sleep(0)
         if self.over:
             raise WireClosed(grpc.StatusCode.UNAVAILABLE, "the connection was cut")
+        self._say(f"{self.agent} > {self.replica}: {_short(message)}")
         self.up.put(pb.SessionRequest.FromString(message.SerializeToString()))
 
     async def receive(self) -> pb.SessionResponse:
@@ -97,6 +100,7 @@ class Line:
             yield item
 
     def answer(self, message: pb.SessionResponse) -> None:
+        self._say(f"{self.agent} < {self.replica}: {_short(message)}")
         self.down.put(pb.SessionResponse.FromString(message.SerializeToString()))
 
     def end(self, code: grpc.StatusCode, sentence: str) -> None:
@@ -119,3 +123,10 @@ class Line:
         self.down.lost |= down
         if self.server is not None:
             asyncio.get_running_loop().call_later(KEEPALIVE, self.server.cancel)
+
+
+def _short(message: pb.SessionRequest | pb.SessionResponse) -> str:
+    """A message as a line of the trace."""
+    kind = str(message.WhichOneof("message"))
+    text = str(getattr(message, kind)).replace("\n", " ")
+    return f"{kind} {text}".replace("attempt_id", "attempt")[:200]

@@ -204,7 +204,7 @@ class Dialer:
             raise WireClosed(grpc.StatusCode.UNAVAILABLE, f"nobody answers at {address}")
         if not replica.up:
             raise WireClosed(grpc.StatusCode.UNAVAILABLE, f"{address} refuses connections")
-        line = Line(self._make_rng(), self._agent, address)
+        line = Line(self._make_rng(), self._agent, address, replica.judge.say)
         replica.take(line)
         return line
 

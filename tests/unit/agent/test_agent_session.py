@@ -172,18 +172,17 @@ def test_a_leaving_agent_grants_nothing_refuses_what_was_on_its_way_and_finishes
 
 
 def test_a_drained_agent_takes_work_again_after_the_undo() -> None:
-    """The credit that a drain took away has to be granted anew, and exactly once."""
+    """A drain takes no credit away, so that the undo grants none twice."""
 
     async def main(rng: random.Random) -> None:
         async with World(rng, jobs=0, slots=2).running() as world:
             await world.until(lambda: len(world.told.sessions) == 1)
             coordinator, wire = world.coordinator, world.coordinator.wires[-1]
-            coordinator.drained, coordinator.credit = True, 0
+            coordinator.drained = True
             wire.answer(drain=pb.Drain())
             await asyncio.sleep(10)
             coordinator.drained = False
             wire.answer(drain=pb.Drain(undo=True))
-            await world.until(lambda: coordinator.credit == 2)
             await asyncio.sleep(30)
             assert coordinator.credit == 2
             assert coordinator.complaints == []
