@@ -20,16 +20,20 @@ pytestmark = [pytest.mark.s3, pytest.mark.timeout(240)]
 
 PIPELINE = """
 name: through-s3
-defaults: {sandbox: bubblewrap, network: none}
 stages:
   - name: build
     jobs:
       make:
+        sandbox: bubblewrap
+        network: none
         steps: [{run: "mkdir out; seq 1 100000 > out/numbers; cp note.txt out/; chmod +x out/note.txt"}]
         artifacts: [{name: made, paths: ["out/*"]}]
   - name: test
     jobs:
-      use: {steps: [{use: artifact/made}, {run: "seq 1 100000 | cmp - out/numbers; test -x out/note.txt"}]}
+      use:
+        sandbox: bubblewrap
+        network: none
+        steps: [{use: artifact/made}, {run: "seq 1 100000 | cmp - out/numbers; test -x out/note.txt"}]
 """
 
 
