@@ -13,6 +13,7 @@ from agent.metrics import Metrics
 from agent.record import Records
 from agent.sandbox.choose import Offer
 from agent.sandbox.protocol import Sandbox
+from agent.sandboxes import OwnSettings
 from agent.source import Sources
 from agent.state import DataDirectory
 from agent.workspace.transfers import Courier
@@ -45,6 +46,8 @@ class Policy:
     """Bytes of log on disk for one attempt."""
     local: bool
     """A local `headrace run`: own code runs under the user's own hand."""
+    own: OwnSettings
+    """What the user's own code gets of the user's environment."""
 
 
 @dataclass(slots=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import platform
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent.parts import Parts
 from agent.record import Record
 from agent.sandbox.choose import Choice, Wish, choose
 from agent.sandbox.protocol import Bind, Prepared, SandboxRequest
+from agent.sandboxes import OwnSettings
 from agent.supervisor.client import SupervisorClient
 from agent.workspace.checkout import Workspace
 from agent.workspace.removal import remove_tree
@@ -63,7 +64,9 @@ async def choose_sandbox(record: Record, parts: Parts, client: SupervisorClient)
 
 async def make_workspace(record: Record, parts: Parts, home: Home, choice: Choice) -> Workspace:
     """The workspace at the run's commit, made anew if a killed agent left a part of it. Raises `JobProblem`."""
-    await asyncio.to_thread(home.clear)
+    if home.folder.exists():
+        await asyncio.to_thread(home.clear)
+        await parts.sandboxes[choice.kind].remove(record.attempt)
     home.folder.mkdir(mode=0o711)
     home.say.mkdir()
     home.say.chmod(0o777)  # the job's uid is unknown; other users of the host are kept out above
@@ -81,6 +84,8 @@ async def make_sandbox(
 ) -> Prepared:
     """The sandbox, ready to be launched. Raises `JobProblem`."""
     spec = record.spec
+    own_code = parts.policy.local and spec.source.own_code
+    own = parts.policy.own if own_code else OwnSettings({}, ())
     request = SandboxRequest(
         attempt=record.attempt,
         agent=parts.directory.instance,
@@ -89,13 +94,12 @@ async def make_sandbox(
         workspace=home.tree,
         network=Network(spec.network or "full"),
         image=choice.image,
-        binds=(*workspace.binds, Bind(home.say, SAY, writable=True)),
+        binds=(*workspace.binds, Bind(home.say, SAY, writable=True), *(Bind(path, str(path)) for path in own.paths)),
         trusted=spec.trusted,
-        own_code=parts.policy.local and spec.source.own_code,
+        own_code=own_code,
     )
-    sandbox = parts.sandboxes[choice.kind]
-    await sandbox.remove(record.attempt)
-    return await sandbox.prepare(request)
+    prepared = await parts.sandboxes[choice.kind].prepare(request)
+    return replace(prepared, env={**own.env, **prepared.env})
 
 
 def facts_of(prepared: Prepared, home: Home, choice: Choice) -> dict[str, object]:

