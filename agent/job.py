@@ -26,8 +26,6 @@ from agent.workspace.removal import NotRemoved
 from headrace.pipeline.plan import SandboxKind
 from headrace.v1 import agent_pb2, common_pb2
 
-AT_MOST_ONCE_LEASE_MS = 600_000
-"""The long lease of deployments: the coordinator's default."""
 _SLACK_MS = 30_000
 """The supervisor's own end of the job comes so long after the agent's: for an agent that is not there."""
 _DEAD = "the job's supervisor died, and the sandbox with it"
@@ -142,7 +140,7 @@ class Job:
         if client is None:
             at_most_once = bool(record.spec.environment)
             settings = SupervisorSettings(
-                lease_ms=AT_MOST_ONCE_LEASE_MS if at_most_once else parts.lease.lease_ms,
+                lease_ms=parts.lease.long_lease_ms if at_most_once else parts.lease.lease_ms,
                 at_most_once=at_most_once,
                 grace_ms=record.spec.grace_ms,
                 heartbeat_sent_boot_ms=parts.lease.sent_boot_ms or parts.clock.boot_ms(),
@@ -233,7 +231,8 @@ class Job:
 
     @property
     def _lease_ms(self) -> int:
-        return AT_MOST_ONCE_LEASE_MS if self.record.spec.environment else self._parts.lease.lease_ms
+        lease = self._parts.lease
+        return lease.long_lease_ms if self.record.spec.environment else lease.lease_ms
 
     async def _permit(self, client: SupervisorClient) -> None:
         """The start permit of a deployment: asked of the coordinator with the supervisor's own nonce."""

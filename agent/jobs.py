@@ -108,6 +108,7 @@ class RunningJobs:
     def welcomed(self, welcome: pb.Welcome) -> None:
         """A session has begun."""
         self.parts.lease.lease_ms = welcome.lease_ms or self.parts.lease.lease_ms
+        self.parts.lease.long_lease_ms = welcome.long_lease_ms or self.parts.lease.long_lease_ms
         for verdict in welcome.verdicts:
             if not verdict.resume:
                 self._abort(verdict.attempt_id, verdict.sentence)

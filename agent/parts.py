@@ -55,6 +55,8 @@ class Lease:
     """What the coordinator said about time. Updated by the session."""
 
     lease_ms: int = 30_000
+    long_lease_ms: int = 600_000
+    """Of deployments that have started."""
     sent_boot_ms: int = 0
     """When the last answered heartbeat was sent."""
 

@@ -99,6 +99,7 @@ def welcome(opened: Opened, timing: Timing) -> wire.SessionResponse:
             session_id=opened.session_id,
             heartbeat_interval_ms=int(timing.heartbeat * 1000),
             lease_ms=int(timing.lease * 1000),
+            long_lease_ms=int(timing.long_lease * 1000),
             verdicts=[
                 wire.Verdict(attempt_id=each.attempt_id, resume=each.resume, sentence=each.sentence)
                 for each in opened.verdicts

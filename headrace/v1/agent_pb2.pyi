@@ -292,12 +292,15 @@ class Welcome(_message.Message):
     LEASE_MS_FIELD_NUMBER: _builtins.int
     VERDICTS_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    LONG_LEASE_MS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """random"""
     heartbeat_interval_ms: _builtins.int
     lease_ms: _builtins.int
     drain: _builtins.bool
     """a person has drained this agent"""
+    long_lease_ms: _builtins.int
+    """of deployments that have started; 0: 10 min"""
     @_builtins.property
     def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Verdict]:
         """one for each attempt held"""
@@ -310,10 +313,11 @@ class Welcome(_message.Message):
         lease_ms: _builtins.int = ...,
         verdicts: _abc.Iterable[Global___Verdict] | None = ...,
         drain: _builtins.bool = ...,
+        long_lease_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "heartbeat_interval_ms", b"heartbeat_interval_ms", "lease_ms", b"lease_ms", "session_id", b"session_id", "verdicts", b"verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "heartbeat_interval_ms", b"heartbeat_interval_ms", "lease_ms", b"lease_ms", "long_lease_ms", b"long_lease_ms", "session_id", b"session_id", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
