@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
+from headrace.v1 import agent_pb2 as pb
+from headrace.v1 import common_pb2
+from tests.chaos.simulation.line import Line
 from tests.chaos.simulation.world import World
 
 
@@ -34,6 +37,7 @@ class Faults:
             (1, self._retry),
             (1, self._drain),
             (1, self._pause),
+            (1, self._impostor),
         ]
         # Each seed has its own mix: some see one kind again and again.
         self._weights = [weight * rng.choice((0, 1, 1, 4)) + 0.01 for weight, _ in self._kinds]
@@ -160,3 +164,31 @@ class Faults:
         pool = self._world.rows.pools["default"]
         pool.paused = True
         self._later(lambda: setattr(pool, "paused", False), 30)
+
+    async def _impostor(self) -> None:
+        """An agent that speaks of attempts which are not its own: all that it lacks is their tokens."""
+        replica = self._rng.choice(list(self._world.replicas.values()))
+        living = sorted(self._world.rows.leases)
+        if not (replica.up and living):
+            return
+        attempts = self._rng.sample(living, min(3, len(living)))
+        self._world.judge.say(f"an impostor speaks of attempts {attempts}")
+        line = Line(random.Random(self._rng.getrandbits(64)), "impostor", replica.name, self._world.judge.say)
+        replica.take(line)
+        await line.send(pb.SessionRequest(hello=self._false_hello(attempts)))
+        for each in attempts:
+            token = self._rng.randbytes(16)
+            for what in (
+                {"started": pb.Started()},
+                {"ended": pb.Ended(state=common_pb2.ATTEMPT_STATE_PASSED)},
+                {"ended": pb.Ended(state=common_pb2.ATTEMPT_STATE_FAILED)},
+            ):
+                report = pb.Report(id=self._rng.randbytes(8).hex(), attempt_id=each, token=token, **what)
+                await line.send(pb.SessionRequest(reports=pb.Reports(reports=[report])))
+            permit = pb.PermitRequest(attempt_id=each, token=token, nonce="mine")
+            await line.send(pb.SessionRequest(permit_request=permit))
+        self._later(line.cut, 20)
+
+    def _false_hello(self, attempts: Sequence[int]) -> pb.Hello:
+        held = [pb.HeldAttempt(attempt_id=each, token=self._rng.randbytes(16)) for each in attempts]
+        return pb.Hello(instance_id="i", name="impostor", version="1", pool="default", slots=1, held=held)

@@ -118,6 +118,9 @@ class Judge:
             state = str(row.attempt.state)
             if state in LIVE:
                 continue
+            if key not in self.outcomes and state in ("passed", "failed", "timed_out"):
+                true = self.commands.get(key, "no commands")
+                self.check(f"attempt {key} is recorded as {state}, and really it was {true}", holds=state == true)
             before = self.outcomes.setdefault(key, state)
             self.check(f"attempt {key} was {before} and is {state}", holds=before == state)
         for key, job in rows.jobs.items():
@@ -185,6 +188,11 @@ class Judge:
                 winners = [each for each in self.begun[key] if self.outcomes.get(each) == "passed"]
                 true = [each for each in winners if self.commands[each] == "passed"]
                 self.check(f"job {key} passed, but no attempt did", holds=bool(winners) and winners == true)
+        for key in self.accepted:
+            state = self.outcomes.get(key, "nothing")
+            self.check(
+                f"attempt {key}'s outcome was accepted, and it is {state}", holds=state not in ("lost", "returned")
+            )
         self.check(f"{len(rows.leases)} leases are left", holds=not rows.leases)
         self.check(f"{len(rows.queue)} jobs are left in the queue", holds=not rows.queue)
         self.check(f"{rows.standing()} must be 0", holds=not any(rows.standing().values()))

@@ -196,7 +196,7 @@ class World:
         """Waits until every run has ended; a person sees to what is blocked."""
         async with asyncio.timeout(REST):
             while self._asking or not self._all_over():
-                for run_id, row in self.rows.runs.items():
+                for run_id, row in list(self.rows.runs.items()):
                     if str(row.run.state) == "blocked":
                         await self.retry(run_id)
                 await asyncio.sleep(5.0)
