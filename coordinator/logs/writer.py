@@ -166,20 +166,34 @@ def _new_record(record: log_pb2.Record, raw_length: int) -> NewRecord:
 
 
 def _joined(group: Sequence[_Submission]) -> dict[_Key, RecordRun]:
-    """One run a stream: a statement changes no row twice. What does not continue it is left to be sent again."""
+    """One run a stream: a statement changes no row twice. What does not touch it is left to be sent again.
+
+    After a reconnect the old connection's records may still be here, ahead of the same ones sent again.
+    """
     joined: dict[_Key, RecordRun] = {}
     for each in group:
         for run in each.runs:
             if isinstance(run, str):
                 continue
-            before = joined.get(key := (run.attempt_id, run.token, run.stream))
+            key = (run.attempt_id, run.token, run.stream)
+            before = joined.get(key)
             if before is None or not before.records:
                 joined[key] = RecordRun(run.attempt_id, run.token, run.stream, run.first, list(run.records))
-            elif before.first <= run.first <= before.next < run.next:
-                more = run.records[before.next - run.first :]
-                if more[0].offset == before.bytes_to:
-                    before.records.extend(more)
+            elif run.records:
+                _join(before, run)
     return joined
+
+
+def _join(before: RecordRun, run: RecordRun) -> None:
+    """Widens `before` by what `run` has before and behind it, if they touch and their offsets fit."""
+    if before.first <= run.first <= before.next < run.next:
+        more = run.records[before.next - run.first :]
+        if more[0].offset == before.bytes_to:
+            before.records.extend(more)
+    elif run.first < before.first <= run.next:
+        first, rest = run.first, before.records[run.next - before.first :]
+        if not rest or rest[0].offset == run.bytes_to:
+            before.first, before.records = first, [*run.records, *rest]
 
 
 def _answers(submission: _Submission, stands: dict[_Key, LogStand | CoordinatorError | None]) -> list[log_pb2.Durable]:

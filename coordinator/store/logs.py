@@ -137,7 +137,26 @@ class NewSegment:
 
 
 async def append(db: Connection, runs: Sequence[RecordRun]) -> list[LogStand | None]:
-    """Writes what fits of each run, at most one run a stream. None: the attempt's token is another."""
+    """Writes what fits of each run, at most one run a stream. None: the attempt's token is another.
+
+    `db` is outside a transaction: what another one writes meanwhile has to be seen.
+    """
+    stands = await _append_once(db, runs)
+    # An outcome that closes the log at this very moment makes its row: the statement waited for it, but did not see
+    # it. Nobody deletes such a row, so that the second look finds it.
+    if unseen := [n for n, run in enumerate(runs) if _began_unseen(run, stands[n])]:
+        for n, stand in zip(unseen, await _append_once(db, [runs[n] for n in unseen]), strict=True):
+            stands[n] = stand
+    return stands
+
+
+def _began_unseen(run: RecordRun, stand: LogStand | None) -> bool:
+    """Whether the beginning of a log was not written though nothing seemed to be there."""
+    begins = run.first == 1 and bool(run.records) and run.records[0].offset == 0
+    return begins and stand is not None and stand == LogStand(1, 0, None, None)
+
+
+async def _append_once(db: Connection, runs: Sequence[RecordRun]) -> list[LogStand | None]:
     places, place = list[int](), 1
     for run in runs:
         places.append(place)

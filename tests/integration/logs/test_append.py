@@ -52,6 +52,38 @@ async def test_records_behind_a_gap_are_not_taken_and_the_answer_says_what_is_wa
     assert (await read(world.tail(run, follow=False))).raw == stream.raw
 
 
+async def test_records_sent_again_behind_those_of_a_cut_connection_are_stored_at_once(world: World) -> None:
+    """The old connection's records may still wait to be written: the new connection begins before them, and its
+    answer must not ask for what it has sent already."""
+    run, stream = await a_stream(world)
+    for n in range(6):
+        stream.write(b"line %d\n" % n)
+    await world.append(stream.batch(1, 2))
+    sent = [(4, 4), (5, 5), (2, 4), (3, 6)]  # without a wait in between: one group
+    answers = [await world.writer.submit([stream.batch(*each)]) for each in sent]
+    assert [(await each)[0].sequence for each in answers] == [6, 6, 6, 6]
+    assert (await read(world.tail(run, follow=False))).records == stream.records
+
+
+async def test_a_log_that_begins_while_its_outcome_is_recorded_is_stored(world: World) -> None:
+    """Logs come on a connection of their own: the outcome may make the log's row before its first record does, and
+    an answer that asks for that record again would find an agent that has sent it."""
+    run, stream = await a_stream(world)
+    stream.write(b"one\n").write(b"two\n")
+    async with world.database.transaction() as outcome:
+        await outcome.execute(
+            "INSERT INTO log (attempt_id, stream, final_records) VALUES ($1, 'main', 2)", stream.attempt
+        )
+        appending = asyncio.create_task(world.append(stream.batch()))
+        while not await world.fetch("SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"):
+            assert not appending.done()
+    answers = await appending
+    assert [(each.sequence, each.rejected) for each in answers] == [(2, False)]
+    seen = await read(world.tail(run, follow=False))
+    assert seen.raw == stream.raw
+    assert seen.complete
+
+
 @pytest.mark.parametrize("token", [b"", b"x" * 16, b"x" * 17])
 async def test_another_token_writes_nothing(world: World, token: bytes) -> None:
     """The token is the proof of the lease: whoever has another is late or a stranger."""
