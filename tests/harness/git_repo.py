@@ -108,6 +108,25 @@ def git_daemon(base: Path) -> Iterator[str]:
             drain.join()
 
 
+def _of_request(
+    request: http.server.BaseHTTPRequestHandler, base: Path, path: str, query: str, length: int
+) -> dict[str, str]:
+    """What git's CGI program wants to know of a request."""
+    return {
+        **ENVIRONMENT,
+        "GIT_PROJECT_ROOT": str(base),
+        "GIT_HTTP_EXPORT_ALL": "1",
+        "GIT_PROTOCOL": request.headers.get("Git-Protocol", ""),
+        "REQUEST_METHOD": request.command,
+        "PATH_INFO": path,
+        "QUERY_STRING": query,
+        "CONTENT_TYPE": request.headers.get("Content-Type", ""),
+        "CONTENT_LENGTH": str(length),
+        "HTTP_CONTENT_ENCODING": request.headers.get("Content-Encoding", ""),
+        "REMOTE_ADDR": "127.0.0.1",
+    }
+
+
 @contextlib.contextmanager
 def http_backend(base: Path) -> Iterator[tuple[str, list[str]]]:
     """Serves every repository below `base` by `git http-backend`; gives the URL and the requests seen."""
@@ -138,19 +157,7 @@ def http_backend(base: Path) -> Iterator[tuple[str, list[str]]]:
                 input=body,
                 capture_output=True,
                 check=False,
-                env={
-                    **ENVIRONMENT,
-                    "GIT_PROJECT_ROOT": str(base),
-                    "GIT_HTTP_EXPORT_ALL": "1",
-                    "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
-                    "REQUEST_METHOD": self.command,
-                    "PATH_INFO": path,
-                    "QUERY_STRING": query,
-                    "CONTENT_TYPE": self.headers.get("Content-Type", ""),
-                    "CONTENT_LENGTH": str(len(body)),
-                    "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
-                    "REMOTE_ADDR": "127.0.0.1",
-                },
+                env=_of_request(self, base, path, query, len(body)),
             )
             head, _, content = done.stdout.partition(b"\r\n\r\n")
             headers = dict(line.decode().split(": ", 1) for line in head.split(b"\r\n") if line)
