@@ -59,14 +59,14 @@ def check(variables: Iterable[str], known: Collection[str], others: Collection[s
     """Looks at the names of environment variables.
 
     `known`: the full names (`HEADRACE_POOL`) that this program reads. `others`: names that other programs of
-    Headrace read, which are neither an error nor worth a word here.
+    Headrace read, which are neither an error nor worth a word here; one that is near to them is misspelt all the same.
     """
     mistakes, warnings = [], []
     passed_over = {*known, *others, *OF_JOBS, *CLIENT}
     for name in sorted(set(variables)):
         if not name.startswith(PREFIX) or name in passed_over or _KUBERNETES.fullmatch(name):
             continue
-        near = [each for each in sorted({*known, *CLIENT}) if distance(name, each, _NEAR) <= _NEAR]
+        near = [each for each in sorted({*known, *others, *CLIENT}) if distance(name, each, _NEAR) <= _NEAR]
         if near:
             mistakes.append(f"{name} is not a setting: did you mean {' or '.join(near)}?")
         else:

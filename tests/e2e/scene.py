@@ -184,8 +184,8 @@ class Scene:
         assert done.code == 0, done.err
 
     def close(self) -> None:
-        """Ends what a failed test left running: owners get a chance to stop their daemons."""
-        for number, seconds in ((signal.SIGTERM, 30.0), (signal.SIGKILL, 5.0)):
+        """Ends what a failed test left running: told twice, an agent cancels its jobs."""
+        for number, seconds in ((signal.SIGTERM, 5.0), (signal.SIGTERM, 20.0), (signal.SIGKILL, 5.0)):
             for each in self.started:
                 if each.process.poll() is None:
                     each.process.send_signal(number)
