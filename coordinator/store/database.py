@@ -67,6 +67,16 @@ class Database:
             async with self._pool.acquire() as connection, connection.transaction():
                 yield connection
 
+    @contextlib.asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Connection]:
+        """A transaction whose statements all see the same moment. It only reads."""
+        with translated():
+            async with (
+                self._pool.acquire() as connection,
+                connection.transaction(isolation="repeatable_read", readonly=True),
+            ):
+                yield connection
+
 
 async def _as_it_is(connection: Connection) -> None:
     """Resets nothing between two users of a connection.
@@ -107,5 +117,6 @@ def translated() -> Iterator[None]:
         asyncpg.DeadlockDetectedError,
         asyncpg.SerializationError,
         asyncpg.ReadOnlySQLTransactionError,
+        asyncpg.IdleInTransactionSessionTimeoutError,
     ) as error:
         raise StoreDown(f"the database did not do it: {error}") from error

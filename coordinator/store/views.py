@@ -48,8 +48,11 @@ class Views:
         return await self.run_since(run_id, 0)
 
     async def run_since(self, run_id: int, after: int) -> RunView:
-        """A run with the jobs that have changed behind sequence `after`, oldest change first. Raises NotFound."""
-        async with self._database.transaction() as db:
+        """A run with the jobs that have changed behind sequence `after`, oldest change first. Raises NotFound.
+
+        All of one moment: a job newer than the run it comes with would be numbered past a change of the run itself.
+        """
+        async with self._database.snapshot() as db:
             run = await db.fetchrow(RUNS.run, run_id)
             if run is None:
                 raise NotFound(f"there is no run {run_id}")

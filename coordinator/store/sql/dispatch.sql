@@ -44,13 +44,14 @@ UPDATE lease SET session_id = $2, number = 0 WHERE attempt_id = ANY($1::bigint[]
 
 -- beat: the counters of all agents of a replica in one statement; locked in id order, as the reaper locks them
 WITH held AS (SELECT id FROM session WHERE id = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE)
-UPDATE session SET counter = counter + 1 FROM held WHERE session.id = held.id RETURNING session.id;
+UPDATE session SET counter = counter + 1 WHERE id = ANY(array(SELECT id FROM held)) RETURNING id;
 
 -- missing: leases that a heartbeat should have named and did not
 SELECT l.attempt_id, l.run_id, l.session_id
 FROM unnest($1::uuid[], $2::bigint[]) AS b(session_id, highest)
 JOIN lease l ON l.session_id = b.session_id AND l.number <= b.highest
-WHERE (l.session_id, l.attempt_id) NOT IN (SELECT * FROM unnest($3::uuid[], $4::bigint[]) AS n(session_id, attempt_id));
+WHERE l.session_id = ANY($1::uuid[]) -- said twice: the planner then reads by the index
+  AND (l.session_id, l.attempt_id) NOT IN (SELECT * FROM unnest($3::uuid[], $4::bigint[]) AS n(session_id, attempt_id));
 
 -- classes: those that have something queued, by loose index scan: one probe a class, whatever the depth
 WITH RECURSIVE c AS (
@@ -62,7 +63,8 @@ SELECT k.id, k.pool, k.requires, k.sandbox, k.network, k.trusted, p.paused
 FROM c JOIN class k ON k.id = c.cls JOIN pool p ON p.name = k.pool
 ORDER BY k.id;
 
--- claim: one ordered probe of the index a class; `= ANY` over classes would sort the whole queue
+-- claim: one ordered probe of the index a class; `= ANY` over classes would sort the whole queue. The rows are deleted by key:
+-- joined with what was picked, a plan that does not know the limit reads the whole queue
 WITH picked AS (
     SELECT q.job_id, q.prio, q.vt
     FROM unnest($1::integer[]) AS c(cls)
@@ -72,7 +74,7 @@ WITH picked AS (
     ) AS q
     ORDER BY q.prio DESC, q.vt, q.job_id LIMIT $2
 )
-DELETE FROM queue USING picked WHERE queue.job_id = picked.job_id
+DELETE FROM queue WHERE job_id = ANY(array(SELECT job_id FROM picked))
 RETURNING queue.job_id, queue.cls, queue.prio, queue.vt, queue.pool,
           extract(epoch FROM clock_timestamp() - queue.queued_at)::double precision AS waited;
 
@@ -157,7 +159,7 @@ SELECT attempt_id FROM lease WHERE session_id IS NULL;
 -- expire: the counter and the reaper's own term are repeated, so that a late reaper ends nothing
 SELECT s.id, s.agent_id FROM session s
 JOIN unnest($1::uuid[], $2::bigint[]) AS u(id, counter) ON u.id = s.id AND u.counter = s.counter
-WHERE EXISTS (SELECT 1 FROM singleton WHERE name = 'reaper' AND term = $3)
+WHERE s.id = ANY($1::uuid[]) AND EXISTS (SELECT 1 FROM singleton WHERE name = 'reaper' AND term = $3)
 ORDER BY s.id FOR UPDATE OF s;
 
 -- leases_of_sessions: what their sessions leave behind

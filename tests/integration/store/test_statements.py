@@ -1,0 +1,248 @@
+"""Every statement on the real schema; the hot ones with the plan that they must have, on a full database."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from coordinator.store.sql import all_statements, statements
+from tests.harness.postgres import TestServer
+from tests.integration.store.world import J, PostgresWorld
+
+DISPATCH = statements("dispatch")
+SETTLE = statements("settle")
+RUNS = statements("runs")
+QUEUED = 100_000
+
+
+@pytest.mark.parametrize("name", sorted(all_statements()))
+async def test_every_statement_fits_the_schema(postgres: PostgresWorld, name: str) -> None:
+    """A column renamed in a migration and forgotten in a statement would be found by a user."""
+    async with postgres.database.connection() as db:
+        await db.prepare(all_statements()[name])
+
+
+FILL = """
+INSERT INTO run (id, project_id, pipeline, pipeline_file, pipeline_text, source, commit, event, trusted, parameters,
+                 state, unfinished, active, blocked, failed, canceled)
+OVERRIDING SYSTEM VALUE
+SELECT 1000000 + n, (SELECT min(id) FROM project), 'p', 'f', '', '', '0', 'manual', true, '{{}}',
+       'running', 100, 100, 0, 0, 0
+FROM generate_series(1, {runs}) n;
+INSERT INTO stage (run_id, index, name, unfinished)
+SELECT 1000000 + n, s, 's', 50 FROM generate_series(1, {runs}) n, generate_series(0, 1) s;
+INSERT INTO job (id, run_id, stage, place, key, spec, cls, pool, at_most_once, state, unfinished, vt)
+OVERRIDING SYSTEM VALUE
+SELECT 1000000 + n, 1000001 + n / 100, (n % 100) / 50, n % 100, 'j' || n, '', (SELECT min(id) FROM class) + n % 4,
+       'default', false, 'queued', 0, n
+FROM generate_series(0, {jobs} - 1) n;
+INSERT INTO dependency (run_id, job_id, dependent)
+SELECT run_id, id, id + 1 FROM job WHERE id >= 1000000 AND id % 100 < 49;
+INSERT INTO queue (job_id, cls, prio, vt, pool)
+SELECT id, cls, (id % 3)::smallint, vt, pool FROM job WHERE id >= 1000000 AND state = 'queued';
+INSERT INTO agent (id, name, pool, instance, version, labels, slots, sandboxes)
+OVERRIDING SYSTEM VALUE
+SELECT 1000000 + n, 'x' || n, 'default', 'i', '1', '{{}}', 4, '[]' FROM generate_series(1, {agents}) n;
+INSERT INTO session (id, agent_id, instance, replica)
+SELECT gen_random_uuid(), 1000000 + n, 'i', gen_random_uuid() FROM generate_series(1, {agents}) n;
+INSERT INTO attempt (id, job_id, run_id, agent_id, token, try, state)
+OVERRIDING SYSTEM VALUE
+SELECT 1000000 + n, 1000000 + n, 1000001 + n / 100, s.agent_id, decode(repeat('00', 16), 'hex'), 1, 'leased'
+FROM generate_series(0, {agents} * 4 - 1) n JOIN session s ON s.agent_id = 1000001 + n / 4;
+DELETE FROM queue WHERE job_id IN (SELECT job_id FROM attempt);
+INSERT INTO lease (attempt_id, job_id, run_id, agent_id, session_id, token, number, at_most_once)
+SELECT a.id, a.job_id, a.run_id, a.agent_id, s.id, a.token, 1, false
+FROM attempt a JOIN session s ON s.agent_id = a.agent_id
+WHERE a.id >= 1000000;
+"""
+
+
+class Full:
+    """A database with much in it, and one with little, for one statement."""
+
+    def __init__(self, db: asyncpg.Connection) -> None:
+        self.db = db
+
+    async def plan(self, statement: str, *values: object, kind: str = "force_generic_plan") -> Plan:
+        """Really runs it, with the plan that a prepared statement has in the end, and takes it back."""
+        transaction = self.db.transaction()
+        await transaction.start()
+        try:
+            await self.db.execute(f"SET LOCAL plan_cache_mode = {kind}")
+            await self.db.execute(f"PREPARE guarded AS {statement}")
+            given = f"({', '.join(map(_literal, values))})" if values else ""
+            text = await self.db.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE guarded{given}")
+        finally:
+            await transaction.rollback()
+            await self.db.execute("DEALLOCATE guarded")
+        return Plan(json.loads(text)[0]["Plan"])
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, list):
+        return "'{" + ",".join(map(str, value)) + "}'"
+    return f"'{value}'"
+
+
+class Plan:
+    """What a statement did."""
+
+    def __init__(self, root: dict[str, Any]) -> None:
+        self.nodes = list(_walk(root))
+
+    def scans(self, table: str) -> set[str]:
+        """How a table was read: `Seq Scan`, or the names of indexes."""
+        found = set()
+        for node in self.nodes:
+            if node.get("Relation Name") == table and "Scan" in node["Node Type"]:
+                bitmaps = [each["Index Name"] for each in _walk(node) if each["Node Type"] == "Bitmap Index Scan"]
+                found.update(bitmaps or [node.get("Index Name", node["Node Type"])])
+        return found
+
+    @property
+    def rows(self) -> int:
+        """Rows that scans have touched, also those they threw away."""
+        return int(
+            sum(
+                (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
+                for node in self.nodes
+                if node.get("Relation Name") and "Scan" in node["Node Type"]
+            )
+        )
+
+
+def _walk(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield node
+    for child in node.get("Plans", ()):
+        yield from _walk(child)
+
+
+async def _filled(dsn: str, jobs: int, agents: int) -> asyncpg.Connection:
+    connection = await asyncpg.connect(dsn)
+    await connection.execute(FILL.format(jobs=jobs, runs=jobs // 100 + 1, agents=agents))
+    await connection.execute("ANALYZE")
+    return connection
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def both(postgres_server: TestServer, database_template: str) -> AsyncIterator[dict[str, Full]]:
+    """`much`: 100,000 queued jobs and 1,000 agents; `little`: 40 and 10."""
+    from contextlib import AsyncExitStack
+
+    found, dsns = {}, []
+    for name, jobs, agents in (("much", QUEUED, 1000), ("little", 80, 10)):
+        dsn = await postgres_server.create_database(database_template)
+        dsns.append(dsn)
+        async with AsyncExitStack() as up:
+            world = await PostgresWorld.opened(dsn, up)
+            await world.run(*(J(f"c{n}", labels=(("n", str(n)),)) for n in range(4)))
+        found[name] = Full(await _filled(dsn, jobs, agents))
+    yield found
+    for full in found.values():
+        await full.db.close()
+    for dsn in dsns:
+        await postgres_server.drop_database(dsn)
+
+
+on_one_loop = pytest.mark.asyncio(loop_scope="module")
+
+
+@on_one_loop
+async def test_a_claim_reads_the_queue_in_order_and_no_more_than_it_takes(both: dict[str, Full]) -> None:
+    """It costs the same with a hundred thousand queued jobs as with a few: by rows, not by time."""
+    rows = {}
+    for name, full in both.items():
+        classes = [row["id"] for row in await full.db.fetch(DISPATCH.classes)]
+        assert len(classes) == 4
+        plan = await full.plan(DISPATCH.claim, classes, 5)
+        assert name == "little" or plan.scans("queue") == {"queue_order", "queue_pkey"}
+        rows[name] = plan.rows
+    # At most what was asked for of each class, and the picked ones once more, to delete them.
+    assert rows["much"] <= 4 * 5 + 5
+    assert rows["much"] <= rows["little"]
+
+
+@on_one_loop
+async def test_the_classes_are_found_by_one_probe_each(both: dict[str, Full]) -> None:
+    """A loose index scan: the depth of the queue does not matter."""
+    plan = await both["much"].plan(DISPATCH.classes)
+    assert "Seq Scan" not in plan.scans("queue")
+    assert plan.rows < 50
+
+
+@on_one_loop
+async def test_a_heartbeat_touches_its_own_sessions_and_their_leases(both: dict[str, Full]) -> None:
+    """Twenty agents of a thousand: nothing of the others is read."""
+    full = both["much"]
+    mine = [row["id"] for row in await full.db.fetch("SELECT id FROM session LIMIT 20")]
+    beat = await full.plan(DISPATCH.beat, mine)
+    assert beat.scans("session") == {"session_pkey"}
+    assert beat.rows <= 40
+    missing = await full.plan(DISPATCH.missing, mine, [5] * 20, [], [])
+    assert missing.scans("lease") == {"lease_of_session"}
+    assert missing.rows <= 20 * 4 * 2
+
+
+@on_one_loop
+async def test_the_reaper_reads_the_sessions_and_nothing_else(both: dict[str, Full]) -> None:
+    """Its look grows with the fleet, never with the queue or the history; what it ends, it finds by key."""
+    full = both["much"]
+    assert (await full.plan(DISPATCH.counters)).rows == 1000
+    await full.db.execute(
+        "INSERT INTO singleton (name, term, replica) VALUES ('reaper', gen_random_uuid(), gen_random_uuid())"
+    )
+    term = await full.db.fetchval("SELECT term FROM singleton")
+    silent = [row["id"] for row in await full.db.fetch("SELECT id FROM session LIMIT 3")]
+    expire = await full.plan(DISPATCH.expire, silent, [0, 0, 0], term)
+    assert expire.scans("session") == {"session_pkey"}
+    leases = await full.plan(DISPATCH.leases_of_sessions, silent)
+    assert leases.scans("lease") == {"lease_of_session"}
+    assert leases.rows <= 12
+
+
+@on_one_loop
+async def test_what_follows_an_outcome_is_found_by_index(both: dict[str, Full]) -> None:
+    """The direct dependents, the gates of the run, the jobs behind a gate: never the whole table."""
+    full = both["much"]
+    await full.db.execute("UPDATE job SET state = 'waiting', unfinished = 1 WHERE run_id = 1000500")
+    dependents = await full.plan(SETTLE.dependents, [1049900, 1049901])
+    assert "Seq Scan" not in dependents.scans("dependency") | dependents.scans("job")
+    assert dependents.rows <= 8
+    gates = await full.plan(SETTLE.gates, [1000500])
+    assert gates.scans("stage") == {"stage_pkey"}
+    assert gates.rows == 2
+    behind = await full.plan(SETTLE.behind, [1000500], [1])
+    assert "Seq Scan" not in behind.scans("job")
+    assert behind.rows <= 110, "of one run at most"
+    locked = await full.plan(SETTLE.lock_runs, [1000500, 1000501])
+    assert locked.scans("run") == {"run_pkey"}
+
+
+@on_one_loop
+async def test_the_sweeps_that_must_find_nothing_read_nothing(both: dict[str, Full]) -> None:
+    """`mend` runs for ever over all jobs there are: a partial index makes it free."""
+    plan = await both["much"].plan(DISPATCH.waiting_for_nothing)
+    assert plan.scans("job") == {"job_waiting_for_nothing"}
+    assert plan.rows == 0
+
+
+@on_one_loop
+async def test_a_guard_would_see_a_claim_that_sorts_the_whole_queue(both: dict[str, Full]) -> None:
+    """The statement that one writes first, and that does 16 claims a second at a million queued rows."""
+    classes = [row["id"] for row in await both["much"].db.fetch(DISPATCH.classes)]
+    plan = await both["much"].plan(
+        "SELECT job_id FROM queue WHERE cls = ANY($1) ORDER BY prio DESC, vt, job_id LIMIT 5 FOR UPDATE SKIP LOCKED",
+        classes,
+    )
+    assert plan.rows > QUEUED / 2
+
+
+def test_statements_have_names_and_reasons() -> None:
+    """What a database administrator sees in pg_stat_activity begins with the name."""
+    assert all(re.match(r"/\* [a-z_]+\.[a-z_0-9]+ \*/ ", text) for text in all_statements().values())
