@@ -48,3 +48,13 @@ def test_the_latency_of_dispatch_is_measured_beside_its_peer() -> None:
     """The same for how long a free agent waits for a job."""
     (found,) = measured("dispatch_latency", "--samples=3", "--peer-samples=2", "--agents=2", "--rounds=1")
     is_a_measure(found, "dispatch_latency")
+
+
+@pytest.mark.root
+@pytest.mark.docker
+@pytest.mark.timeout(300)
+def test_the_start_of_both_sandboxes_is_measured_beside_docker_run() -> None:
+    """The line of the docker sandbox comes last: it is the one that is like its peer."""
+    bubblewrap, docker = measured("sandbox_start", "--samples=1", "--network=none")
+    is_a_measure(bubblewrap, "sandbox_start_bubblewrap")
+    is_a_measure(docker, "sandbox_start")
