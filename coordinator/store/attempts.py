@@ -108,11 +108,10 @@ async def report(db: Connection, reports: Sequence[Report]) -> tuple[list[Answer
             details[known.id] = each.details
             finals[known.id] = LogFinal(known.id, dict(each.log_records))
     changed = [each for key, each in attempts.items() if each != _attempt_of(facts[key])]
-    wake = await settle(db, rows.runs, events)
     await _write(db, changed, details)
     if finals:
         await close_logs(db, list(finals.values()))
-    return answers, wake
+    return answers, await settle(db, rows.runs, events)  # last: what it locks is shared by all runs of a project
 
 
 async def gone(db: Connection, given_up: Mapping[int, str]) -> Wake:

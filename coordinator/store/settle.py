@@ -131,9 +131,6 @@ async def write(db: Connection, changes: Sequence[Changes], before: Mapping[int,
         ),
     )
     sequences = {row["id"]: row["sequence"] for row in rows}
-    queued = sorted(job for each in touched for job in each.queued)
-    places = await _places(db, queued)
-    await _write_jobs(db, touched, sequences, places)
     gates = [
         (each.run.id, gate.stage, gate.unfinished, gate.failed, gate.decider)
         for each in touched
@@ -143,8 +140,11 @@ async def write(db: Connection, changes: Sequence[Changes], before: Mapping[int,
         await db.execute(SQL.write_gates, *_columns(gates, 5))
     if unqueued := [job for each in touched for job in each.unqueued]:
         await db.execute(SQL.unqueue, unqueued)
+    # The shares are what all runs of a project have in common: their locks come last, and are held shortly.
+    places, raised = await _places(db, sorted(job for each in touched for job in each.queued))
+    await _write_jobs(db, touched, sequences, places)
     if places:
-        await db.execute(SQL.enqueue, *_columns(list(places.values()), 5))
+        await db.execute(SQL.enqueue, *_columns(list(places.values()), 5), *_columns(raised, 3))
     return Wake(queue=bool(places), runs=frozenset(sequences))
 
 
@@ -162,18 +162,21 @@ async def _write_jobs(
             rows.append((j.id, j.state, j.cause, j.sentence, *counters, sequences[each.run.id], vt))
     if rows:
         await db.execute(SQL.write_jobs, *_columns(rows, 13))
-    changed = {j for each in touched for j in each.jobs}
-    if fresh := [(job, place[3]) for job, place in places.items() if job not in changed]:
-        await db.execute(SQL.set_vt, *_columns(fresh, 2))
 
 
-async def _places(db: Connection, jobs: Sequence[int]) -> dict[int, tuple[int, int, int, float, str]]:
-    """For each job to be queued its row of the queue: (job, class, priority, virtual time, pool)."""
+async def _places(
+    db: Connection, jobs: Sequence[int]
+) -> tuple[dict[int, tuple[int, int, int, float, str]], list[tuple[int, str, float]]]:
+    """For each job to be queued its row of the queue: (job, class, priority, virtual time, pool).
+
+    And the shares to be raised, which are locked now: (project, pool, virtual time).
+    """
     if not jobs:
-        return {}
+        return {}, []
     rows = await db.fetch(SQL.queueing, jobs)
     fresh: dict[tuple[int, str], list[asyncpg.Record]] = defaultdict(list)
     times: dict[int, float] = {}
+    raised: list[tuple[int, str, float]] = []
     for row in rows:
         if row["vt"] is None:
             fresh[row["project_id"], row["pool"]].append(row)
@@ -183,14 +186,12 @@ async def _places(db: Connection, jobs: Sequence[int]) -> dict[int, tuple[int, i
         pairs = _columns(sorted(fresh), 2)
         if not all(row["shared"] for row in rows):
             await db.execute(SQL.make_shares, *pairs)
-        raised = []
         for share in await db.fetch(SQL.lock_shares, *pairs):
             waiting = fresh[share["project_id"], share["pool"]]
             given = queue_times(share["pool_vt"], share["vt"], waiting[0]["weight"], len(waiting))
             times.update(zip((row["id"] for row in waiting), given, strict=True))
             raised.append((share["project_id"], share["pool"], given[-1]))
-        await db.execute(SQL.raise_shares, *_columns(raised, 3))
-    return {row["id"]: (row["id"], row["cls"], row["priority"], times[row["id"]], row["pool"]) for row in rows}
+    return {row["id"]: (row["id"], row["cls"], row["priority"], times[row["id"]], row["pool"]) for row in rows}, raised
 
 
 def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:

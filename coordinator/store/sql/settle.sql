@@ -75,14 +75,17 @@ FROM project_share s JOIN pool p ON p.name = s.pool
 JOIN unnest($1::bigint[], $2::text[]) AS w(project_id, pool) ON w.project_id = s.project_id AND w.pool = s.pool
 ORDER BY s.project_id, s.pool FOR UPDATE OF s;
 
--- raise_shares: the project goes on behind its own last job
-UPDATE project_share s SET vt = u.vt
-FROM unnest($1::bigint[], $2::text[], $3::double precision[]) AS u(project_id, pool, vt)
-WHERE s.project_id = u.project_id AND s.pool = u.pool;
-
--- enqueue: from the commit on it can be claimed; a row that is there already stays
-INSERT INTO queue (job_id, cls, prio, vt, pool)
-SELECT * FROM unnest($1::bigint[], $2::integer[], $3::smallint[], $4::double precision[], $5::text[]) AS q(job_id, cls, prio, vt, pool)
+-- enqueue: from the commit on these jobs can be claimed; a row that is there already stays. Their projects go on behind their own last jobs, and a job that is queued as it is made keeps its place over a retry
+WITH place AS (
+    SELECT * FROM unnest($1::bigint[], $2::integer[], $3::smallint[], $4::double precision[], $5::text[]) AS q(job_id, cls, prio, vt, pool)
+), raised AS (
+    UPDATE project_share s SET vt = u.vt
+    FROM unnest($6::bigint[], $7::text[], $8::double precision[]) AS u(project_id, pool, vt)
+    WHERE s.project_id = u.project_id AND s.pool = u.pool
+), timed AS (
+    UPDATE job SET vt = p.vt FROM place p WHERE job.id = p.job_id AND job.vt IS NULL
+)
+INSERT INTO queue (job_id, cls, prio, vt, pool) SELECT * FROM place
 ON CONFLICT (job_id) DO NOTHING;
 
 -- hold_queued: waits for claims under way; a row that does not come back was claimed, and its lease can be read now
@@ -90,6 +93,3 @@ SELECT job_id FROM queue WHERE job_id = ANY($1::bigint[]) ORDER BY job_id FOR UP
 
 -- unqueue: no longer claimable
 DELETE FROM queue WHERE job_id = ANY($1::bigint[]);
-
--- set_vt: jobs that are queued as they are made; a retry keeps its place
-UPDATE job SET vt = u.vt FROM unnest($1::bigint[], $2::double precision[]) AS u(id, vt) WHERE job.id = u.id;
