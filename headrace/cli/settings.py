@@ -30,6 +30,7 @@ OF_DAEMONS = frozenset(
         "LEASE_S",
         "LISTEN",
         "LOCAL",
+        "LOCAL_PATHS",
         "LOG_LEVEL",
         "LONG_LEASE_S",
         "MEMORY",
