@@ -14,14 +14,51 @@ from tests.integration.deploy.units import FOLDER, capabilities, directives
 UNITS = ("headrace-coordinator.service", "headrace-agent.service")
 
 MOUNT_NAMESPACE = frozenset(
-    """
-    BindLogSockets BindPaths BindReadOnlyPaths DynamicUser ExecPaths ExtensionDirectories ExtensionImages
-    InaccessibleDirectories InaccessiblePaths IPCNamespacePath LogNamespace MountAPIVFS MountFlags MountImages
-    NetworkNamespacePath NoExecPaths PrivateBPF PrivateDevices PrivateIPC PrivateMounts PrivateNetwork PrivatePIDs
-    PrivateTmp PrivateUsers ProcSubset ProtectControlGroups ProtectHome ProtectHostname ProtectKernelLogs
-    ProtectKernelModules ProtectKernelTunables ProtectProc ProtectSystem ReadOnlyDirectories ReadOnlyPaths
-    ReadWriteDirectories ReadWritePaths RootDirectory RootEphemeral RootHash RootImage RootMStack TemporaryFileSystem
-    """.split()
+    {
+        "BindLogSockets",
+        "BindPaths",
+        "BindReadOnlyPaths",
+        "DynamicUser",
+        "ExecPaths",
+        "ExtensionDirectories",
+        "ExtensionImages",
+        "InaccessibleDirectories",
+        "InaccessiblePaths",
+        "IPCNamespacePath",
+        "LogNamespace",
+        "MountAPIVFS",
+        "MountFlags",
+        "MountImages",
+        "NetworkNamespacePath",
+        "NoExecPaths",
+        "PrivateBPF",
+        "PrivateDevices",
+        "PrivateIPC",
+        "PrivateMounts",
+        "PrivateNetwork",
+        "PrivatePIDs",
+        "PrivateTmp",
+        "PrivateUsers",
+        "ProcSubset",
+        "ProtectControlGroups",
+        "ProtectHome",
+        "ProtectHostname",
+        "ProtectKernelLogs",
+        "ProtectKernelModules",
+        "ProtectKernelTunables",
+        "ProtectProc",
+        "ProtectSystem",
+        "ReadOnlyDirectories",
+        "ReadOnlyPaths",
+        "ReadWriteDirectories",
+        "ReadWritePaths",
+        "RootDirectory",
+        "RootEphemeral",
+        "RootHash",
+        "RootImage",
+        "RootMStack",
+        "TemporaryFileSystem",
+    }
 )
 """Directives by which systemd gives a service a mount namespace of its own (or one that brings it along)."""
 

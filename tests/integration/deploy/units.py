@@ -25,6 +25,13 @@ def capabilities(unit: str) -> set[str]:
     return {word.removeprefix("CAP_") for value in directives(unit)["CapabilityBoundingSet"] for word in value.split()}
 
 
+def possible() -> set[str]:
+    """The capabilities that this machine lets anybody have: in a container of its own it may be fewer than all."""
+    shown = subprocess.run(["setpriv", "--dump"], capture_output=True, text=True, check=True).stdout
+    line = next(line for line in shown.splitlines() if line.startswith("Capability bounding set:"))
+    return {name.upper() for name in line.partition(":")[2].strip().split(",")}
+
+
 def seccomp_profile(unit: str) -> str:
     """The unit's SystemCallFilter as an engine's profile, read as systemd.exec(5) reads it: the first line says
     whether it is a list of what is allowed; later ones add and take away. What systemd always allows is allowed."""
