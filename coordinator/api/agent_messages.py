@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from coordinator.core.matching import Ability
 from coordinator.core.states import ATTEMPT_OUTCOMES, AttemptState, Cause
 from coordinator.dispatch.dispatcher import Timing
@@ -49,8 +51,10 @@ def hello_of(message: wire.Hello) -> Hello:
     """Checks and takes over what an agent says of itself. Raises BadInput: such a Hello can never be right."""
     if not 0 < len(message.name) <= MOST_NAME or not message.name.isprintable():
         raise BadInput(f"an agent's name is 1 to {MOST_NAME} printable characters: set another with --name")
-    if not message.instance_id or not 0 < len(message.pool) <= MOST_NAME:
-        raise BadInput("an agent says its instance id and its pool")
+    if not all(0 < len(each) <= MOST_NAME for each in (message.instance_id, message.pool)):
+        raise BadInput(f"an agent says its instance id and its pool, each in 1 to {MOST_NAME} characters")
+    if not all(map(str.isprintable, _texts(message))):
+        raise BadInput("an agent's instance id, version, pool, labels and sandboxes are printable characters")
     if not 0 < message.slots <= MOST_SLOTS:
         raise BadInput(f"an agent has 1 to {MOST_SLOTS} slots: set them with --slots")
     if len(message.labels) > MOST_LABELS:
@@ -62,14 +66,31 @@ def hello_of(message: wire.Hello) -> Hello:
         pool=message.pool,
         labels=dict(message.labels),
         slots=message.slots,
-        abilities=tuple(Ability(each.kind, frozenset(each.networks), each.why_not) for each in message.sandboxes),
+        abilities=tuple(
+            Ability(each.kind, frozenset(each.networks), sentence_of(each.why_not, 500)) for each in message.sandboxes
+        ),
         held=tuple(Held(each.attempt_id, each.token) for each in message.held),
         leaving=message.draining,
     )
 
 
+def _texts(message: wire.Hello) -> Iterator[str]:
+    yield from (message.instance_id, message.version, message.pool)
+    for label, value in message.labels.items():
+        yield from (label, value)
+    for ability in message.sandboxes:
+        yield from (ability.kind, *ability.networks)
+
+
+def sentence_of(text: str, most: int) -> str:
+    """A sentence that an agent says: bounded, and without what the database cannot hold."""
+    return text[:most].replace("\0", "\ufffd")
+
+
 def report_of(message: wire.Report) -> Report:
-    """A report of the wire. Raises BadInput for one that says nothing."""
+    """A report of the wire. Raises BadInput for one that says nothing, or has no proper id."""
+    if not 0 < len(message.id) <= MOST_NAME or not message.id.isprintable():
+        raise BadInput(f"a report has an id of 1 to {MOST_NAME} printable characters")
     match message.WhichOneof("what"):
         case "started":
             return StartedReport(message.id, message.attempt_id, message.token)
@@ -84,12 +105,19 @@ def report_of(message: wire.Report) -> Report:
                 message.token,
                 outcome=AttemptState(word),
                 cause=cause_of(ended.cause),
-                sentence=ended.sentence[:2_000],
+                sentence=sentence_of(ended.sentence, 2_000),
                 details=ended.SerializeToString(),
                 log_records=dict(ended.log_records),
             )
         case _:
             raise BadInput("a report says that an attempt has started or ended")
+
+
+def nonce_of(message: wire.PermitRequest) -> str:
+    """The nonce of a supervisor. Raises BadInput for one that can be no random number."""
+    if not 0 < len(message.nonce) <= MOST_NAME or not message.nonce.isprintable():
+        raise BadInput(f"a nonce has 1 to {MOST_NAME} printable characters")
+    return message.nonce
 
 
 def welcome(opened: Opened, timing: Timing) -> wire.SessionResponse:

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, assert_never
 
-from coordinator.api.agent_messages import hello_of, report_of, response, welcome
+from coordinator.api.agent_messages import hello_of, nonce_of, report_of, response, sentence_of, welcome
 from coordinator.api.errors import streamed
 from coordinator.dispatch.dispatcher import Dispatch
 from coordinator.dispatch.session import Session, SessionOver
@@ -83,13 +83,13 @@ class AgentSessions:
             case "acknowledgements":
                 for each in request.acknowledgements.acknowledgements:
                     await self._dispatch.acknowledge(
-                        session, each.number, accepted=each.accepted, sentence=each.sentence[:500]
+                        session, each.number, accepted=each.accepted, sentence=sentence_of(each.sentence, 500)
                     )
             case "reports":
                 await self._dispatch.report(session, [report_of(each) for each in request.reports.reports])
             case "permit_request":
                 ask = request.permit_request
-                await self._dispatch.ask_permit(session, ask.attempt_id, ask.token, ask.nonce)
+                await self._dispatch.ask_permit(session, ask.attempt_id, ask.token, nonce_of(ask))
             case "draining":
                 await self._dispatch.leave(session)
             case "hello":

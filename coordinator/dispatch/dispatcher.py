@@ -142,10 +142,10 @@ class Dispatch:
             drained=opened.drained,
             leaving=hello.leaving,
         )
+        # Before it is among the others: one that fails here has no stream, and would be given jobs for ever.
+        session.cancel(await self._store.cancels([session.id]))
         self._sessions[session.id] = session
         self._credit.set()
-        for order in await self._store.cancels([session.id]):
-            session.cancel([order])
         return session, opened
 
     async def close(self, session: Session) -> None:

@@ -90,7 +90,7 @@ class Session:
     _ready: asyncio.Event = field(default_factory=asyncio.Event)
     _unacknowledged: dict[int, tuple[Claimed, float]] = field(default_factory=dict)
     _barred: dict[int, float] = field(default_factory=dict)
-    _canceled: dict[int, bool] = field(default_factory=dict)
+    _canceled: dict[int, CancelOrder] = field(default_factory=dict)
 
     @property
     def wants_work(self) -> bool:
@@ -108,6 +108,9 @@ class Session:
             self._unacknowledged[each.number] = (each, deadline)
             self.next_number = max(self.next_number, each.number + 1)
         self.send(Assign(tuple(claimed)))
+        # A cancel may have been read before the claim's own answer came: the agent ignored it.
+        if overtaken := tuple(self._canceled[each.attempt_id] for each in claimed if each.attempt_id in self._canceled):
+            self.send(CancelThese(overtaken))
 
     def acknowledged(self, number: int, *, accepted: bool, barred_until: float) -> Claimed | None:
         """An assignment was taken, or refused: a refused one comes back, and its class is barred for a while."""
@@ -134,9 +137,9 @@ class Session:
 
     def cancel(self, orders: Sequence[CancelOrder]) -> None:
         """Sends what it has not been told yet; an order that has become a kill is sent again."""
-        fresh = [order for order in orders if self._canceled.get(order.attempt_id) is not order.kill]
+        fresh = [order for order in orders if self._canceled.get(order.attempt_id) != order]
         if fresh:
-            self._canceled.update({order.attempt_id: order.kill for order in fresh})
+            self._canceled.update({order.attempt_id: order for order in fresh})
             self.send(CancelThese(tuple(fresh)))
 
     def send(self, message: Outgoing) -> None:

@@ -103,7 +103,7 @@ class Replica:
         self.bells = LocalBells(lambda wake: self._tell(self.name, wake))
         store = MemoryDispatch(self.rows, self.bells, lambda: self.rng.randbytes(16), transactions)
         self.runs = MemoryRuns(self.rows, self.bells, transactions)
-        dispatch = Dispatch(
+        self.dispatch = dispatch = Dispatch(
             store,
             self.bells,
             timing=self._timing,

@@ -234,6 +234,9 @@ async def _main(seed: int, rng: random.Random) -> Outcome:
         stuck = {key: str(row.run.state) for key, row in world.rows.runs.items() if str(row.run.state) not in OVER}
         world.judge.complain(f"after {REST:g} s without a fault, runs have not ended: {stuck}")
     else:
+        for replica in world.replicas.values():
+            sessions, lines = replica.dispatch.sessions, len(replica.lines)
+            world.judge.check(f"{replica.name} has {sessions} sessions on {lines} lines", holds=sessions == lines)
         world.judge.at_rest(world.rows, sum(replica.mended_in_all for replica in world.replicas.values()))
     finally:
         await world.stop()
