@@ -110,8 +110,9 @@ class Standing:
 
 
 @pytest.fixture
-def standing(scene):
+def standing(scene, request):
     """The daemons, and their orderly end."""
+    scene.more |= getattr(request, "param", {})
     scene.repository(CHATTY, {"deploy.yml": DEPLOY, "again.yml": AGAIN})
     made = Standing(scene)
     yield made
@@ -173,23 +174,47 @@ def test_a_supervisor_that_is_killed_takes_its_sandbox_along_and_the_job_is_trie
     assert "try 1" in standing.scene("logs", "1", "again", "--attempt", "1").out
 
 
-def test_a_deployment_is_never_started_twice(standing):
-    """Its supervisor died, so nobody knows how far it came: the run is blocked, with the cause, for a person."""
-    run = follow(standing, "deploy.yml", "--detach")
-    assert run.end().code == 0
+def begin_deployment(standing: Standing) -> Started:
+    """A deployment at work; returns who follows its log."""
+    assert follow(standing, "deploy.yml", "--detach").end().code == 0
     watcher = standing.scene.start("logs", "1", "deploy", "-f").said("try 1")
     token = next(line for line in watcher.out.splitlines() if line.startswith("token "))
     assert int(token.split()[1]) > 0
+    return watcher
+
+
+def test_a_deployment_whose_supervisor_dies_is_not_started_again(standing):
+    """It is known to be over, and not how far it came: the job failed, says why, and a person decides."""
+    watcher = begin_deployment(standing)
     kill_and_wait(standing.supervisor())
+    watcher.end()
+    run = wait_for(lambda: (r := standing.scene.json("show", "1"))["ended_at"] and r, "the end of the run")
+    (job,) = run["jobs"]
+    assert (run["state"], job["state"], job["cause"]) == ("failed", "failed", "errored")
+    assert "supervisor died" in job["sentence"]
+    assert [each["state"] for each in job["attempts"]] == ["errored"]
+    assert "try 2" not in standing.log_of(1, "deploy")
+
+
+@pytest.mark.parametrize("standing", [{"HEADRACE_LONG_LEASE_S": "40", "HEADRACE_LEASE_S": "10"}], indirect=True)
+def test_a_deployment_that_is_lost_blocks_its_run(standing):
+    """Its agent fell silent, so nobody knows whether it still goes on: the run waits for a person."""
+    watcher = begin_deployment(standing)
+    supervisor = standing.supervisor()
+    kill_and_wait(standing.agent.pid)
+    kill_and_wait(supervisor)
     blocked = wait_for(
-        lambda: (r := standing.scene.json("show", "1"))["state"] == "blocked" and r, "the blocked run", 90
+        lambda: (r := standing.scene.json("show", "1"))["state"] == "blocked" and r, "the blocked run", 120
     )
     (job,) = blocked["jobs"]
-    assert job["state"] == "blocked"
+    assert (job["state"], job["cause"]) == ("blocked", "lost")
+    assert job["sentence"]
     assert [each["state"] for each in job["attempts"]] == ["lost"]
-    assert "supervisor" in job["sentence"] or "supervisor" in job["attempts"][0]["sentence"], job
+    assert "deploy blocked" in standing.scene("show", "1").out
+    standing.agent = standing.start_agent()
     assert standing.scene("cancel", "1").code == 0
     watcher.end()
+    assert standing.scene.json("show", "1")["state"] == "canceled"
 
 
 def test_nothing_of_a_dead_agent_is_left_once_it_has_come_back(standing):
