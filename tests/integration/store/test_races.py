@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from coordinator.core.states import AttemptState
+from coordinator.dispatch.port import Beat, StartedReport, Want
 from coordinator.store import attempts as attempts_module
 from coordinator.store.settle import lock_runs
 from coordinator.store.sql import statements
@@ -72,8 +73,8 @@ async def test_a_claim_under_way_keeps_the_session_of_an_agent_that_leaves(
     assert await world.attempts(job.job_id) == ["returned"]
 
 
-def _want(session_id: str) -> attempts_module.Want:
-    return attempts_module.Want(session_id, 1, 1)
+def _want(session_id: str) -> Want:
+    return Want(session_id, 1, 1)
 
 
 async def test_a_hello_and_a_claim_of_the_same_agent_do_not_wait_for_each_other_in_a_circle(
@@ -104,16 +105,14 @@ async def test_heartbeats_and_the_reaper_lock_sessions_in_one_order(
         await hand.execute("SELECT 1 FROM session WHERE id = $1 FOR UPDATE", sessions[0])
         # Written in another order, and in another one in the heap: the statement must sort them itself.
         beat = asyncio.create_task(
-            world.at.heartbeat([attempts_beat(str(key)) for key in (*reversed(sessions[1:]), sessions[0])])
+            world.at.heartbeat([beat_of(str(key)) for key in (*reversed(sessions[1:]), sessions[0])])
         )
         await blocked(world, 1)
         await hand.execute("SELECT 1 FROM session WHERE id = ANY($1) FOR UPDATE NOWAIT", sessions[1:])
     assert len(await beat) == 6
 
 
-def attempts_beat(session_id: str) -> object:
-    from coordinator.dispatch.port import Beat
-
+def beat_of(session_id: str) -> Beat:
     return Beat(session_id, 0, frozenset())
 
 
@@ -176,10 +175,10 @@ async def test_many_agents_reports_and_expiries_at_once_leave_the_books_straight
     async def work(session: str, number: int) -> None:
         store = (world.at, world.beside)[number % 2]
         for turn in range(8):
-            claimed = await store.claim(list(await store.classes()), [attempts_module.Want(session, 2, 1 + 2 * turn)])
-            reports = [attempts_module.StartedReport(f"s{e.attempt_id}", e.attempt_id, e.token) for e in claimed]
+            claimed = await store.claim(list(await store.classes()), [Want(session, 2, 1 + 2 * turn)])
+            reports = [StartedReport(f"s{e.attempt_id}", e.attempt_id, e.token) for e in claimed]
             await store.report([*reports, *(ended(each) for each in claimed)])
-            await store.heartbeat([attempts_beat(each) for each in sessions])  # type: ignore[misc]
+            await store.heartbeat([beat_of(each) for each in sessions])
 
     async with AsyncExitStack():
         await asyncio.gather(*(work(session, number) for number, session in enumerate(sessions)))
