@@ -124,7 +124,7 @@ class Fleet:
             "coordinator",
             environment,
             address=self.address,
-            volumes={self.name: {"bind": "/var/lib/headrace/coordinator", "mode": "rw"}},
+            binds=[f"{self.name}:/var/lib/headrace/coordinator"],
             read_only=True,
             tmpfs={"/tmp": "mode=1777"},
             cap_drop=["ALL"],
@@ -139,7 +139,8 @@ class Fleet:
             self.images.agent,
             "agent",
             environment | {"HEADRACE_TOKEN_FILE": "/run/headrace-token"},
-            volumes={str(token): {"bind": "/run/headrace-token", "mode": "ro"}},
+            binds=[f"{token}:/run/headrace-token:ro"],
+            all_of_proc=True,  # `systempaths=unconfined`: a sandbox may mount no /proc that shows more than ours
             init=True,
             cap_drop=["ALL"],
             cap_add=sorted(capabilities(unit) & possible()),
@@ -157,19 +158,16 @@ class Fleet:
                 self.client.volumes.get(self.name).remove()
 
     def _make(
-        self, image: str, kind: str, environment: dict[str, str], *, address: str | None = None, **more: Any
+        self, image: str, kind: str, environment: dict[str, str], *, address: str | None = None, **host: Any
     ) -> Container:
-        made = self.client.containers.create(
-            image,
-            name=f"{self.name}-{kind}-{len(self.containers)}",
-            environment=environment,
-            network_mode="none",
-            **more,
-        )
-        self.containers.append(made)
-        self.client.networks.get("none").disconnect(made)
-        self.networks[0].connect(made, ipv4_address=address)
-        return made
+        paths: dict[str, list[str]] = {"MaskedPaths": [], "ReadonlyPaths": []} if host.pop("all_of_proc", False) else {}
+        settings = self.client.api.create_host_config(network_mode="none", **host) | paths
+        name = f"{self.name}-{kind}-{len(self.containers)}"
+        created = self.client.api.create_container(image, name=name, environment=environment, host_config=settings)
+        self.containers.append(self.client.containers.get(created["Id"]))
+        self.client.networks.get("none").disconnect(self.containers[-1])
+        self.networks[0].connect(self.containers[-1], ipv4_address=address)
+        return self.containers[-1]
 
 
 @contextlib.contextmanager
