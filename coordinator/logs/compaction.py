@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import structlog
@@ -29,6 +29,9 @@ SEGMENT_RECORDS = 8_192
 """Records of a segment, at most but for one page."""
 INLINE_MOST = 16 << 10
 """A segment up to so many bytes is kept in its row: most jobs are small, and an object costs a file or a request."""
+SMALL_RAW = 64 << 10
+SMALL_RECORDS = 512
+"""A sealed log up to so many raw bytes and records is compacted together with others like it."""
 POLL_S = 5.0
 _BATCH = 64
 
@@ -85,7 +88,10 @@ class Compactor:
             strays = await logs.stray_uploads(db)
         if sealed and self._bells is not None:
             self._bells.grew(sealed)
-        for log in picked:
+        left = await self._compact_small(picked, term)
+        if left is None:
+            return False
+        for log in left:
             if not await self._compact(log, term) or await self._term.hold() != term:
                 return False
         if strays:
@@ -93,6 +99,32 @@ class Compactor:
             async with self._database.connection() as db:
                 await logs.end_upload(db, strays)
         return bool(picked or strays)
+
+    async def _compact_small(self, picked: Sequence[HotLog], term: str) -> list[HotLog] | None:
+        """Compacts the small ones of these logs, by two statements in all. Returns those that are left to be done.
+
+        None: somebody else was faster, or the term is over.
+        """
+        small = [log for log in picked if _is_small(log)]
+        rest = [log for log in picked if not _is_small(log)]
+        if not small:
+            return rest
+        async with self._database.connection() as db:
+            found = await logs.small_records(db, small)
+        segments = []
+        for log, records in zip(small, found, strict=True):
+            writer = SegmentWriter()
+            data = b"".join([writer.add(record) for record in records])
+            if len(data) > INLINE_MOST or writer.count != log.next - 1 - log.compacted_to:
+                rest.append(log)
+            else:
+                segments.append(_segment(log, writer, data, key=None))
+        if segments:
+            async with self._database.connection() as db:
+                done = await logs.swap_small(db, segments, term)
+            if done < len(segments):
+                return None
+        return rest
 
     async def _compact(self, log: HotLog, term: str) -> bool:
         """Makes one segment of the oldest hot records. False: somebody else was faster, or the term is over."""
@@ -110,25 +142,33 @@ class Compactor:
         return bool(writer.count) and await self._store(log, writer, bytes(data), term)
 
     async def _store(self, log: HotLog, writer: SegmentWriter, data: bytes, term: str) -> bool:
-        digest = hashlib.sha256(data)
         key = None
         if len(data) > INLINE_MOST:
             key = log_segment_key(log.run_id, log.attempt_id, log.stream, log.compacted_bytes, self._make_random())
             async with self._database.connection() as db:
                 await logs.begin_upload(db, key)
-            await self._blobs.put(key, data, sha256_hex=digest.hexdigest())
-        segment = NewSegment(
-            attempt_id=log.attempt_id,
-            stream=log.stream,
-            first_sequence=log.compacted_to + 1,
-            last_sequence=log.compacted_to + writer.count,
-            bytes_from=log.compacted_bytes,
-            bytes_to=log.compacted_bytes + writer.raw,
-            key=key,
-            data=data if key is None else None,
-            size=len(data),
-            sha256=digest.digest(),
-            index=writer.index(),
-        )
+            await self._blobs.put(key, data, sha256_hex=hashlib.sha256(data).hexdigest())
         async with self._database.connection() as db:
-            return await logs.swap(db, segment, term)
+            return await logs.swap(db, _segment(log, writer, data, key=key), term)
+
+
+def _is_small(log: HotLog) -> bool:
+    records = log.next - 1 - log.compacted_to
+    return log.sealed and log.bytes - log.compacted_bytes <= SMALL_RAW and records <= SMALL_RECORDS
+
+
+def _segment(log: HotLog, writer: SegmentWriter, data: bytes, *, key: str | None) -> NewSegment:
+    """The segment of the oldest hot records of a log; without a key it is kept in its row."""
+    return NewSegment(
+        attempt_id=log.attempt_id,
+        stream=log.stream,
+        first_sequence=log.compacted_to + 1,
+        last_sequence=log.compacted_to + writer.count,
+        bytes_from=log.compacted_bytes,
+        bytes_to=log.compacted_bytes + writer.raw,
+        key=key,
+        data=data if key is None else None,
+        size=len(data),
+        sha256=hashlib.sha256(data).digest(),
+        index=writer.index(),
+    )

@@ -290,3 +290,35 @@ async def swap(db: Connection, segment: NewSegment, term: str) -> bool:
         term,
     )
     return done is not None
+
+
+async def small_records(db: Connection, hot: Sequence[HotLog]) -> list[list[bytes]]:
+    """All hot records of small logs, serialised, in order: one list a log."""
+    found: list[list[bytes]] = [[] for _ in hot]
+    columns = (
+        [log.attempt_id for log in hot],
+        [log.stream for log in hot],
+        [log.compacted_to + 1 for log in hot],
+        [log.next for log in hot],
+    )
+    for row in await db.fetch(SQL.small_records, *columns):
+        found[row["n"] - 1].append(row["record"])
+    return found
+
+
+async def swap_small(db: Connection, segments: Sequence[NewSegment], term: str) -> int:
+    """Puts segments that are kept in their rows in the places of their records; returns how many it did."""
+    rows = await db.fetch(
+        SQL.swap_small,
+        [each.attempt_id for each in segments],
+        [each.stream for each in segments],
+        [each.first_sequence for each in segments],
+        [each.last_sequence for each in segments],
+        [each.bytes_from for each in segments],
+        [each.bytes_to for each in segments],
+        [each.data for each in segments],
+        [each.sha256 for each in segments],
+        [each.index for each in segments],
+        term,
+    )
+    return len(rows)

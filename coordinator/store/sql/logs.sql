@@ -163,3 +163,30 @@ WITH moved AS (
 INSERT INTO log_segment (attempt_id, stream, first_sequence, last_sequence, bytes_from, bytes_to, key, data, size, sha256, index)
 SELECT m.attempt_id, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11 FROM moved m
 RETURNING first_sequence;
+
+-- small_records: the hot records of many small logs at once; each log has an upper bound of its own
+SELECT w.n, r.record
+FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[]) WITH ORDINALITY AS w(attempt_id, stream, first, next, n)
+JOIN log_record r ON r.attempt_id = w.attempt_id AND r.stream = w.stream AND r.sequence >= w.first AND r.sequence < w.next
+ORDER BY w.n, r.sequence;
+
+-- swap_small: as swap, for many segments that are kept in their rows; logs are locked in order, as appending does it
+WITH segment AS (
+    SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bytea[], $8::bytea[], $9::bytea[])
+        AS s(attempt_id, stream, first_sequence, last_sequence, bytes_from, bytes_to, data, sha256, index)
+), held AS (
+    SELECT s.* FROM segment s JOIN log l ON l.attempt_id = s.attempt_id AND l.stream = s.stream
+    WHERE l.compacted_to = s.first_sequence - 1 AND l.compacted_bytes = s.bytes_from AND l.next > s.last_sequence
+      AND EXISTS (SELECT 1 FROM singleton WHERE name = 'compactor' AND term = $10)
+    ORDER BY l.attempt_id, l.stream FOR UPDATE OF l
+), moved AS (
+    UPDATE log l SET compacted_to = h.last_sequence, compacted_bytes = h.bytes_to
+    FROM held h WHERE l.attempt_id = h.attempt_id AND l.stream = h.stream
+), emptied AS (
+    DELETE FROM log_record r USING held h
+    WHERE r.attempt_id = h.attempt_id AND r.stream = h.stream AND r.sequence BETWEEN h.first_sequence AND h.last_sequence
+)
+INSERT INTO log_segment (attempt_id, stream, first_sequence, last_sequence, bytes_from, bytes_to, key, data, size, sha256, index)
+SELECT h.attempt_id, h.stream, h.first_sequence, h.last_sequence, h.bytes_from, h.bytes_to, NULL, h.data, length(h.data), h.sha256, h.index
+FROM held h
+RETURNING attempt_id;

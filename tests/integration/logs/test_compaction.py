@@ -83,6 +83,42 @@ async def test_a_sealed_log_becomes_a_segment_and_reads_the_same_from_any_offset
         assert {each.frame.section for each in frames} - {0} <= opened
 
 
+async def test_many_small_logs_are_compacted_together_and_each_reads_the_same(world: World) -> None:
+    """A busy coordinator seals hundreds of logs a second: one at a time, with a commit each, it would fall behind."""
+    logs = [await a_stream(world) for _ in range(5)]
+    for n, (_, stream) in enumerate(logs):
+        stream.open("compile").write(b"the words of log %d\n" % n * (n + 1)).close()
+        if n == 3:
+            fill(stream, 0.05)  # hardly compresses: too large for a row
+        await append_all(world, stream)
+        await close(world, stream)
+    compactor = a_compactor(world)
+    assert await compactor.once()
+    assert not await compactor.once()
+    assert await hot(world) == 0
+    assert await world.value("SELECT count(*) FROM log_segment WHERE key IS NULL") == 4
+    for run, stream in logs:
+        seen = await read(world.tail(run))
+        assert seen.records == stream.records
+        assert seen.complete
+
+
+async def test_small_logs_are_left_alone_by_a_compactor_whose_term_is_over(world: World) -> None:
+    """The term stands in their statement too."""
+
+    class Over:
+        async def hold(self) -> str | None:
+            return "00000000-0000-0000-0000-000000000000"
+
+    run, stream = await a_stream(world)
+    stream.write(b"small\n")
+    await append_all(world, stream)
+    await close(world, stream)
+    assert not await Compactor(world.database, world.blobs, Over()).once()
+    assert await hot(world) == 1
+    assert (await read(world.tail(run))).records == stream.records
+
+
 async def test_a_segments_object_is_one_zstd_stream_of_the_raw_log(world: World) -> None:
     """Frames are put one behind the other: any zstd tool can read an object without us."""
     _, stream = await a_stream(world)

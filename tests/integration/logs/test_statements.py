@@ -13,6 +13,7 @@ from coordinator.store.logs import SQL
 from coordinator.store.sql import all_statements
 from tests.integration.logs.world import TOKEN, World, make_attempt, make_job, make_run
 
+TERM = "00000000-0000-0000-0000-000000000001"
 FAMILIES = ("logs.", "artifacts.", "singletons.")
 
 
@@ -130,3 +131,20 @@ async def test_the_sweep_and_the_compaction_look_at_what_is_due_alone(full: Worl
     await full.value("VACUUM ANALYZE log")
     assert scanned(await plan(full, SQL.sealed_to_compact, 64)).get("log", 0) == 0
     assert scanned(await plan(full, SQL.open_to_compact, 1, 1, 64)).get("log", 0) == 0
+
+
+async def test_small_logs_are_read_and_swapped_by_their_keys(full: World) -> None:
+    """It runs beside the appends, hundreds of logs a second."""
+    ids = [row["id"] for row in await full.fetch("SELECT id FROM attempt ORDER BY id DESC LIMIT 20")]
+    count = len(ids)
+    names = ["main"] * count
+    await full.value("INSERT INTO singleton (name, term, replica) VALUES ('compactor', $1, $1)", TERM)
+    found = await plan(full, SQL.small_records, ids, names, [1] * count, [10] * count)
+    assert found["Actual Rows"] == 9 * count
+    assert scanned(found) == {"log_record": 9 * count}
+    numbers = ([1] * count, [10] * count, [0] * count, [1000] * count)
+    found = await plan(full, SQL.swap_small, ids, names, *numbers, *([b"x"] * count for _ in range(3)), TERM)
+    assert found["Actual Rows"] == count
+    rows = scanned(found)
+    assert rows.pop("singleton") == 1
+    assert rows == {"log": 2 * count, "log_record": 10 * count}
