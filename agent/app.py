@@ -125,6 +125,7 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> Ending | No
             clock=clock,
             rng=rng,
             listener=listener,
+            generation=parts.directory.next_start(),
         )
         return await _serve(connection, jobs, forwarder, outbox, parts)
 

@@ -74,7 +74,12 @@ class Connection:
         clock: Clock,
         rng: random.Random,
         listener: Listener,
+        generation: int | None = None,
     ) -> None:
+        """`generation`: grows with every start of the agent on this data directory, so that each Hello has a number
+        above all before it; None: they are not counted."""
+        self._generation = generation
+        self._hellos = 0
         self._dialer = dialer
         self._addresses = list(addresses)
         self._identity = identity
@@ -115,7 +120,9 @@ class Connection:
         try:
             wire = await self._dialer.dial(address)
             try:
-                session = Session(wire, self._identity, self._jobs, self._outbox, self._clock)
+                self._hellos += 1
+                number = 0 if self._generation is None else (self._generation << 32) + self._hellos
+                session = Session(wire, self._identity, self._jobs, self._outbox, self._clock, number=number)
                 welcome = await session.greet()
                 welcomed = 1
                 self._listener.welcomed(address, welcome.session_id)

@@ -126,7 +126,10 @@ class GoneAway(Exception):
 class Session:
     """One connection's worth of protocol. `run` ends by `WireClosed` or `GoneAway`, never otherwise."""
 
-    def __init__(self, wire: Wire, identity: Identity, jobs: Jobs, outbox: Outbox, clock: Clock) -> None:
+    def __init__(
+        self, wire: Wire, identity: Identity, jobs: Jobs, outbox: Outbox, clock: Clock, *, number: int = 0
+    ) -> None:
+        self._number = number
         self._wire = wire
         self._identity = identity
         self._jobs = jobs
@@ -183,6 +186,7 @@ class Session:
             sandboxes=self._identity.sandboxes,
             slot_share=self._identity.slot_share,
             draining=leaving,
+            number=self._number,
         )
 
     async def _beats(self) -> None:

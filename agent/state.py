@@ -3,6 +3,7 @@
     lock             held under flock by the one process that uses the directory
     version          format of the directory; a newer one is refused
     instance         the agent's random id
+    starts           how often the agent was started here
     attempts/        one file per attempt whose outcome or log is not yet handed in (`agent/record.py`)
     workspaces/      0700; one folder per attempt, on a nosuid,nodev mount if root
     mirrors/ git/    what checkouts are made from
@@ -40,6 +41,18 @@ class DataDirectory:
     instance: str
     runtime: Path
     lock: int
+
+    def next_start(self) -> int:
+        """The number of this start of the agent, from 1; durable, so that no later start gets it again."""
+        file = self.root / "starts"
+        number = int(file.read_text(encoding="utf-8")) + 1 if file.exists() else 1
+        draft = self.root / "starts.new"
+        with draft.open("w", encoding="utf-8") as text:
+            text.write(f"{number}\n")
+            text.flush()
+            os.fsync(text.fileno())
+        draft.replace(file)
+        return number
 
     @property
     def records(self) -> Path:

@@ -67,6 +67,10 @@ class IdentityTaken(Conflict):
     code = grpc.StatusCode.ALREADY_EXISTS
 
 
+class LateHello(Conflict):
+    """A newer Hello of the same instance was here before: this one speaks of the past."""
+
+
 class StaleToken(CoordinatorError):
     """The attempt is over, or was given to somebody else: the agent drops it."""
 

@@ -26,6 +26,8 @@ MOST_SLOTS = 1_000
 MOST_LABELS = 64
 MOST_NAME = 100
 _RETRY_AFTER_MS = 1_000
+# What a bigint holds.
+_MOST_NUMBER = (1 << 63) - 1
 
 
 def state_word(value: int) -> str:
@@ -71,6 +73,7 @@ def hello_of(message: wire.Hello) -> Hello:
         ),
         held=tuple(Held(each.attempt_id, each.token) for each in message.held),
         leaving=message.draining,
+        number=min(message.number, _MOST_NUMBER),
     )
 
 

@@ -35,6 +35,8 @@ class Hello:
     abilities: tuple[Ability, ...]
     held: tuple[Held, ...] = ()
     leaving: bool = False
+    number: int = 0
+    """Grows with every Hello of the instance; one that comes behind a newer one is refused. 0: not counted."""
 
     @property
     def offer(self) -> Offer:
@@ -180,7 +182,7 @@ class DispatchStore(Protocol):
     """The transactions of dispatch. All raise `coordinator.errors.StoreDown` when the database fails."""
 
     async def open_session(self, hello: Hello, session_id: str, replica: str) -> Opened:
-        """Opens a session and fences the same instance's older one. Raises IdentityTaken."""
+        """Opens a session and fences the same instance's older one. Raises IdentityTaken, LateHello."""
         ...
 
     async def close_session(self, session_id: str) -> None:

@@ -27,7 +27,7 @@ from coordinator.dispatch.port import (
     Wake,
     Want,
 )
-from coordinator.errors import IdentityTaken
+from coordinator.errors import IdentityTaken, LateHello
 from coordinator.store import attempts
 from coordinator.store.database import Connection, Database
 from coordinator.store.settle import lock_runs, settle
@@ -237,7 +237,11 @@ async def _open_session(db: Connection, hello: Hello, session_id: str, replica: 
         raise IdentityTaken(
             f"an agent named `{hello.name}` is connected from elsewhere: give this one another name, or stop that one"
         )
-    await db.execute(SQL.write_agent, agent["id"], *facts)
+    if hello.number and agent["instance"] == hello.instance and hello.number <= agent["hello"]:
+        raise LateHello(
+            "a newer Hello of this agent was here; where its data directory was restored from a copy, remove `instance` in it"
+        )
+    await db.execute(SQL.write_agent, agent["id"], *facts, hello.number)
     leases = {row["attempt_id"]: row for row in await db.fetch(SQL.leases_of_agent, agent["id"])}
     held = {each.attempt_id: each.token for each in hello.held}
     resumed = [key for key, row in leases.items() if held.get(key) == row["token"]]

@@ -150,6 +150,7 @@ class Hello(_message.Message):
     SANDBOXES_FIELD_NUMBER: _builtins.int
     SLOT_SHARE_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """random, kept under flock in the agent's data directory"""
     name: _builtins.str
@@ -161,6 +162,10 @@ class Hello(_message.Message):
     credit: _builtins.int
     """slots - attempts held; 0 while draining"""
     draining: _builtins.bool
+    number: _builtins.int
+    """Grows with every Hello of an instance, over restarts of the agent too: a Hello that arrives behind a newer one
+    is refused, or it would fence the newer session and lose what that was given. 0: not counted.
+    """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """claims that grant nothing; fixed for the session"""
@@ -187,10 +192,11 @@ class Hello(_message.Message):
         sandboxes: _abc.Iterable[Global___SandboxAbility] | None = ...,
         slot_share: Global___SlotShare | None = ...,
         draining: _builtins.bool = ...,
+        number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["slot_share", b"slot_share"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credit", b"credit", "draining", b"draining", "held", b"held", "instance_id", b"instance_id", "labels", b"labels", "name", b"name", "pool", b"pool", "sandboxes", b"sandboxes", "slot_share", b"slot_share", "slots", b"slots", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credit", b"credit", "draining", b"draining", "held", b"held", "instance_id", b"instance_id", "labels", b"labels", "name", b"name", "number", b"number", "pool", b"pool", "sandboxes", b"sandboxes", "slot_share", b"slot_share", "slots", b"slots", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -32,7 +32,7 @@ from coordinator.dispatch.port import (
     Wake,
     Want,
 )
-from coordinator.errors import IdentityTaken
+from coordinator.errors import IdentityTaken, LateHello
 from tests.harness.memory_rows import (
     AgentRow,
     AttemptRow,
@@ -95,6 +95,9 @@ class MemoryDispatch:
             older = _session_of(rows, known.id) if known is not None else None
             if older is not None and rows.sessions[older].instance != hello.instance:
                 raise IdentityTaken(f"an agent named `{hello.name}` is connected from elsewhere")
+            newest = known.hello if known is not None and known.hello.instance == hello.instance else None
+            if hello.number and newest is not None and hello.number <= newest.number:
+                raise LateHello("a newer Hello of this agent was here before")
             rows.pools.setdefault(hello.pool, PoolRow())
             agent = known or AgentRow(rows.new_id(), hello)
             agent.hello, agent.leaving = hello, hello.leaving

@@ -13,14 +13,14 @@ INSERT INTO pool (name) VALUES ($1) ON CONFLICT DO NOTHING;
 INSERT INTO agent (name, pool, instance, version, labels, slots, sandboxes, leaving)
 VALUES ($1, $2, $3, $4, $5::jsonb, $6, $7::jsonb, $8)
 ON CONFLICT (name) DO UPDATE SET seen_at = clock_timestamp()
-RETURNING id, drained;
+RETURNING id, drained, instance, hello;
 
 -- session_of_agent: taken whole, so that no claim or report of the old session is under way
 SELECT id, instance FROM session WHERE agent_id = $1 FOR UPDATE;
 
 -- write_agent: what the newest session says of it
 UPDATE agent SET pool = $2, instance = $3, version = $4, labels = $5::jsonb, slots = $6, sandboxes = $7::jsonb, leaving = $8,
-                 seen_at = clock_timestamp()
+                 hello = $9, seen_at = clock_timestamp()
 WHERE id = $1;
 
 -- delete_session: fenced by a newer one, expired, or left with nothing in its hands

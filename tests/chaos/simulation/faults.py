@@ -107,7 +107,7 @@ class Faults:
         self._world.judge.say("the database is down")
         for replica in self._world.replicas.values():
             self._down(replica.name)
-        self._later(lambda: [self._up(name) for name in self._world.replicas], 60)
+        self._later(lambda: self._up(*self._world.replicas), 60)
 
     async def _one_sided_outage(self) -> None:
         name = self._rng.choice(list(self._world.replicas))
@@ -118,13 +118,14 @@ class Faults:
     def _down(self, name: str) -> None:
         self._world.replicas[name].trouble.down = True
 
-    def _up(self, name: str) -> None:
-        self._world.replicas[name].trouble.down = False
+    def _up(self, *names: str) -> None:
+        for name in names:
+            self._world.replicas[name].trouble.down = False
 
     async def _flaky(self) -> None:
         trouble = self._rng.choice(list(self._world.replicas.values())).trouble
         trouble.fails, trouble.loses_answers = self._rng.choice(((0.1, 0.0), (0.0, 0.1), (0.2, 0.2)))
-        self._later(lambda: [setattr(trouble, each, 0.0) for each in ("fails", "loses_answers")], 60)
+        self._later(lambda: vars(trouble).update(fails=0.0, loses_answers=0.0), 60)
 
     async def _slow_database(self) -> None:
         trouble = self._rng.choice(list(self._world.replicas.values())).trouble

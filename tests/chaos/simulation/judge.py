@@ -10,8 +10,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tests.harness.memory_rows import Rows
+from tests.harness.memory_rows import JobRow, Rows
 
+LEASE = 30.0
 LIVE = ("leased", "running")
 OVER = ("passed", "failed", "canceled", "skipped")
 
@@ -50,6 +51,10 @@ class Judge:
         self.outcomes: dict[int, str] = {}
         """Attempt -> the outcome that the database has shown."""
         self.passes: Counter[int] = Counter()
+        self.holds: Callable[[str, int], bool] = lambda agent, attempt: True
+        """Whether an agent really has an attempt of which it still has to report."""
+        self._heard: dict[int, tuple[str, int, float]] = {}
+        """Agent -> its session, the counter, and since when the counter stands."""
         self._states: dict[int, str] = {}
         self._judged: set[int] = set()
 
@@ -105,6 +110,22 @@ class Judge:
         self._order_is_kept(rows)
         self._slots_are_kept(rows)
 
+    def listen(self, rows: Rows) -> None:
+        """After every commit that lets an agent live on."""
+        for key, session in rows.sessions.items():
+            before = self._heard.get(session.agent_id)
+            if before is None or before[:2] != (key, session.counter):
+                self._heard[session.agent_id] = (key, session.counter, self._clock())
+
+    def _lost_for_a_reason(self, rows: Rows, key: int) -> None:
+        """A living agent that still has the attempt must have been silent for a whole lease."""
+        agent = rows.agent(rows.attempts[key].agent_id)
+        silent = self._clock() - self._heard[agent.id][2]
+        self.check(
+            f"attempt {key} is lost, but {agent.hello.name} has it and was heard {silent:.1f} s ago",
+            holds=silent >= LEASE or not self.holds(agent.hello.name, key),
+        )
+
     def _one_life_each(self, rows: Rows) -> None:
         living = Counter(row.attempt.job_id for row in rows.attempts.values() if row.attempt.state in LIVE)
         leased = Counter(lease.job_id for lease in rows.leases.values())
@@ -121,6 +142,8 @@ class Judge:
             if key not in self.outcomes and state in ("passed", "failed", "timed_out"):
                 true = self.commands.get(key, "no commands")
                 self.check(f"attempt {key} is recorded as {state}, and really it was {true}", holds=state == true)
+            if key not in self.outcomes and state == "lost":
+                self._lost_for_a_reason(rows, key)
             before = self.outcomes.setdefault(key, state)
             self.check(f"attempt {key} was {before} and is {state}", holds=before == state)
         for key, job in rows.jobs.items():
@@ -147,7 +170,7 @@ class Judge:
             for need in needs:
                 self.check(f"`{mine.key}` was claimed while `{need}` is {states[need]}", holds=states[need] == "passed")
 
-    def _run_of(self, rows: Rows, job_id: int) -> Mapping[int, object]:
+    def _run_of(self, rows: Rows, job_id: int) -> Mapping[int, JobRow]:
         return {key: rows.jobs[key] for key in rows.runs[rows.jobs[job_id].run_id].jobs}
 
     def _graph(self, rows: Rows, job_id: int) -> tuple[Wanted, ...]:

@@ -296,6 +296,7 @@ class Machine:
         self.process = Process()
         self.crashes = 0
         self._instance = self.new_id()
+        self._generation = 0
         self._dialer, self._addresses = dialer, addresses
         self._long_lease = long_lease
         self._agent: asyncio.Task[None] | None = None
@@ -306,6 +307,10 @@ class Machine:
 
     def new_id(self) -> str:
         return self.rng.randbytes(8).hex()
+
+    def has_to_report(self, attempt_id: int) -> bool:
+        record = self.disk.get(attempt_id)
+        return record is not None and not record.nothing_to_report
 
     def supervise(self, record: Record) -> None:
         self.supervisors[record.attempt_id] = supervisor = Supervisor(
@@ -353,6 +358,7 @@ class Machine:
     async def _run(self) -> None:
         """As systemd runs it: an agent that was refused is started again."""
         while True:
+            self._generation += 1
             outbox = Outbox()
             jobs = SimulatedJobs(self, outbox)
             identity = Identity(self._instance, self.name, "1", "default", self.slots, sandboxes=(_ABILITY,))
@@ -365,6 +371,7 @@ class Machine:
                 clock=VirtualClock(),
                 rng=self.rng,
                 listener=self,
+                generation=self._generation,
             )
             try:
                 ending = await connection.run(asyncio.Event())

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import itertools
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from coordinator.core.matching import Requirement
@@ -78,6 +78,9 @@ class World:
             )
             for name, dialer in self.dialers.items()
         ]
+        self.judge.holds = lambda agent, attempt: any(
+            each.name == agent and each.has_to_report(attempt) for each in self.machines
+        )
         self.wakes_lost = rng.choice((0.0, 0.3))
         self._requests = itertools.count(1)
         self._wakes = self._rng()
@@ -155,8 +158,8 @@ class World:
 
     def meanwhile(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
-        self._asking.add(task)  # type: ignore[arg-type]  # a task of None
-        task.add_done_callback(self._asking.discard)  # type: ignore[arg-type]
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
 
     def hear_agents(self) -> None:
         for replica in self.replicas.values():
@@ -257,7 +260,7 @@ def random_graph(rng: random.Random) -> tuple[Wanted, ...]:
     return tuple(wanted)
 
 
-def new_run(run_id: int, ids: list[int], wanted: tuple[Wanted, ...], priority: int) -> NewRun:
+def new_run(run_id: int, ids: Sequence[int], wanted: tuple[Wanted, ...], priority: int) -> NewRun:
     environments = {each.stage: each.environment for each in wanted}
     return NewRun(
         id=run_id,

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from coordinator.errors import IdentityTaken
+from coordinator.errors import IdentityTaken, LateHello
 from tests.integration.store.world import J, World
 
 
@@ -144,3 +144,20 @@ async def test_a_drained_agent_is_told_so_in_its_welcome_and_by_its_id(world: Wo
     assert (await world.open()).drained
     await world.drain("a", drained=False)
     assert not (await world.open()).drained
+
+
+async def test_a_hello_that_arrives_behind_a_newer_one_is_refused_and_changes_nothing(world: World) -> None:
+    """It waited out an outage in a replica that the agent had left: it knows nothing of what was given since."""
+    made = await world.run(J("unit"))
+    await world.open(number=1)
+    newest = await world.open(number=3)
+    (job,) = await world.claim(newest.session_id)
+    await world.start(job)
+    for late in (2, 3):
+        with pytest.raises(LateHello):
+            await world.open(number=late)
+    assert await world.beat(newest.session_id, 1, job)
+    assert await world.attempts(made["unit"]) == ["running"]
+    await world.open(number=4, held=[job])
+    await world.expire(*(await world.at.observe()).counters)
+    await world.open(number=1, instance="the new machine counts from 1")

@@ -156,6 +156,7 @@ CREATE TABLE agent (
     sandboxes   jsonb NOT NULL,                        -- [{kind, networks, hard_limits, why_not}]
     drained     boolean NOT NULL DEFAULT false,        -- by a person; stays over a restart
     leaving     boolean NOT NULL DEFAULT false,        -- by its own decision
+    hello       bigint NOT NULL DEFAULT 0,             -- number of the newest Hello of this instance
     seen_at     timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
