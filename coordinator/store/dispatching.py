@@ -239,7 +239,8 @@ async def _open_session(db: Connection, hello: Hello, session_id: str, replica: 
         )
     if hello.number and agent["instance"] == hello.instance and hello.number <= agent["hello"]:
         raise LateHello(
-            "a newer Hello of this agent was here; where its data directory was restored from a copy, remove `instance` in it"
+            "a newer Hello of this agent was here before; where its data directory was restored from a copy, remove the"
+            " file `instance` in it"
         )
     await db.execute(SQL.write_agent, agent["id"], *facts, hello.number)
     leases = {row["attempt_id"]: row for row in await db.fetch(SQL.leases_of_agent, agent["id"])}
