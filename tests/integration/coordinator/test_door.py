@@ -78,6 +78,12 @@ def test_every_method_that_is_served_has_a_rule_and_every_rule_a_method(running:
     assert served_methods(channel, token(running, "client")) == set(RULES)
 
 
+def test_only_health_is_anyones() -> None:
+    """Whatever else is opened to callers without a credential has to be written down here too."""
+    open_to_all = {method for method, callers in RULES.items() if None in callers}
+    assert open_to_all == {f"/grpc.health.v1.Health/{name}" for name in ("Check", "List", "Watch")}
+
+
 def test_every_service_of_the_contract_is_served(running: Daemon, channel: grpc.Channel) -> None:
     """The stubs and the server are made from one contract: what stands in a .proto answers."""
     written = {

@@ -117,10 +117,12 @@ def test_a_restart_finds_its_data_and_its_tokens_again(make_coordinator: Make, t
     assert json.loads(line("show", "1", "--json").out)["pipeline"] == "kept"
 
 
-def test_sigterm_leaves_no_process_within_five_seconds(make_coordinator: Make) -> None:
-    """Also while somebody watches: an open stream must not hold the coordinator, nor its database."""
+def test_sigterm_leaves_no_process_within_five_seconds(make_coordinator: Make, make_agent: Make) -> None:
+    """Also while agents are connected and somebody watches: an open stream must hold neither the coordinator nor
+    its database."""
     daemon = make_coordinator()
     daemon.start()
+    make_agent(daemon).start()
     assert any("postgres" in each for each in processes_of(daemon.folder))
     with grpc.insecure_channel(daemon.facts["address"]) as channel:
         stub = fleet_pb2_grpc.FleetServiceStub(channel)

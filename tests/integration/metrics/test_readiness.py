@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,15 @@ import pytest
 
 from coordinator.store.embedded import EmbeddedPostgres
 from tests.harness.command_line import CommandLine, git_repository
-from tests.integration.coordinator.processes import Daemon, agent, client, coordinator, forget_mounts, none_left
+from tests.integration.coordinator.processes import (
+    Daemon,
+    agent,
+    client,
+    coordinator,
+    forget_mounts,
+    none_left,
+    processes_of,
+)
 from tests.integration.metrics.conftest import pipeline
 from tests.integration.metrics.prometheus import get, until
 
@@ -74,3 +84,28 @@ async def test_readyz_is_false_without_the_database_and_true_again_with_it(
 
 def _run(line: CommandLine) -> dict[str, Any]:
     return dict(json.loads(line("show", "1", "--json").out))
+
+
+async def test_a_database_that_hangs_does_not_take_the_metrics_with_it(daemons: list[Daemon], tmp_path: Path) -> None:
+    """A scrape that waits for the database is no scrape, just when somebody looks: counters are told without it."""
+    async with EmbeddedPostgres(tmp_path / "pg") as postgres:
+        (tmp_path / "fleet").mkdir()
+        daemons.append(first := coordinator(tmp_path / "fleet/c", HEADRACE_DATABASE_URL=postgres.dsn))
+        first.start()
+        page = f"http://{first.facts['http']}/metrics"
+        assert get(page)[0] == 200
+        servers = [int(each.split()[0]) for each in processes_of(tmp_path / "pg/data")]
+        assert postgres.pid in servers
+        try:
+            for pid in servers:
+                os.kill(pid, signal.SIGSTOP)
+            for _ in range(3):
+                status, body = get(page, seconds=6)
+                assert status == 200
+                assert "process_resident_memory_bytes" in body
+            until(lambda: code(first, "readyz") == 503, 30, lambda: first.said)
+        finally:
+            for pid in servers:
+                os.kill(pid, signal.SIGCONT)
+        until(lambda: code(first, "readyz") == 200, 60, lambda: first.said)
+        assert first.terminate() == 0
