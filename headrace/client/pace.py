@@ -13,8 +13,8 @@ from headrace.errors import Busy, HeadraceError
 class RetryPolicy:
     """Seconds throughout. Waits grow from `first` by `factor` up to `most`, each with half of it left to chance.
 
-    `patience`: how long after the last sign of life one keeps trying. `patience_at_first` is that of a client
-    that has never been answered: a wrong address should be said soon.
+    `patience`: how long after the first failure of a row one keeps trying. `patience_at_first` is that of a client
+    that has never been answered, from its first try on: a wrong address should be said soon.
     """
 
     first: float = 0.1
@@ -62,6 +62,8 @@ class Trial:
         policy = self._pace.policy
         if not error.retry:
             raise error
+        if self._failures == 0 and self._pace.answered:
+            self._since = self._pace.clock()  # a stream that was silent for an hour has not failed for an hour
         wait = min(policy.most, policy.first * policy.factor**self._failures)
         wait *= 0.5 + 0.5 * self._pace.rng.random()
         if isinstance(error, Busy):  # it answered, and said when

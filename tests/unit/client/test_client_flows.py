@@ -305,3 +305,18 @@ def test_a_download_asks_for_new_signatures_when_the_old_ones_have_expired():
     _, paths = play(flows.download(pace(), 1, "dist", Path("out")), {flows.Call: sign, flows.Fetch: fetch})
     assert len(asked) == 2
     assert paths == [Path("out/a"), Path("out/b")]
+
+
+def test_a_stream_that_was_silent_for_hours_is_tried_again_as_long_as_one_that_was_not():
+    """Nothing is sent while nothing happens: a coordinator that restarts then must not end every watch at once."""
+    clock = Clock()
+    server = LogServer([b"a", b"b"], cuts=[2, 0, 1])
+
+    def next_(step: flows.Next) -> Any:
+        if not server.left and server.opened == 1:
+            clock.now += 10_000  # a quiet job
+        return server.next(step)
+
+    what = {flows.Open: server.open, flows.Next: next_}
+    given_out, _ = play(flows.tail(pace(clock, patience=20.0), flows.TailOf(1, "unit")), what, clock)
+    assert given_out[-1] == LogEnd(0, 2, complete=True)
