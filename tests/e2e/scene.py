@@ -157,15 +157,13 @@ class Scene:
         self.started.append(started)
         return started
 
-    def __call__(
-        self, *arguments: str, within: Path | str = "repo", seconds: float = 120, **environment: str
-    ) -> Ended:
+    def __call__(self, *arguments: str, within: Path | str = "repo", seconds: float = 120, **environment: str) -> Ended:
         """Runs `headrace` to its end."""
         return self.start(*arguments, within=within, **environment).end(seconds)
 
-    def json(self, *arguments: str, **environment: str) -> Any:
+    def json(self, *arguments: str, within: Path | str = "repo", **environment: str) -> Any:
         """What a command that must succeed prints with --json."""
-        done = self(*arguments, "--json", **environment)
+        done = self(*arguments, "--json", within=within, **environment)
         assert done.code == 0, done.err
         return json.loads(done.out)
 
