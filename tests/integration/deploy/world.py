@@ -104,6 +104,7 @@ class Fleet:
     subnet: str = field(default_factory=lambda: f"10.223.{secrets.randbelow(250)}")
     containers: list[Container] = field(default_factory=list)
     networks: list[Network] = field(default_factory=list)
+    volumes: set[str] = field(default_factory=set)
 
     @property
     def address(self) -> str:
@@ -147,10 +148,19 @@ class Fleet:
             security_opt=["no-new-privileges", "apparmor=unconfined", f"seccomp={seccomp_profile(unit)}"],
         )
 
+    def left(self) -> list[str]:
+        """What the engine still knows of this fleet."""
+        ours = {"name": self.name}
+        found = [*self.client.containers.list(all=True, filters=ours), *self.client.networks.list(filters=ours)]
+        names = {each.name for each in self.client.volumes.list()}
+        return [str(each.name) for each in found] + sorted(names & self.volumes)
+
     def close(self) -> None:
         """Removes everything."""
         for each in reversed(self.containers):
             with contextlib.suppress(NotFound):
+                each.reload()
+                self.volumes |= {mount["Name"] for mount in each.attrs["Mounts"] if mount["Type"] == "volume"}
                 each.remove(force=True, v=True)
         for network in self.networks:
             network.remove()
@@ -179,3 +189,4 @@ def fleet(images: Images, folder: Path) -> Iterator[Fleet]:
         yield found
     finally:
         found.close()
+    assert found.left() == []
