@@ -74,20 +74,22 @@ class Context:
         if settings.url:
             yield Link(settings.url, settings.token, settings.insecure, settings.root_certificates)
             return
-        from headrace.cli.embedded import Embedded
+        from headrace.cli.embedded import Embedded, Owner
         from headrace.errors import Unreachable
 
         embedded = Embedded(settings.state, self.environment)
-        live = embedded.live(with_agent=need is Need.WORK)
-        if live is not None:
+        if need is Need.LIVE:
+            live = embedded.live(with_agent=False)
+            if live is None:
+                raise Unreachable(
+                    "", "no coordinator is running here: start one with `headrace up`, or name one in HEADRACE_URL"
+                )
             yield Link(live.address, live.token, endpoint=live)
-        elif need is Need.LIVE:
-            raise Unreachable(
-                "", "no coordinator is running here: start one with `headrace up`, or name one in HEADRACE_URL"
-            )
-        else:
-            with embedded.own(with_agent=need is Need.WORK) as owner:
-                yield Link(owner.endpoint.address, owner.endpoint.token, endpoint=owner.endpoint, owner=owner)
+            return
+        with embedded.live_or_own(with_agent=need is Need.WORK) as found:
+            owner = found if isinstance(found, Owner) else None
+            endpoint = found.endpoint if isinstance(found, Owner) else found
+            yield Link(endpoint.address, endpoint.token, endpoint=endpoint, owner=owner)
 
     @contextmanager
     def client(self, need: Need) -> Iterator[SyncClient]:

@@ -20,15 +20,19 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from headrace.cli.processes import Daemon, Processes, command, stop_orphans
+from headrace.cli.processes import READY_WITHIN, STOP_WITHIN, Daemon, Processes, command, stop_orphans
 from headrace.errors import HeadraceError, ServerFailed
 
-_PATIENCE = 60.0
-"""Seconds to wait for another command that is just starting or stopping the coordinator."""
+_PATIENCE = 2 * (READY_WITHIN + STOP_WITHIN)
+"""Seconds to wait for another command that is just starting or stopping its coordinator and agent."""
+
+
+class Taken(ServerFailed):
+    """Another command has become the owner, or is looking whether there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +83,28 @@ class Embedded:
         return None
 
     @contextmanager
+    def live_or_own(
+        self, *, with_agent: bool, may_grow: bool = False, listen: str = "127.0.0.1:0", http: str = "127.0.0.1:0"
+    ) -> Iterator[Endpoint | Owner]:
+        """The coordinator of another command, or this process as its owner: of several that begin at once, one owns."""
+        with ExitStack() as stack:
+            found: Endpoint | Owner | None = None
+            while found is None:
+                found = self.live(with_agent=with_agent)
+                if found is None:
+                    with suppress(Taken):
+                        owned = self.own(with_agent=with_agent, may_grow=may_grow, listen=listen, http=http)
+                        found = stack.enter_context(owned)
+            yield found
+
+    @contextmanager
     def own(
         self, *, with_agent: bool, may_grow: bool = False, listen: str = "127.0.0.1:0", http: str = "127.0.0.1:0"
     ) -> Iterator[Owner]:
         """Starts the coordinator (and an agent), and stops them at the end, whatever happens in between.
 
         `may_grow`: other agents may come, so a job that none can take waits instead of failing at once.
+        Raises Taken at once where another command holds the lock.
         """
         self._make_folders()
         with self._lock(), terminable():
@@ -133,15 +153,10 @@ class Embedded:
     @contextmanager
     def _lock(self) -> Iterator[None]:
         with (self.state / "owner.lock").open("a") as file:
-            deadline = time.monotonic() + _PATIENCE
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise ServerFailed(f"another headrace command holds {self.state}") from None
-                    time.sleep(0.05)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Taken(f"another headrace command holds {self.state}") from None
             yield
 
     def _owned(self) -> bool:

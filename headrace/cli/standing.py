@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 
 from headrace.cli import output
-from headrace.cli.embedded import Embedded, Owner
+from headrace.cli.embedded import Embedded, Endpoint, Owner
 from headrace.cli.settings import Settings
 from headrace.errors import Conflict, ServerFailed
 
@@ -16,10 +16,9 @@ from headrace.errors import Conflict, ServerFailed
 def stand(settings: Settings, *, listen: str, http_listen: str, as_json: bool) -> int:
     """Starts, says where, and waits for INT or TERM; returns the exit code."""
     embedded = Embedded(settings.state, settings.environment)
-    live = embedded.live(with_agent=True)
-    if live is not None:
-        raise Conflict(f"a coordinator is running here already, at {live.address} (process {live.pid})")
-    with embedded.own(with_agent=True, may_grow=True, listen=listen, http=http_listen) as owner:
+    with embedded.live_or_own(with_agent=True, may_grow=True, listen=listen, http=http_listen) as owner:
+        if isinstance(owner, Endpoint):
+            raise Conflict(f"a coordinator is running here already, at {owner.address} (process {owner.pid})")
         if as_json:
             output.print_event({"address": owner.endpoint.address, "http": owner.endpoint.http, "pid": os.getpid()})
         else:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from headrace.cli.embedded import Embedded, Endpoint, write_private
 from headrace.cli.processes import stop_orphans
 from tests.harness.command_line import CommandLine, git_repository
+from tests.harness.fake_coordinator import TOKEN, FakeCoordinator
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -142,6 +147,27 @@ def test_commands_that_start_at_once_share_or_wait(headrace, state):
     answers = [each.communicate(timeout=120) for each in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], answers
     assert json.loads(answers[1][0]) == []
+
+
+def test_who_comes_second_uses_the_coordinator_of_who_came_first_while_that_one_still_works(tmp_path):
+    """Two `headrace run` at one moment both find nobody: the loser must not wait for the lock until the other's end."""
+    folder, entered = tmp_path / "state", threading.Event()
+
+    class Late(Embedded):
+        def live(self, *, with_agent: bool) -> Endpoint | None:
+            """Looks as one does who looked a moment too early: nobody is there, then somebody has the lock."""
+            if not entered.is_set():
+                entered.set()
+                return None
+            return super().live(with_agent=with_agent)
+
+    folder.mkdir()
+    with FakeCoordinator() as fake, (folder / "owner.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        endpoint = Endpoint(fake.address, TOKEN, os.getpid(), "", agent=True)
+        write_private(folder / "endpoint.json", json.dumps(asdict(endpoint)))
+        with Late(folder, {}).live_or_own(with_agent=True) as found:
+            assert found == endpoint
 
 
 def test_ctrl_c_while_it_starts_leaves_nothing(headrace, state):
