@@ -150,10 +150,11 @@ class Fleet:
 
     def left(self) -> list[str]:
         """What the engine still knows of this fleet."""
-        ours = {"name": self.name}
-        found = [*self.client.containers.list(all=True, filters=ours), *self.client.networks.list(filters=ours)]
-        names = {each.name for each in self.client.volumes.list()}
-        return [str(each.name) for each in found] + sorted(names & self.volumes)
+        ours: dict[str, Any] = {"name": self.name}
+        containers = [str(each.name) for each in self.client.containers.list(all=True, filters=ours)]
+        networks = [str(each.name) for each in self.client.networks.list(filters=ours)]
+        volumes = {str(each.name) for each in self.client.volumes.list()}
+        return [*containers, *networks, *sorted(volumes & self.volumes)]
 
     def close(self) -> None:
         """Removes everything."""
