@@ -55,6 +55,14 @@ class Owner:
         self.agent_token = agent_token
         self.state = state
 
+    def offer(self) -> None:
+        """Lets other commands find the coordinator."""
+        write_private(self.state / "endpoint.json", json.dumps(asdict(self.endpoint)))
+
+    def withdraw(self) -> None:
+        """Lets no other command find it any more: they wait until this process has ended, and start their own."""
+        (self.state / "endpoint.json").unlink(missing_ok=True)
+
 
 class Embedded:
     """The embedded state below one folder. `daemon` is the command line before `coordinator` and `agent`."""
@@ -132,8 +140,9 @@ class Embedded:
             where = {"HEADRACE_URL": endpoint.address, "HEADRACE_TOKEN": agent_token}
             arguments = ("agent", "--name", "local", "--data-dir", str(self.state / "agent"), "--local")
             processes.start(Daemon("agent", (*self._daemon, *arguments), self._inherited() | where))
-        write_private(self.state / "endpoint.json", json.dumps(asdict(endpoint)))
-        return Owner(endpoint, processes, agent_token, self.state)
+        owner = Owner(endpoint, processes, agent_token, self.state)
+        owner.offer()
+        return owner
 
     def _inherited(self) -> dict[str, str]:
         """The user's environment for a daemon, without another coordinator's address and credential."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from headrace.cli import output
 from headrace.cli.board import Board
 from headrace.cli.context import Link
+from headrace.cli.embedded import Owner
 from headrace.cli.follow import Follower, Interrupts, follow_interruptibly
 from headrace.cli.source import NoSuchFile, Source, SourceError, make_bundle
 from headrace.cli.summary import exit_code, summary
@@ -111,7 +112,7 @@ async def see_through(
             return CANCELED
         await _show_end(link, client, follower.board, state, as_json=as_json)
     if link.owner is not None:
-        await wait_for_others(client)
+        await wait_for_others(client, link.owner)
     return CANCELED if interrupts.count else exit_code(ended)
 
 
@@ -156,13 +157,24 @@ async def _save(client: Client, run: Run, artifacts: list[Artifact], state: Path
     return folders
 
 
-async def wait_for_others(client: Client) -> None:
-    """An owner whose run has ended stays until the runs of others have ended too."""
-    others = [run for run in await client.runs(limit=200) if not run.ended and run.state != RunState.BLOCKED]
-    for run in others:
-        output.note(f"waiting for run {run.id}, which was started by another command (Ctrl-C ends it)")
-        async with aclosing(client.watch(run.id)) as changes:
-            async for change in changes:
-                now = change.snapshot or change.run
-                if now is not None and now.state == RunState.BLOCKED:  # it waits for a person, nobody for it
-                    break
+async def wait_for_others(client: Client, owner: Owner) -> None:
+    """An owner whose run has ended stays until the runs of others have ended too, also those that come meanwhile.
+
+    Only when nobody can find the coordinator any more is an empty list the last word.
+    """
+    while True:
+        for run in await _living(client):
+            output.note(f"waiting for run {run.id}, which was started by another command (Ctrl-C ends it)")
+            async with aclosing(client.watch(run.id)) as changes:
+                async for change in changes:
+                    now = change.snapshot or change.run
+                    if now is not None and now.state == RunState.BLOCKED:  # it waits for a person, nobody for it
+                        break
+        owner.withdraw()
+        if not await _living(client):
+            return
+        owner.offer()
+
+
+async def _living(client: Client) -> list[Run]:
+    return [run for run in await client.runs(limit=200) if not run.ended and run.state != RunState.BLOCKED]

@@ -1,0 +1,50 @@
+"""What an owner of the embedded coordinator does once its own run has ended, against a fake coordinator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from headrace.cli.embedded import Endpoint, Owner
+from headrace.cli.processes import Processes
+from headrace.cli.working import wait_for_others
+from headrace.client import Client
+from headrace.v1 import common_pb2, run_pb2
+from tests.harness.fake_coordinator import TOKEN, FakeCoordinator
+
+
+class Busy(FakeCoordinator):
+    """While a run of others is watched it ends; meanwhile the next one has been created, up to `most`."""
+
+    def __init__(self, endpoint_file, most: int) -> None:
+        super().__init__()
+        self.endpoint_file, self.most = endpoint_file, most
+        self.watched: list[int] = []
+        self.findable: list[bool] = []
+        self.new_run()
+
+    def new_run(self) -> None:
+        source = common_pb2.Source(repository="demo", commit="0" * 40, url="https://example.org")
+        self.create(run_pb2.CreateRunRequest(request_id=f"request {len(self.runs)}", source=source))
+
+    def admit(self, method: str, request: Any, context: Any) -> Any:
+        if method == "Watch":
+            self.watched.append(request.run_id)
+            self.findable.append(self.endpoint_file.exists())
+            if len(self.runs) < self.most:
+                self.new_run()
+            self.set_run(request.run_id, state=common_pb2.RUN_STATE_PASSED, ended_ms=1_700_000_001_000)
+        return super().admit(method, request, context)
+
+
+async def test_an_owner_waits_also_for_the_runs_that_begin_while_it_waits(tmp_path, capsys):
+    """A run whose coordinator goes away with its first owner would be lost for no reason of its own."""
+    with Busy(tmp_path / "endpoint.json", most=3) as fake:
+        endpoint = Endpoint(fake.address, TOKEN, 1, "", agent=True)
+        owner = Owner(endpoint, Processes(tmp_path / "children.json", tmp_path), "", tmp_path)
+        owner.offer()
+        async with Client(fake.address, TOKEN) as client:
+            await wait_for_others(client, owner)
+    assert fake.watched == [1, 2, 3]
+    assert fake.findable == [True, True, True], "who waits for others can be found"
+    assert not (tmp_path / "endpoint.json").exists(), "who goes can be found no more"
+    assert "waiting for run 3" in capsys.readouterr().err
