@@ -138,6 +138,7 @@ class Dispatch:
             opened.agent_id,
             hello.name,
             hello.offer,
+            slots=hello.slots,
             credit=min(credit, hello.slots),
             drained=opened.drained,
             leaving=hello.leaving,
@@ -172,8 +173,8 @@ class Dispatch:
         session.send(Permitted(attempt_id, nonce, permit))
 
     def grant(self, session: Session, slots: int) -> None:
-        """The agent has free slots again."""
-        session.credit += slots
+        """The agent has free slots again. Raises BadInput for more than it has."""
+        session.grant(slots)
         self._credit.set()
 
     async def leave(self, session: Session) -> None:

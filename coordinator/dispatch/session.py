@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from coordinator.core.matching import Offer
 from coordinator.dispatch.port import Answer, CancelOrder, Claimed, Permit, Want
+from coordinator.errors import BadInput
 
 # What may wait to be sent to one agent before its session is given up as stuck.
 MOST_UNSENT = 1000
@@ -80,6 +81,7 @@ class Session:
     agent_id: int
     name: str
     offer: Offer
+    slots: int
     credit: int
     drained: bool
     leaving: bool
@@ -96,6 +98,12 @@ class Session:
     def wants_work(self) -> bool:
         """Whether it may be given a job now."""
         return self.credit > 0 and not self.drained and not self.leaving and not self.over
+
+    def grant(self, slots: int) -> None:
+        """Free slots again. Raises BadInput for more of them than the agent has."""
+        if self.credit + slots > self.slots:
+            raise BadInput(f"an agent with {self.slots} slots cannot have {self.credit + slots} of them free")
+        self.credit += slots
 
     def want(self) -> Want:
         """Its free slots, for a claim."""

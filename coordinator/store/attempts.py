@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import asyncpg
 
@@ -20,16 +21,24 @@ from coordinator.store.sql import statements
 
 SQL = statements("dispatch")
 
+# What one claim takes, at most: the next follows at once, and no statement runs into its timeout.
+MOST_CLAIMED = 500
+
 
 async def claim(
     db: Connection, classes: Sequence[int], wants: Sequence[Want], make_token: Callable[[], bytes]
 ) -> list[Claimed]:
-    """Takes the next jobs of these classes and leases them, most free slots first."""
-    open_sessions = {str(row["id"]) for row in await db.fetch(SQL.share_sessions, [want.session_id for want in wants])}
-    wants = [want for want in wants if want.session_id in open_sessions and want.slots > 0]
+    """Takes the next jobs of these classes and leases them, most free slots first.
+
+    No session gets more than its agent's slots, whatever it wants: an agent that lies would take all there is.
+    """
+    found = await db.fetch(SQL.share_sessions, [want.session_id for want in wants])
+    free = {str(row["id"]): row["free"] for row in found}
+    wants = [replace(want, slots=min(want.slots, free.get(want.session_id, 0))) for want in wants]
+    wants = [want for want in wants if want.slots > 0]
     if not wants:
         return []
-    picked = await db.fetch(SQL.claim, list(classes), sum(want.slots for want in wants))
+    picked = await db.fetch(SQL.claim, list(classes), min(MOST_CLAIMED, sum(want.slots for want in wants)))
     if not picked:
         return []
     picked.sort(key=lambda row: (-row["prio"], row["vt"], row["job_id"]))

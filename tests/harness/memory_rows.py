@@ -129,6 +129,20 @@ class Rows:
     def lease_of_job(self, job_id: int) -> LeaseRow | None:
         return next((lease for lease in self.leases.values() if lease.job_id == job_id), None)
 
+    def session_of(self, agent_id: int) -> str | None:
+        return next((key for key, row in self.sessions.items() if row.agent_id == agent_id), None)
+
+    def free_slots(self, session_id: str) -> int:
+        """What the agent said it has, less what it holds by the books."""
+        if session_id not in self.sessions:
+            return 0
+        held = sum(lease.session_id == session_id for lease in self.leases.values())
+        return self.agent(self.sessions[session_id].agent_id).hello.slots - held
+
+    def reaps(self, term: str) -> bool:
+        """Whether this is the reaper's term."""
+        return self.terms.get("reaper", ("", 0))[0] == term
+
     def standing(self) -> dict[str, int]:
         """The counts that must be 0."""
         lost = [each for each in self.leases.values() if not each.at_most_once and each.session_id not in self.sessions]

@@ -92,7 +92,7 @@ class MemoryDispatch:
 
         def body() -> tuple[Opened, Wake]:
             known = rows.agents.get(hello.name)
-            older = _session_of(rows, known.id) if known is not None else None
+            older = rows.session_of(known.id) if known is not None else None
             if older is not None and rows.sessions[older].instance != hello.instance:
                 raise IdentityTaken(f"an agent named `{hello.name}` is connected from elsewhere")
             newest = known.hello if known is not None and known.hello.instance == hello.instance else None
@@ -165,7 +165,8 @@ class MemoryDispatch:
         rows = self.rows
 
         def body() -> tuple[Sequence[Claimed], Wake]:
-            free = {w.session_id: w.slots for w in wants if w.session_id in rows.sessions and w.slots > 0}
+            free = {w.session_id: min(w.slots, rows.free_slots(w.session_id)) for w in wants}
+            free = {key: slots for key, slots in free.items() if slots > 0}
             numbers = {want.session_id: want.next_number for want in wants}
             in_order = sorted(
                 (-row.priority, row.vt, key) for key, row in rows.queue.items() if row.class_id in classes
@@ -307,7 +308,7 @@ class MemoryDispatch:
         rows = self.rows
 
         def body() -> tuple[Sequence[str], Wake]:
-            if not _holds(rows, term):
+            if not rows.reaps(term):
                 return (), Wake()
             ended = [
                 key for key, seen in counters.items() if key in rows.sessions and rows.sessions[key].counter == seen
@@ -331,7 +332,7 @@ class MemoryDispatch:
             found = [
                 key
                 for key in attempts
-                if _holds(rows, term) and key in rows.leases and rows.leases[key].session_id is None
+                if rows.reaps(term) and key in rows.leases and rows.leases[key].session_id is None
             ]
             return found, rows.gone(dict.fromkeys(found, "its agent fell silent; nobody knows how far it came"))
 
@@ -377,14 +378,6 @@ class MemoryDispatch:
             return mended, rows.settle(events)
 
         return await self._commit(body)
-
-
-def _session_of(rows: Rows, agent_id: int) -> str | None:
-    return next((key for key, row in rows.sessions.items() if row.agent_id == agent_id), None)
-
-
-def _holds(rows: Rows, term: str) -> bool:
-    return rows.terms.get("reaper", ("", 0))[0] == term
 
 
 def _event_of(each: Report) -> machine.Started | machine.Ended:

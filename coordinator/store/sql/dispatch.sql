@@ -1,5 +1,7 @@
--- share_sessions: claims and reports hold their session's row against Hello and expiry, which take it whole
-SELECT id FROM session WHERE id = ANY($1::uuid[]) ORDER BY id FOR KEY SHARE;
+-- share_sessions: claims and reports hold their session's row against Hello and expiry, which take it whole. `free`: what the agent said it has, less what it holds by the books
+SELECT s.id, g.slots - (SELECT count(*) FROM lease l WHERE l.session_id = s.id) AS free
+FROM session s JOIN agent g ON g.id = s.agent_id
+WHERE s.id = ANY($1::uuid[]) ORDER BY s.id FOR KEY SHARE OF s;
 
 -- share_sessions_of: the same for the sessions that hold these attempts
 SELECT s.id FROM session s

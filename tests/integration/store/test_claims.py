@@ -61,7 +61,7 @@ async def test_assignments_are_numbered_without_gaps_and_given_to_the_freest(wor
 async def test_claims_at_once_never_give_a_job_twice(world: World) -> None:
     """SKIP LOCKED: replicas share one queue and no memory."""
     made = await world.run(*(J(f"j{n}") for n in range(40)))
-    sessions = [await world.open(f"a{n}") for n in range(8)]
+    sessions = [await world.open(f"a{n}", slots=11) for n in range(8)]
     classes = list(await world.at.classes())
 
     async def drink(store: object, session: str) -> list[int]:
@@ -112,3 +112,16 @@ async def test_a_pool_that_does_not_exist_is_refused_in_one_sentence(world: Worl
         await world.run(J("unit", pool="gpu"))
     await world.open("g", pool="gpu")
     await world.run(J("unit", pool="gpu"))
+
+
+async def test_no_session_gets_more_than_its_agent_has_slots(world: World) -> None:
+    """However much it wants: one agent that lies would lease all that is queued, and run none of it."""
+    await world.run(*(J(f"j{n}") for n in range(9)))
+    opened = await world.open(slots=3)
+    first = await world.claim(opened.session_id, 2)
+    second = await world.claim(opened.session_id, (1 << 32) - 1, number=3)
+    assert (len(first), len(second)) == (2, 1)
+    assert await world.claim(opened.session_id, 5, number=4) == []
+    await world.start(first[0])
+    await world.end(first[0])
+    assert len(await world.claim(opened.session_id, 5, number=4)) == 1

@@ -29,7 +29,7 @@ OFFER = Offer("default", (), (Ability("bubblewrap", frozenset({"none"})),))
 
 
 def session(credit: int = 4) -> Session:
-    return Session("s", 1, "a", OFFER, credit=credit, drained=False, leaving=False)
+    return Session("s", 1, "a", OFFER, slots=4, credit=credit, drained=False, leaving=False)
 
 
 def claimed(number: int, attempt_id: int = 5) -> Claimed:
@@ -91,6 +91,15 @@ async def test_an_agent_that_does_not_read_is_given_up() -> None:
     with pytest.raises(SessionOver, match="does not read"):
         await mine.next_messages()
     assert not mine.wants_work
+
+
+def test_an_agent_that_grants_more_than_it_has_is_refused() -> None:
+    """Four billion free slots would be asked of the database at once, and every claim would fail."""
+    mine = session(credit=3)
+    mine.grant(1)
+    with pytest.raises(BadInput, match="4 slots"):
+        mine.grant(1)
+    assert mine.credit == 4
 
 
 class Replica:
