@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from headrace.cli.board import Board, Lines
@@ -19,6 +19,24 @@ TAILS_END_WITHIN = 20.0
 """Seconds for the logs to be complete after the run has ended."""
 KILLED_WITHIN = 10.0
 """Seconds for a killed run to end; its owner takes the daemons away then in any case."""
+
+
+@contextmanager
+def interrupts_to(told: Callable[[], object]) -> Iterator[None]:
+    """Ctrl-C and TERM call this as long as it lasts; afterwards they do what they did before.
+
+    The loop by itself would leave TERM to the kernel, which ends an owner before it has stopped its daemons.
+    """
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        loop.add_signal_handler(number, told)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
 
 
 class Interrupts:
@@ -35,14 +53,8 @@ class Interrupts:
     @contextmanager
     def caught(self) -> Iterator[None]:
         """Signals come here as long as this lasts."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._interrupted)
-        try:
+        with interrupts_to(self._interrupted):
             yield
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
 
     def _interrupted(self) -> None:
         self.count += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from headrace.cli import output
 from headrace.cli.board import Board
 from headrace.cli.context import Link
 from headrace.cli.embedded import Owner
-from headrace.cli.follow import Follower, Interrupts, follow_interruptibly
+from headrace.cli.follow import Follower, Interrupts, follow_interruptibly, interrupts_to
 from headrace.cli.source import NoSuchFile, Source, SourceError, make_bundle
 from headrace.cli.summary import exit_code, summary
 from headrace.cli.views import Events, Plain, View
@@ -112,8 +112,21 @@ async def see_through(
             return CANCELED
         await _show_end(link, client, follower.board, state, as_json=as_json)
     if link.owner is not None:
-        await wait_for_others(client, link.owner)
+        await _interruptible(wait_for_others(client, link.owner))
     return CANCELED if interrupts.count else exit_code(ended)
+
+
+async def _interruptible(waiting: Coroutine[None, None, None]) -> None:
+    """Waits until that is over or a person has had enough. What goes wrong is said: the run's outcome stands."""
+    task = asyncio.create_task(waiting, name="wait for others")
+    with interrupts_to(task.cancel):
+        await asyncio.wait([task])
+    try:
+        await task
+    except asyncio.CancelledError:
+        output.note("not waiting any longer")
+    except HeadraceError as error:
+        output.note(f"the runs of others could not be waited for: {error}")
 
 
 def view_for(*, as_json: bool) -> View:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from typing import Any
+
+import pytest
 
 from headrace.cli.embedded import Endpoint, Owner
 from headrace.cli.processes import Processes
@@ -10,6 +15,59 @@ from headrace.cli.working import wait_for_others
 from headrace.client import Client
 from headrace.v1 import common_pb2, run_pb2
 from tests.harness.fake_coordinator import TOKEN, FakeCoordinator
+
+OWNER = """
+import asyncio, sys
+from pathlib import Path
+from headrace.cli.context import Link
+from headrace.cli.embedded import Endpoint, Owner, terminable
+from headrace.cli.processes import Processes
+from headrace.cli.working import see_through
+
+address, token, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+endpoint = Endpoint(address, token, 1, "", agent=True)
+owner = Owner(endpoint, Processes(folder / "children.json", folder), "", folder)
+
+async def follow():
+    link = Link(address, token, endpoint=endpoint, owner=owner)
+    async with link.client() as client:
+        return await see_through(link, client, await client.run(1), folder, as_json=False)
+
+with terminable():
+    code = asyncio.run(follow())
+    print("exit code", code)
+    try:
+        print("ready", flush=True)
+        sys.stdin.read()
+    except KeyboardInterrupt:
+        print("cleaned")
+"""
+SOURCE = common_pb2.Source(repository="demo", commit="0" * 40, url="https://example.org")
+
+
+def passes(fake: FakeCoordinator, run_id: int) -> None:
+    if run_id == 1:
+        fake.set_run(run_id, state=common_pb2.RUN_STATE_PASSED, ended_ms=1_700_000_001_000)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_will_not_wait_for_others_leaves_with_the_outcome_of_the_own_run_and_cleans_up(tmp_path, number):
+    """A run that has passed has passed; and TERM goes on to mean: stop the daemons first."""
+    with FakeCoordinator(passes) as fake:
+        for n in range(2):
+            fake.create(run_pb2.CreateRunRequest(request_id=f"request {n}", source=SOURCE))
+        with subprocess.Popen(
+            [sys.executable, "-c", OWNER, fake.address, TOKEN, str(tmp_path)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as owner:  # fmt: skip
+            assert any("waiting for run 2" in line for line in owner.stderr)
+            owner.send_signal(number)
+            while (line := owner.stdout.readline()) and line != "ready\n":
+                found = line
+            assert found == "exit code 0\n"
+            owner.send_signal(number)
+            assert owner.communicate(timeout=20)[0] == "cleaned\n"
+            assert owner.returncode == 0
 
 
 class Busy(FakeCoordinator):
@@ -23,8 +81,7 @@ class Busy(FakeCoordinator):
         self.new_run()
 
     def new_run(self) -> None:
-        source = common_pb2.Source(repository="demo", commit="0" * 40, url="https://example.org")
-        self.create(run_pb2.CreateRunRequest(request_id=f"request {len(self.runs)}", source=source))
+        self.create(run_pb2.CreateRunRequest(request_id=f"request {len(self.runs)}", source=SOURCE))
 
     def admit(self, method: str, request: Any, context: Any) -> Any:
         if method == "Watch":
