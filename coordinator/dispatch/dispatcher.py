@@ -156,8 +156,10 @@ class Dispatch:
             await self._store.close_session(session.id)
 
     async def heartbeat(self, session: Session, sequence: int, highest: int, attempts: Iterable[int]) -> None:
-        """Commits a heartbeat, then answers it; a session that is no longer there is over."""
-        if await self._beats.submit(Beat(session.id, highest, frozenset(attempts))):
+        """Commits a heartbeat, then answers it; a session that is no longer there is over. Raises BadInput."""
+        beat = Beat(session.id, highest, frozenset(attempts))
+        session.check_beat(highest, beat.attempts)
+        if await self._beats.submit(beat):
             session.send(Beaten(sequence))
         else:
             session.end("the session has ended: another one of this agent replaced it, or its lease ran out")

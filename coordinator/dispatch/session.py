@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from coordinator.core.matching import Offer
@@ -12,6 +12,8 @@ from coordinator.errors import BadInput
 
 # What may wait to be sent to one agent before its session is given up as stuck.
 MOST_UNSENT = 1000
+# Attempts that an agent may hold beside its slots: their outcomes are not acknowledged yet.
+MOST_UNTOLD = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,13 @@ class Session:
     def wants_work(self) -> bool:
         """Whether it may be given a job now."""
         return self.credit > 0 and not self.drained and not self.leaving and not self.over
+
+    def check_beat(self, highest: int, attempts: Collection[int]) -> None:
+        """Raises BadInput for a heartbeat that no agent of this session can mean: it would fail those of all others."""
+        if highest >= self.next_number:
+            raise BadInput(f"an assignment {highest} was never sent: the last one was {self.next_number - 1}")
+        if len(attempts) > self.slots + MOST_UNTOLD:
+            raise BadInput(f"an agent with {self.slots} slots does not hold {len(attempts)} attempts")
 
     def grant(self, slots: int) -> None:
         """Free slots again. Raises BadInput for more of them than the agent has."""

@@ -53,7 +53,9 @@ SELECT l.attempt_id, l.run_id, l.session_id
 FROM unnest($1::uuid[], $2::bigint[]) AS b(session_id, highest)
 JOIN lease l ON l.session_id = b.session_id AND l.number <= b.highest
 WHERE l.session_id = ANY($1::uuid[]) -- said twice: the planner then reads by the index
-  AND (l.session_id, l.attempt_id) NOT IN (SELECT * FROM unnest($3::uuid[], $4::bigint[]) AS n(session_id, attempt_id));
+  AND NOT EXISTS ( -- NOT IN stops hashing when an agent names very many
+      SELECT 1 FROM unnest($3::uuid[], $4::bigint[]) AS n(session_id, attempt_id)
+      WHERE n.session_id = l.session_id AND n.attempt_id = l.attempt_id);
 
 -- classes: those that have something queued, by loose index scan: one probe a class, whatever the depth
 WITH RECURSIVE c AS (

@@ -102,6 +102,16 @@ def test_an_agent_that_grants_more_than_it_has_is_refused() -> None:
     assert mine.credit == 4
 
 
+@pytest.mark.parametrize(("highest", "attempts"), [((1 << 64) - 1, 0), (2, 0), (0, 1005)])
+def test_a_heartbeat_that_cannot_be_meant_is_refused_alone(highest: int, attempts: int) -> None:
+    """In the statement of all heartbeats it would end every session of the replica."""
+    mine = session()
+    mine.assign([claimed(1)], deadline=3.0)
+    mine.check_beat(1, range(1004))
+    with pytest.raises(BadInput):
+        mine.check_beat(highest, range(attempts))
+
+
 class Replica:
     """A dispatch over the store in memory; calls fail as told, before or after their commit."""
 
@@ -291,3 +301,17 @@ def test_a_text_that_the_database_cannot_hold_does_not_reach_it(field: str) -> N
         setattr(hello, field, bad)
     with pytest.raises(BadInput):
         hello_of(hello)
+
+
+def test_one_agents_senseless_heartbeat_leaves_those_of_others_alone() -> None:
+    """It is refused before it is among theirs."""
+
+    async def main(rng: random.Random) -> None:
+        async with Replica(Timing()).running() as replica:
+            opened = await replica.open()
+            with pytest.raises(BadInput, match="never sent"):
+                await replica.dispatch.heartbeat(opened, 1, (1 << 64) - 1, ())
+            await replica.dispatch.heartbeat(opened, 1, 0, ())
+            assert await opened.next_messages() == [Beaten(1)]
+
+    simulate(main, 1)
