@@ -90,7 +90,7 @@ class Leftovers:
             yield from (f"folder {place}" for place in places if place.exists())
         for place in (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm")):
             for file in place.iterdir():
-                if file.is_symlink() and str(self.scratch) in os.readlink(file):
+                if file.is_symlink() and str(self.scratch) in str(file.readlink()):
                     yield f"link {file}"
 
     def _docker(self) -> Iterator[str]:
@@ -162,7 +162,7 @@ def _text(file: Path) -> str:
 
 def _link(file: Path) -> str:
     try:
-        return os.readlink(file)
+        return str(file.readlink())
     except OSError:
         return ""
 
