@@ -95,7 +95,7 @@ class Started:
 
 @dataclass
 class Scene:
-    """One scratch folder: `home/`, `state/` (XDG_STATE_HOME), `tmp/` (TMPDIR, empty at the end), `io/`, repositories."""
+    """One scratch folder: `home/`, `state/` (XDG_STATE_HOME), `tmp/` (TMPDIR, empty at the end), repositories."""
 
     folder: Path
     user: User = field(default_factory=User)
@@ -163,7 +163,7 @@ class Scene:
 
     def json(self, *arguments: str, within: Path | str = "repo", **environment: str) -> Any:
         """What a command that must succeed prints with --json."""
-        done = self(*arguments, "--json", within=within, **environment)
+        done = self.start(*arguments, "--json", within=within, **environment).end()
         assert done.code == 0, done.err
         return json.loads(done.out)
 

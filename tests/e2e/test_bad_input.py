@@ -8,7 +8,8 @@ import pytest
 
 from headrace.client import Source, SyncClient
 from headrace.errors import HeadraceError
-from tests.e2e.scene import Ended, wait_for
+from tests.e2e.scene import wait_for
+from tests.harness.command_line import Ended
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -223,4 +224,4 @@ def test_a_job_or_run_that_is_not_there(scene):
         refused(scene("retry", "1", "jj"), 2, "jj")
         refused(scene("drain", "nobody"), 2, "nobody")
         refused(scene("pools", "pause", "nothing"), 2, "nothing")
-        assert wait_for(lambda: up.presences(), "the agents")
+        assert wait_for(up.presences, "the agents")
