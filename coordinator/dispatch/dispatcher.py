@@ -26,6 +26,7 @@ from coordinator.dispatch.port import (
     EndedReport,
     GivenUp,
     Hello,
+    Missing,
     Opened,
     Report,
 )
@@ -99,6 +100,8 @@ class Dispatch:
         self._beats: GroupCommit[Beat, bool] = GroupCommit(self._flush_beats, most=5_000)
         self._reports: GroupCommit[Report, Answer] = GroupCommit(self._flush_reports, most=500)
         self._credit = asyncio.Event()
+        self._missing: dict[int, dict[int, Missing]] = {}
+        self._found_missing = asyncio.Event()
         self._committed_at = clock()
 
     @property
@@ -122,6 +125,7 @@ class Dispatch:
             for loop in (
                 self._beats.run,
                 self._reports.run,
+                self._settle_missing,
                 self._assign,
                 self._take_back,
                 self._cancel,
@@ -198,9 +202,23 @@ class Dispatch:
             session.send(SendAway(sentence))
 
     async def _flush_beats(self, beats: Sequence[Beat]) -> Sequence[bool]:
-        alive = await self._store.heartbeat(beats)
+        pulse = await self._store.heartbeat(beats)
         self._committed_at = self._clock()
-        return [beat.session_id in alive for beat in beats]
+        for each in pulse.missing:
+            self._missing.setdefault(each.run_id, {})[each.attempt_id] = each
+        if pulse.missing:
+            self._found_missing.set()
+        return [beat.session_id in pulse.alive for beat in beats]
+
+    async def _settle_missing(self) -> None:
+        """Settles what heartbeats did not name, run by run; one that cannot be now is found again by the next beat."""
+        while True:
+            await self._found_missing.wait()
+            self._found_missing.clear()
+            while self._missing:
+                _, missing = self._missing.popitem()
+                with contextlib.suppress(StoreDown):
+                    await self._store.settle_missing(list(missing.values()))
 
     async def _flush_reports(self, reports: Sequence[Report]) -> Sequence[Answer]:
         answers = await self._store.report(reports)

@@ -73,6 +73,23 @@ class Beat:
 
 
 @dataclass(frozen=True, slots=True)
+class Missing:
+    """An attempt that a heartbeat of its session should have named and did not."""
+
+    attempt_id: int
+    run_id: int
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What heartbeats came to: the sessions that are still open, and what is missing in their hands."""
+
+    alive: frozenset[str]
+    missing: tuple[Missing, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Want:
     """Free slots of a session. Its next assignments are numbered from `next_number`."""
 
@@ -189,8 +206,12 @@ class DispatchStore(Protocol):
         """Ends a session whose agent left with nothing in its hands; otherwise the lease decides."""
         ...
 
-    async def heartbeat(self, beats: Sequence[Beat]) -> frozenset[str]:
-        """Raises the counters, settles what is missing; returns the sessions that are still open."""
+    async def heartbeat(self, beats: Sequence[Beat]) -> Pulse:
+        """Raises the counters, and settles nothing: no run may hold up the heartbeats of all."""
+        ...
+
+    async def settle_missing(self, missing: Sequence[Missing]) -> None:
+        """Gives up what is still in the hands of the session that did not name it."""
         ...
 
     async def classes(self) -> Mapping[int, Requirement]:

@@ -123,14 +123,24 @@ async def report(db: Connection, reports: Sequence[Report]) -> tuple[list[Answer
     return answers, await settle(db, rows.runs, events)  # last: what it locks is shared by all runs of a project
 
 
-async def gone(db: Connection, given_up: Mapping[int, str]) -> Wake:
-    """Gives attempts up: those that had started are lost, the others returned. `given_up`: id -> sentence.
+async def gone(db: Connection, held: Mapping[int, str | None], sentence: str) -> Wake:
+    """Gives attempts up: those that had started are lost, the others returned. `held`: id -> its session, None: orphaned.
 
-    What is over stays as it is.
+    What is over, or in other hands than when it was read without locks, stays as it is.
     """
-    rows = await _locked(db, sorted(given_up))
-    living = [row for row in rows.attempts if _attempt_of(row).state in ATTEMPT_LIVE]
-    return await _settle_gone(db, rows.runs, living, given_up)
+    if not held:
+        return Wake()
+    rows = await _locked(db, sorted(held))
+    living = [
+        row
+        for row in rows.attempts
+        if AttemptState(row["state"]) in ATTEMPT_LIVE and _text(row["session_id"]) == held[row["id"]]
+    ]
+    return await _settle_gone(db, rows.runs, living, dict.fromkeys(held, sentence))
+
+
+def _text(session_id: object) -> str | None:
+    return None if session_id is None else str(session_id)
 
 
 async def give_up(db: Connection, returned: Sequence[GivenUp]) -> tuple[frozenset[int], Wake]:

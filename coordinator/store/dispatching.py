@@ -18,10 +18,12 @@ from coordinator.dispatch.port import (
     Claimed,
     GivenUp,
     Hello,
+    Missing,
     Observed,
     Opened,
     Orphan,
     Permit,
+    Pulse,
     Report,
     Verdict,
     Wake,
@@ -60,8 +62,8 @@ class PostgresDispatch:
         if closed is not None:
             self._bells.ring(Wake(agents=True))
 
-    async def heartbeat(self, beats: Sequence[Beat]) -> frozenset[str]:
-        """Raises the counters of all sessions in one statement and settles what is missing."""
+    async def heartbeat(self, beats: Sequence[Beat]) -> Pulse:
+        """Raises the counters of all sessions in one statement and says what is missing."""
         named = [(beat.session_id, attempt) for beat in beats for attempt in beat.attempts]
         async with self._database.connection() as db:
             alive = await db.fetch(SQL.beat, [beat.session_id for beat in beats])
@@ -72,11 +74,17 @@ class PostgresDispatch:
                 [session for session, _ in named],
                 [attempt for _, attempt in named],
             )
-        if missing:
-            async with self._database.transaction() as db:
-                wake = await attempts.gone(db, {row["attempt_id"]: "its agent no longer knows it" for row in missing})
-            self._bells.ring(wake)
-        return frozenset(str(row["id"]) for row in alive)
+        return Pulse(
+            frozenset(str(row["id"]) for row in alive),
+            tuple(Missing(row["attempt_id"], row["run_id"], str(row["session_id"])) for row in missing),
+        )
+
+    async def settle_missing(self, missing: Sequence[Missing]) -> None:
+        """Gives up what its agent no longer knows."""
+        held = {each.attempt_id: each.session_id for each in missing}
+        async with self._database.transaction() as db:
+            wake = await attempts.gone(db, held, "its agent no longer knows it")
+        self._bells.ring(wake)
 
     async def classes(self) -> Mapping[int, Requirement]:
         """Classes with something queued in a pool that is not paused."""
@@ -147,9 +155,9 @@ class PostgresDispatch:
             sessions = [row["id"] for row in rows]
             leases = await db.fetch(SQL.leases_of_sessions, sessions)
             permitted = [row["attempt_id"] for row in leases if row["permitted"]]
-            others = {row["attempt_id"]: "its agent fell silent" for row in leases if not row["permitted"]}
+            others = {row["attempt_id"]: str(row["session_id"]) for row in leases if not row["permitted"]}
             # Runs before leases, as everywhere.
-            wake = await attempts.gone(db, others) if others else Wake()
+            wake = await attempts.gone(db, others, "its agent fell silent")
             await db.execute(SQL.orphan_leases, permitted)
             await db.execute(SQL.delete_sessions, sessions)
         self._bells.ring(wake | Wake(agents=True))
@@ -159,8 +167,8 @@ class PostgresDispatch:
         """Settles permitted attempts that nobody resumed."""
         async with self._database.transaction() as db:
             rows = await db.fetch(SQL.still_orphans, list(orphans), term)
-            found = {row["attempt_id"]: "its agent fell silent; nobody knows how far it came" for row in rows}
-            wake = await attempts.gone(db, found) if found else Wake()
+            found = dict.fromkeys(row["attempt_id"] for row in rows)
+            wake = await attempts.gone(db, found, "its agent fell silent; nobody knows how far it came")
         self._bells.ring(wake)
         return list(found)
 
@@ -246,9 +254,13 @@ async def _open_session(db: Connection, hello: Hello, session_id: str, replica: 
     leases = {row["attempt_id"]: row for row in await db.fetch(SQL.leases_of_agent, agent["id"])}
     held = {each.attempt_id: each.token for each in hello.held}
     resumed = [key for key, row in leases.items() if held.get(key) == row["token"]]
-    lost = {key: "its agent came back without it" for key in leases if key not in resumed}
+    lost = {
+        key: None if row["session_id"] is None else str(row["session_id"])
+        for key, row in leases.items()
+        if key not in resumed
+    }
     # Runs are locked before leases, as everywhere: a cancel of one of these runs may be under way.
-    wake = await attempts.gone(db, lost) if lost else Wake()
+    wake = await attempts.gone(db, lost, "its agent came back without it")
     if older is not None:
         await db.execute(SQL.delete_session, older["id"])
     await db.execute(SQL.insert_session, session_id, agent["id"], hello.instance, replica)

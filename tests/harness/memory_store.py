@@ -22,10 +22,12 @@ from coordinator.dispatch.port import (
     Claimed,
     GivenUp,
     Hello,
+    Missing,
     Observed,
     Opened,
     Orphan,
     Permit,
+    Pulse,
     Report,
     StartedReport,
     Verdict,
@@ -135,22 +137,33 @@ class MemoryDispatch:
 
         await self._commit(body)
 
-    async def heartbeat(self, beats: Sequence[Beat]) -> frozenset[str]:
+    async def heartbeat(self, beats: Sequence[Beat]) -> Pulse:
         rows = self.rows
 
-        def body() -> tuple[frozenset[str], Wake]:
+        def body() -> tuple[Pulse, Wake]:
             alive = {beat.session_id for beat in beats if beat.session_id in rows.sessions}
             for session in alive:
                 rows.sessions[session].counter += 1
-            missing = {}
-            for beat in beats:
-                for lease in rows.leases.values():
-                    late = lease.session_id == beat.session_id and lease.number <= beat.highest
-                    if late and lease.attempt_id not in beat.attempts:
-                        missing[lease.attempt_id] = "its agent no longer knows it"
-            return frozenset(alive), rows.gone(missing)
+            missing = tuple(
+                Missing(lease.attempt_id, lease.run_id, beat.session_id)
+                for beat in beats
+                for lease in rows.leases.values()
+                if lease.session_id == beat.session_id and lease.number <= beat.highest
+                if lease.attempt_id not in beat.attempts
+            )
+            return Pulse(frozenset(alive), missing), Wake()
 
         return await self._commit(body)
+
+    async def settle_missing(self, missing: Sequence[Missing]) -> None:
+        rows = self.rows
+
+        def body() -> tuple[None, Wake]:
+            still = [each for each in missing if each.attempt_id in rows.leases]
+            mine = [each.attempt_id for each in still if rows.leases[each.attempt_id].session_id == each.session_id]
+            return None, rows.gone(dict.fromkeys(mine, "its agent no longer knows it"))
+
+        await self._commit(body)
 
     async def classes(self) -> Mapping[int, Requirement]:
         rows = self.rows

@@ -39,7 +39,7 @@ RETURNING s.agent_id;
 INSERT INTO session (id, agent_id, instance, replica) VALUES ($1, $2, $3, $4);
 
 -- leases_of_agent: what the agent holds by the books, also what is out of contact
-SELECT attempt_id, run_id, token FROM lease WHERE agent_id = $1 ORDER BY attempt_id;
+SELECT attempt_id, run_id, token, session_id FROM lease WHERE agent_id = $1 ORDER BY attempt_id;
 
 -- resume_leases: the new session takes over what its agent still holds; 0: named in Hello, so always named in heartbeats
 UPDATE lease SET session_id = $2, number = 0 WHERE attempt_id = ANY($1::bigint[]);
@@ -167,7 +167,7 @@ WHERE s.id = ANY($1::uuid[]) AND EXISTS (SELECT 1 FROM singleton WHERE name = 'r
 ORDER BY s.id FOR UPDATE OF s;
 
 -- leases_of_sessions: what their sessions leave behind
-SELECT attempt_id, run_id, permit IS NOT NULL AS permitted FROM lease WHERE session_id = ANY($1::uuid[]);
+SELECT attempt_id, session_id, permit IS NOT NULL AS permitted FROM lease WHERE session_id = ANY($1::uuid[]);
 
 -- orphan_leases: out of contact; their own long lease begins
 UPDATE lease SET session_id = NULL WHERE attempt_id = ANY($1::bigint[]);

@@ -109,7 +109,7 @@ async def test_heartbeats_and_the_reaper_lock_sessions_in_one_order(
         )
         await blocked(world, 1)
         await hand.execute("SELECT 1 FROM session WHERE id = ANY($1) FOR UPDATE NOWAIT", sessions[1:])
-    assert len(await beat) == 6
+    assert len((await beat).alive) == 6
 
 
 def beat_of(session_id: str) -> Beat:
@@ -184,3 +184,21 @@ async def test_many_agents_reports_and_expiries_at_once_leave_the_books_straight
         await asyncio.gather(*(work(session, number) for number, session in enumerate(sessions)))
     assert await world.standing() == {"lost_sight": 0, "waiting_for_nothing": 0, "queued_without_place": 0}
     assert {await world.state(each[""]) for each in made} == {"passed"}
+
+
+async def test_a_run_that_is_held_does_not_hold_up_heartbeats(
+    postgres: PostgresWorld, hand: asyncpg.Connection
+) -> None:
+    """They are those of all agents: a fleet would connect anew because of one run."""
+    world = postgres
+    made = await world.run(J("unit"))
+    opened = await world.open()
+    (job,) = await world.claim(opened.session_id)
+    async with hand.transaction():
+        await lock_runs(hand, [made[""]])
+        async with asyncio.timeout(2):
+            pulse = await world.at.heartbeat([Beat(opened.session_id, 1, frozenset())])
+        settling = asyncio.create_task(world.at.settle_missing(pulse.missing))
+        await blocked(world, 1)
+    await settling
+    assert await world.attempts(job.job_id) == ["returned"]

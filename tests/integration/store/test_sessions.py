@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from coordinator.dispatch.port import Beat
 from coordinator.errors import IdentityTaken, LateHello
 from tests.integration.store.world import J, World
 
@@ -161,3 +162,16 @@ async def test_a_hello_that_arrives_behind_a_newer_one_is_refused_and_changes_no
     await world.open(number=4, held=[job])
     await world.expire(*(await world.at.observe()).counters)
     await world.open(number=1, instance="the new machine counts from 1")
+
+
+async def test_what_was_missing_and_has_been_resumed_meanwhile_is_left_alone(world: World) -> None:
+    """The heartbeat was read without locks: by now the attempt may be in the hands of a newer session."""
+    made = await world.run(J("unit"))
+    old = await world.open()
+    (job,) = await world.claim(old.session_id)
+    await world.start(job)
+    pulse = await world.at.heartbeat([Beat(old.session_id, 1, frozenset())])
+    assert [each.attempt_id for each in pulse.missing] == [job.attempt_id]
+    await world.open(held=[job])
+    await world.at.settle_missing(pulse.missing)
+    assert await world.attempts(made["unit"]) == ["running"]

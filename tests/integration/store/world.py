@@ -148,8 +148,9 @@ class World:
         return found[0]
 
     async def beat(self, session: str, highest: int, *held: Claimed) -> bool:
-        alive = await self.at.heartbeat([Beat(session, highest, frozenset(each.attempt_id for each in held))])
-        return session in alive
+        pulse = await self.at.heartbeat([Beat(session, highest, frozenset(each.attempt_id for each in held))])
+        await self.at.settle_missing(pulse.missing)
+        return session in pulse.alive
 
     async def give_up(self, claimed: Claimed, *, session: str = "", token: bytes = b"") -> frozenset[int]:
         given = GivenUp(claimed.attempt_id, session or claimed.session_id, token or claimed.token, "refused")

@@ -315,3 +315,25 @@ def test_one_agents_senseless_heartbeat_leaves_those_of_others_alone() -> None:
             assert await opened.next_messages() == [Beaten(1)]
 
     simulate(main, 1)
+
+
+def test_a_heartbeat_is_answered_although_what_it_misses_cannot_be_settled_now() -> None:
+    """The next one finds it again."""
+
+    async def main(rng: random.Random) -> None:
+        async with Replica(Timing()).running() as replica:
+            opened = await replica.open()
+            await replica.submit()
+            (assign,) = await opened.next_messages()
+            assert isinstance(assign, Assign)
+            await replica.dispatch.acknowledge(opened, 1, accepted=True, sentence="")
+            replica.fails_before = {"settle_missing"}
+            await replica.dispatch.heartbeat(opened, 1, 1, ())
+            await asyncio.sleep(0.1)
+            assert len(replica.rows.leases) == 1
+            replica.fails_before = {"claim"}
+            await replica.dispatch.heartbeat(opened, 2, 1, ())
+            await asyncio.sleep(0.1)
+            assert len(replica.rows.leases) == 0
+
+    simulate(main, 1)
