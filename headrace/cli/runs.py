@@ -14,6 +14,10 @@ from headrace.cli.context import Context, Link, Need
 if TYPE_CHECKING:
     from headrace.client import Run, SyncClient
 
+_MOST = (1 << 63) - 1
+"""The highest number that a run or a byte can have on the wire."""
+_TRY_MOST = (1 << 31) - 1
+
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
@@ -88,7 +92,9 @@ def runs(
 def show(
     context: typer.Context,
     *,
-    run: Annotated[int | None, typer.Argument(help="Its number; left out: the latest of this repository.")] = None,
+    run: Annotated[
+        int | None, typer.Argument(min=1, max=_MOST, help="Its number; left out: the latest of this repository.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show a run: its jobs, where the time went, what failed."""
@@ -117,11 +123,13 @@ def show(
 def logs(
     context: typer.Context,
     *,
-    run: Annotated[int | None, typer.Argument(help="Its number; left out: the latest of this repository.")] = None,
+    run: Annotated[
+        int | None, typer.Argument(min=1, max=_MOST, help="Its number; left out: the latest of this repository.")
+    ] = None,
     job: Annotated[str | None, typer.Argument(help="The job's key; may be left out where it is plain.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the log is complete.")] = False,
-    attempt: Annotated[int, typer.Option(min=0, help="Which try; left out: the newest.")] = 0,
-    offset: Annotated[int, typer.Option(min=0, help="The first byte wanted.")] = 0,
+    attempt: Annotated[int, typer.Option(min=0, max=_TRY_MOST, help="Which try; left out: the newest.")] = 0,
+    offset: Annotated[int, typer.Option(min=0, max=_MOST, help="The first byte wanted.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON record a line.")] = False,
 ) -> None:
     """Print the log of a job, byte for byte where the output is not a terminal."""
@@ -154,7 +162,7 @@ def the_job(run: Run) -> str:
 def cancel(
     context: typer.Context,
     *,
-    run: Annotated[int, typer.Argument(help="Its number.")],
+    run: Annotated[int, typer.Argument(min=1, max=_MOST, help="Its number.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Cancel a run with grace; a second time kills it."""
@@ -172,7 +180,9 @@ def cancel(
 def retry(
     context: typer.Context,
     *,
-    run: Annotated[int | None, typer.Argument(help="Its number; left out: the latest of this repository.")] = None,
+    run: Annotated[
+        int | None, typer.Argument(min=1, max=_MOST, help="Its number; left out: the latest of this repository.")
+    ] = None,
     job: Annotated[str, typer.Argument(help="The job's key; left out: every job that did not pass.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: events where the run is followed.")] = False,
 ) -> int:
@@ -207,7 +217,9 @@ def _followed(link: Link, run: Run, state: Path, *, as_json: bool) -> int:
 def artifacts(
     context: typer.Context,
     *,
-    run: Annotated[int | None, typer.Argument(help="Its number; left out: the latest of this repository.")] = None,
+    run: Annotated[
+        int | None, typer.Argument(min=1, max=_MOST, help="Its number; left out: the latest of this repository.")
+    ] = None,
     download: Annotated[Path | None, typer.Option(help="Write them to DIR/NAME/.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

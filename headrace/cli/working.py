@@ -6,7 +6,7 @@ import asyncio
 import sys
 import tempfile
 from collections.abc import Coroutine, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from headrace.client.types import RunState
 from headrace.errors import BadInput, Corrupt, HeadraceError
 
 CANCELED = 130
+_LAST_WORD_WITHIN = 10.0
+"""Seconds for the cancel of a run that was interrupted while it was being created."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ async def create(client: Client, link: Link, wanted: Wanted) -> Run:
         path = source.fetch_from
     else:
         bundle = await _send_bundle(client, source)
-    return await client.create_run(
+    creating = client.create_run(
         WireSource(
             repository=source.repository,
             commit=source.commit,
@@ -77,6 +79,19 @@ async def create(client: Client, link: Link, wanted: Wanted) -> Run:
         only_job=wanted.job,
         sandbox=wanted.sandbox,
     )
+    return await _canceled_if_interrupted(client, creating)
+
+
+async def _canceled_if_interrupted(client: Client, creating: Coroutine[None, None, Run]) -> Run:
+    """Ctrl-C while a run is being created must not leave one behind that nobody has heard of."""
+    task = asyncio.create_task(creating, name="create")
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        with suppress(HeadraceError, TimeoutError):
+            async with asyncio.timeout(_LAST_WORD_WITHIN):
+                await client.cancel((await task).id, reason="interrupted by the person who started it")
+        raise
 
 
 async def _send_bundle(client: Client, source: Source) -> str:
@@ -142,7 +157,11 @@ def view_for(*, as_json: bool) -> View:
 
 async def _show_end(link: Link, client: Client, board: Board, state: Path, *, as_json: bool) -> None:
     run = board.whole()
-    artifacts = await client.artifacts(run.id)
+    try:
+        artifacts = await client.artifacts(run.id)
+    except HeadraceError as error:  # how the run ended is known: that is the outcome of this command
+        output.note(f"the artifacts of run {run.id} could not be listed: {error}")
+        artifacts = []
     folders = await _save(client, run, artifacts, state) if link.endpoint is not None else {}
     if as_json:
         for each in artifacts:

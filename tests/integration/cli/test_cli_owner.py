@@ -1,12 +1,14 @@
-"""What an owner of the embedded coordinator does once its own run has ended, against a fake coordinator."""
+"""The two ends of a followed run, against a fake coordinator: while it is being created, and once it has ended."""
 
 from __future__ import annotations
 
 import signal
 import subprocess
 import sys
+import threading
 from typing import Any
 
+import grpc
 import pytest
 
 from headrace.cli.embedded import Endpoint, Owner
@@ -14,7 +16,9 @@ from headrace.cli.processes import Processes
 from headrace.cli.working import wait_for_others
 from headrace.client import Client
 from headrace.v1 import common_pb2, run_pb2
+from tests.harness.command_line import CommandLine, git_repository
 from tests.harness.fake_coordinator import TOKEN, FakeCoordinator
+from tests.harness.faults import Fault
 
 OWNER = """
 import asyncio, sys
@@ -105,3 +109,41 @@ async def test_an_owner_waits_also_for_the_runs_that_begin_while_it_waits(tmp_pa
     assert fake.findable == [True, True, True], "who waits for others can be found"
     assert not (tmp_path / "endpoint.json").exists(), "who goes can be found no more"
     assert "waiting for run 3" in capsys.readouterr().err
+
+
+@pytest.fixture
+def headrace(tmp_path):
+    git_repository(
+        tmp_path / "demo",
+        {"headrace.yml": "name: demo\nstages: [{name: a, jobs: {b: {steps: [{run: 'true'}]}}}]\n"},
+    )
+    return CommandLine(tmp_path / "demo", tmp_path / "state", {"HEADRACE_TOKEN": TOKEN})
+
+
+def test_ctrl_c_while_the_run_is_being_created_cancels_it(headrace):
+    """The coordinator elsewhere would go on with a run that nobody has heard of."""
+    asked, interrupted = threading.Event(), threading.Event()
+
+    class Slow(FakeCoordinator):
+        def create(self, request: run_pb2.CreateRunRequest) -> run_pb2.Run:
+            asked.set()
+            interrupted.wait(20)
+            return super().create(request)
+
+    with Slow() as fake:
+        process = headrace.start("run", HEADRACE_URL=fake.address)
+        assert asked.wait(20)
+        process.send_signal(signal.SIGINT)
+        interrupted.set()
+        process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert [each.run_id for each in fake.requests("Cancel")] == [1]
+
+
+def test_a_run_that_passed_has_passed_though_its_artifacts_cannot_be_listed(headrace):
+    """The exit code is the run's; what could not be shown is said."""
+    with FakeCoordinator(passes) as fake:
+        fake.faults["ListArtifacts"].append(Fault(grpc.StatusCode.INTERNAL, "oops"))
+        done = headrace("run", HEADRACE_URL=fake.address)
+    assert done.code == 0, done.err
+    assert "artifacts of run 1 could not be listed" in done.err
