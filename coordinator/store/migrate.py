@@ -36,11 +36,19 @@ def newest_revision() -> str:
 async def migrate(dsn: str) -> None:
     """Runs what is missing; does nothing on a database that is up to date.
 
-    Raises BadInput for a database of a newer version, StoreDown for one that cannot be reached.
+    Raises BadInput for a database of a newer version, for one that does not exist and for an address that is none,
+    StoreDown for one that cannot be reached.
     """
 
     async def connect() -> asyncpg.Connection:
-        return await asyncpg.connect(dsn, server_settings={"application_name": "headrace migrate"})
+        try:
+            return await asyncpg.connect(dsn, server_settings={"application_name": "headrace migrate"})
+        except asyncpg.InvalidCatalogNameError as error:
+            raise BadInput(f"{error}: create it, or name another one") from error
+        except (ValueError, asyncpg.InterfaceError) as error:  # the driver's sentence may hold the password
+            raise BadInput(
+                "the database's address is not one: postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+            ) from error
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
     try:
@@ -55,6 +63,7 @@ async def migrate(dsn: str) -> None:
         OSError,
         asyncpg.PostgresConnectionError,
         asyncpg.InvalidAuthorizationSpecificationError,
+        asyncpg.OperatorInterventionError,  # it starts up or shuts down
     ) as error:
         raise StoreDown(f"the database cannot be reached: {error}") from error
     finally:
