@@ -14,11 +14,13 @@ Result = TypeVar("Result")
 class GroupCommit(Generic[Item, Result]):
     """Gathers items of many callers into batches; one batch is under way at a time.
 
-    `flush` gets the items in the order they came and returns one result for each. What it raises is raised at
-    every caller of that batch. Callers wait while `most` items are pending: back-pressure, not memory.
+    `flush` gets the items in the order they came and returns one result for each; one that is an exception is
+    raised at the caller of that item alone. What it raises itself is raised at every caller of that batch. Callers wait while `most` items are pending: back-pressure, not memory.
     """
 
-    def __init__(self, flush: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]], *, most: int) -> None:
+    def __init__(
+        self, flush: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]], *, most: int
+    ) -> None:
         self._flush = flush
         self._most = most
         self._pending: deque[tuple[Item, asyncio.Future[Result]]] = deque()
@@ -72,5 +74,9 @@ class GroupCommit(Generic[Item, Result]):
                     future.set_exception(error)
             return
         for (_, future), result in zip(batch, results, strict=True):
-            if not future.done():
+            if future.done():
+                continue
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
                 future.set_result(result)

@@ -30,6 +30,7 @@ from coordinator.dispatch.port import (
     Opened,
     Report,
 )
+from coordinator.dispatch.recording import recorded
 from coordinator.dispatch.session import (
     Answered,
     Beaten,
@@ -220,10 +221,10 @@ class Dispatch:
                 with contextlib.suppress(StoreDown):
                     await self._store.settle_missing(list(missing.values()))
 
-    async def _flush_reports(self, reports: Sequence[Report]) -> Sequence[Answer]:
-        answers = await self._store.report(reports)
+    async def _flush_reports(self, reports: Sequence[Report]) -> Sequence[Answer | Exception]:
+        answers = await recorded(self._store, reports)
         for each, answer in zip(reports, answers, strict=True):
-            if isinstance(each, EndedReport) and not answer.abort:
+            if isinstance(each, EndedReport) and isinstance(answer, Answer) and not answer.abort:
                 self._measures.ended(each.outcome, each.cause)
         return answers
 

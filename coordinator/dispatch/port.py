@@ -233,6 +233,10 @@ class DispatchStore(Protocol):
         """Records what agents report, and what follows from it. Idempotent by report id."""
         ...
 
+    async def runs_of(self, attempts: Sequence[int]) -> Mapping[int, int]:
+        """The run of each of these attempts, where there is one."""
+        ...
+
     async def permit(self, attempt_id: int, token: bytes, nonce: str) -> Permit:
         """Grants the start permit of an at-most-once attempt to one nonce for ever."""
         ...

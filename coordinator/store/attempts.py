@@ -124,7 +124,7 @@ async def report(db: Connection, reports: Sequence[Report]) -> tuple[list[Answer
 
 
 async def gone(db: Connection, held: Mapping[int, str | None], sentence: str) -> Wake:
-    """Gives attempts up: those that had started are lost, the others returned. `held`: id -> its session, None: orphaned.
+    """Gives attempts up: the started are lost, the others returned. `held`: id -> its session; None: orphaned.
 
     What is over, or in other hands than when it was read without locks, stays as it is.
     """

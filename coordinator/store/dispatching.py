@@ -111,6 +111,11 @@ class PostgresDispatch:
         self._bells.ring(wake)
         return answers
 
+    async def runs_of(self, attempts: Sequence[int]) -> Mapping[int, int]:
+        """The run of each attempt."""
+        async with self._database.connection() as db:
+            return {row["id"]: row["run_id"] for row in await db.fetch(SQL.runs_of_attempts, list(attempts))}
+
     async def permit(self, attempt_id: int, token: bytes, nonce: str) -> Permit:
         """Grants the start permit to one nonce for ever."""
         async with self._database.transaction() as db:

@@ -241,6 +241,7 @@ class Rows:
         """Writes attempts (before, after), in order, and settles what follows from each step."""
         events: dict[int, list[tuple[int, JobEvent]]] = defaultdict(list)
         over = []
+        moved = list(moved)
         for before, after in moved:
             row = self.attempts[after.id]
             lease = self.leases.get(after.id)
@@ -248,8 +249,9 @@ class Rows:
             events[row.run_id].append((after.job_id, job_event(after, canceling=canceling)))
             if before.state in ATTEMPT_LIVE and after.state not in ATTEMPT_LIVE:
                 over.append(after.id)
-            row.attempt = after
-        wake = self.settle(events)
+        wake = self.settle(events)  # what the core refuses is refused before anything is written
+        for _, after in moved:
+            self.attempts[after.id].attempt = after
         for key in over:
             self.leases.pop(key, None)
         return wake

@@ -261,6 +261,9 @@ class MemoryDispatch:
 
         return await self._commit(body)
 
+    async def runs_of(self, attempts: Sequence[int]) -> Mapping[int, int]:
+        return {key: self.rows.attempts[key].run_id for key in attempts if key in self.rows.attempts}
+
     async def permit(self, attempt_id: int, token: bytes, nonce: str) -> Permit:
         rows = self.rows
 

@@ -12,11 +12,13 @@ import pytest
 import pytest_asyncio
 
 from coordinator.core.states import AttemptState
-from coordinator.dispatch.port import Beat, StartedReport, Want
+from coordinator.dispatch.port import Answer, Beat, StartedReport, Want
+from coordinator.dispatch.recording import recorded
+from coordinator.errors import StoreDown
 from coordinator.store import attempts as attempts_module
 from coordinator.store.settle import lock_runs
 from coordinator.store.sql import statements
-from tests.integration.store.world import J, PostgresWorld, ended
+from tests.integration.store.world import J, PostgresWorld, ended, started
 
 DISPATCH = statements("dispatch")
 
@@ -202,3 +204,20 @@ async def test_a_run_that_is_held_does_not_hold_up_heartbeats(
         await blocked(world, 1)
     await settling
     assert await world.attempts(job.job_id) == ["returned"]
+
+
+async def test_a_run_that_is_held_fails_its_own_reports_alone(
+    postgres: PostgresWorld, hand: asyncpg.Connection
+) -> None:
+    """They come in one batch with those of everybody, and would fail them again and again."""
+    world = postgres
+    held, free = await world.run(J("unit")), await world.run(J("unit"))
+    one, other = await world.claim((await world.open()).session_id, 2)
+    if one.run_id != held[""]:
+        one, other = other, one
+    async with hand.transaction():
+        await lock_runs(hand, [held[""]])
+        first, second, third = await recorded(world.at, [started(one), started(other), ended(other)])
+    assert isinstance(first, StoreDown)
+    assert [isinstance(each, Answer) and not each.abort for each in (second, third)] == [True, True]
+    assert await world.state(free[""]) == "passed"

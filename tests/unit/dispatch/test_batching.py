@@ -99,3 +99,15 @@ async def test_what_is_pending_when_it_stops_is_cancelled() -> None:
     assert await asyncio.gather(*tasks, return_exceptions=True) is not None
     with pytest.raises(asyncio.CancelledError):
         await tasks[0]
+
+
+async def test_a_result_that_is_an_exception_fails_its_own_caller_alone() -> None:
+    """One bad item of five hundred is no reason to fail the others."""
+
+    async def flush(items: Sequence[int]) -> Sequence[int | Exception]:
+        return [OSError("no") if item == 2 else item for item in items]
+
+    commit: GroupCommit[int, int] = GroupCommit(flush, most=100)
+    async with running(commit):
+        given = await asyncio.gather(*(commit.submit(n) for n in range(4)), return_exceptions=True)
+    assert [type(each) for each in given] == [int, int, OSError, int]

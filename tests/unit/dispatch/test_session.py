@@ -14,8 +14,17 @@ from coordinator.core.matching import Ability, Offer, Requirement
 from coordinator.core.states import Cause
 from coordinator.dispatch.bells import LocalBells
 from coordinator.dispatch.dispatcher import Dispatch, Timing
-from coordinator.dispatch.port import CancelOrder, Claimed, Hello, Wake
-from coordinator.dispatch.session import MOST_UNSENT, Assign, Beaten, CancelThese, SendAway, Session, SessionOver
+from coordinator.dispatch.port import CancelOrder, Claimed, Hello, StartedReport, Wake
+from coordinator.dispatch.session import (
+    MOST_UNSENT,
+    Answered,
+    Assign,
+    Beaten,
+    CancelThese,
+    SendAway,
+    Session,
+    SessionOver,
+)
 from coordinator.errors import BadInput, StoreDown
 from coordinator.store.runs import NewJob, NewRun
 from headrace.v1 import agent_pb2 as pb
@@ -335,5 +344,31 @@ def test_a_heartbeat_is_answered_although_what_it_misses_cannot_be_settled_now()
             await replica.dispatch.heartbeat(opened, 2, 1, ())
             await asyncio.sleep(0.1)
             assert len(replica.rows.leases) == 0
+
+    simulate(main, 1)
+
+
+def test_a_report_that_can_never_be_recorded_is_answered_and_the_others_are_recorded() -> None:
+    """A defect must not be handed in for ever, with everybody else's reports in its batch."""
+
+    async def main(rng: random.Random) -> None:
+        async with Replica(Timing()).running() as replica:
+            opened = await replica.open()
+            jobs = [await replica.submit(), await replica.submit()]
+            messages = await opened.next_messages()
+            given = [each for message in messages if isinstance(message, Assign) for each in message.claimed]
+            while len(given) < 2:
+                (message,) = await opened.next_messages()
+                assert isinstance(message, Assign)
+                given += message.claimed
+            del replica.rows.jobs[jobs[0]]
+            reports = [StartedReport(f"r-{each.job_id}", each.attempt_id, each.token) for each in given]
+            await replica.dispatch.report(opened, reports)
+            answered = (await opened.next_messages())[-1]
+            assert isinstance(answered, Answered)
+            assert {each.report_id: each.abort for each in answered.answers} == {
+                f"r-{jobs[0]}": True,
+                f"r-{jobs[1]}": False,
+            }
 
     simulate(main, 1)
