@@ -22,8 +22,8 @@ SQL = statements("wakes")
 _CHANNEL = "headrace"
 # What is gathered before it is sent. Inside a transaction NOTIFY takes a lock of the whole database at commit.
 _GATHER_S = 0.01
-# A payload holds 8,000 bytes: what does not fit goes in another one.
-_MOST_NUMBERS = 500
+# A payload holds 8,000 bytes, and a bigint with its comma up to 21: what does not fit goes in another one.
+_MOST_NUMBERS = 150
 _AGAIN_S = 2.0
 
 
@@ -71,7 +71,8 @@ class Wakes:
             self._something.clear()
             wake, self._wake = self._wake, Wake()
             logs, self._logs = sorted(self._logs), set()
-            with contextlib.suppress(StoreDown):
+            # Whatever the database says to a hint: it is lost, and the coordinator lives.
+            with contextlib.suppress(StoreDown, asyncpg.PostgresError):
                 async with self._database.connection() as db:
                     for payload in _payloads(self._replica, wake, logs):
                         await db.execute(SQL.tell, _CHANNEL, payload)

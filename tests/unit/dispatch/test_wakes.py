@@ -1,0 +1,20 @@
+"""What replicas tell each other: every number arrives, in payloads that the database takes."""
+
+from __future__ import annotations
+
+import json
+
+from coordinator.dispatch.port import Wake
+from coordinator.store.wakes import _payloads
+
+
+def test_no_payload_is_longer_than_a_notification_may_be() -> None:
+    """PostgreSQL refuses 8,000 bytes and more, and the coordinator would end with it."""
+    runs = frozenset(range((1 << 63) - 1200, (1 << 63) - 1))
+    logs = list(range((1 << 63) - 1500, (1 << 63) - 1))
+    payloads = _payloads("0" * 36, Wake(True, True, True, runs), logs)
+    assert max(map(len, payloads)) < 8000
+    said = [json.loads(each) for each in payloads]
+    assert {run for each in said for run in each["runs"]} == runs
+    assert {log for each in said for log in each["logs"]} == set(logs)
+    assert [each["kinds"] for each in said if each["kinds"]] == [["queue", "cancels", "agents"]]
