@@ -98,7 +98,7 @@ class Job:
         ended = await self._tried(self._begun_and_run)
         await self._remove_sandbox()
         if self._client is not None and not self._halt.killed.is_set() and self.record.phase is not Phase.PREPARING:
-            self._enter(Phase.ARTIFACTS)
+            self._enter(Phase.ARTIFACTS, ended)
             kept = await self._tried(lambda: self._steps.keep(ended))
             ended = kept if ended.cause is None else ended
         return ended
@@ -114,12 +114,13 @@ class Job:
             return self._halt.outcome
         except (SupervisorGone, TimeoutError):
             self._client = None
-            return Outcome(Cause.ERRORED, _DEAD)
+            already = self.record.ended
+            return already if already and already.cause else Outcome(Cause.ERRORED, _DEAD)
 
     async def _begun_and_run(self) -> Outcome:
         await self._supervise()
         if self.record.phase is Phase.ARTIFACTS:
-            return outcome.of_steps(self.record.steps)
+            return self.record.ended or outcome.of_steps(self.record.steps)
         orders = asyncio.create_task(self._pass_orders_on(), name=f"orders of {self.record.attempt}")
         try:
             if self.record.phase is Phase.PREPARING:
@@ -327,8 +328,8 @@ class Job:
 
     # Small things
 
-    def _enter(self, phase: Phase) -> None:
-        self.record.phase = phase
+    def _enter(self, phase: Phase, ended: Outcome | None = None) -> None:
+        self.record.phase, self.record.ended = phase, ended
         self._write()
 
     def _write(self) -> None:

@@ -15,6 +15,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from agent.outcome import Outcome
+from agent.problems import Cause
 from headrace.v1 import agent_pb2, common_pb2
 
 
@@ -56,6 +58,8 @@ class Record:
     """Not yet answered, in order."""
     outcome: int = 0
     """`AttemptState` of the outcome; 0: none yet."""
+    ended: Outcome | None = None
+    """What it came to, from `ARTIFACTS` on: no restart may decide it anew."""
     aborted: bool = False
     """Somebody else has the job now, or nobody wants it: nothing is reported any more."""
     log_done: bool = False
@@ -82,6 +86,7 @@ class Record:
                 "timings": self.timings,
                 "reports": [_text(report.SerializeToString()) for report in self.reports.values()],
                 "outcome": self.outcome,
+                "ended": None if self.ended is None else [self.ended.cause, self.ended.sentence],
                 "aborted": self.aborted,
                 "log_done": self.log_done,
             }
@@ -110,6 +115,7 @@ class Record:
             timings=dict(read["timings"]),
             reports={report.id: report for report in reports},
             outcome=int(read["outcome"]),
+            ended=_outcome(read.get("ended")),
             aborted=bool(read["aborted"]),
             log_done=bool(read["log_done"]),
         )
@@ -144,6 +150,10 @@ class Records:
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 broken(file, error)
         return sorted(found, key=lambda record: record.attempt)
+
+
+def _outcome(told: list[str] | None) -> Outcome | None:
+    return None if told is None else Outcome(Cause(told[0]) if told[0] else None, told[1])
 
 
 def _private(path: str, flags: int) -> int:

@@ -77,6 +77,8 @@ class OtherSide(
         self.answer_heartbeats = True
         self.cut_logs_after: int | None = None
         self.blob_url = ""
+        self.uploads = 0
+        self.hold_uploads = False
 
     async def tell(self) -> None:
         async with self.changed:
@@ -226,6 +228,9 @@ class OtherSide(
         self, request: blob_pb2.PrepareUploadRequest, context: grpc.aio.ServicerContext
     ) -> blob_pb2.PrepareUploadResponse:
         await check(context)
+        self.uploads += 1
+        await self.tell()
+        await self.until(lambda: not self.hold_uploads)
         return blob_pb2.PrepareUploadResponse(
             transfers=[self.transfer(file.sha256, file.size, "PUT") for file in request.files]
         )

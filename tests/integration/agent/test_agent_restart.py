@@ -38,6 +38,28 @@ async def test_a_killed_agent_goes_on_with_its_job_when_it_is_started_again(
     assert side.hellos[1].credit == 1
 
 
+async def test_a_job_that_was_canceled_stays_so_when_the_agent_dies_while_it_keeps_artifacts(
+    agent: Agent, side: OtherSide
+) -> None:
+    """Its step ended well when it was told to stop: read anew from the steps alone, the job would have passed."""
+    side.hold_uploads = True
+    await agent.start()
+    artifact = pb.ArtifactSpec(name="dist", paths=["*.txt"], when="always", if_empty="fail")
+    script = "trap 'exit 0' TERM; echo one > 1.txt; echo begun; while :; do sleep 0.1; done"
+    attempt = side.give(job(None, script, artifacts=[artifact]))
+    await side.until(lambda: attempt in side.logs and "begun" in side.logs[attempt].text)
+    side.cancel(attempt)
+    await side.until(lambda: side.uploads)
+    agent.kill()
+    await agent.ended()
+    side.hold_uploads = False
+    await side.tell()
+    await agent.start()
+    await side.until(lambda: attempt in side.ended)
+    assert (side.ended[attempt].state, side.ended[attempt].sentence) == (pb.ATTEMPT_STATE_CANCELED, "canceled by ana")
+    assert "dist" in side.artifacts
+
+
 async def test_an_outcome_that_was_not_answered_is_handed_in_by_the_next_process(
     agent: Agent, short_path: Path
 ) -> None:

@@ -109,6 +109,7 @@ def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:
         facts={"env": {"A": "\udcff"}},
         steps=[pb.StepResult(number=0, exit_code=0)],
         reports={"r": report},
+        ended=outcome.Outcome(Cause.CANCELED, "canceled by ana"),
     )
     records = Records(tmp_path)
     records.write(record, durable=True)
