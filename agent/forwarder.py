@@ -30,6 +30,9 @@ MESSAGE = 1 << 20
 """Bytes of one message, about."""
 SHARE = 256 << 10
 """Bytes of one attempt in a message: a chatty job does not hold up a quiet one."""
+MESSAGE_RECORDS = 2_048
+"""Records of one message, about: the coordinator takes 4,096."""
+SHARE_RECORDS = 1_024
 _CONNECT_S = 5.0
 
 
@@ -76,12 +79,15 @@ class LogSource:
         self.is_due = not self.done.is_set()
 
     def read(self) -> list[Record]:
-        """The records that come next, about `SHARE` bytes. Blocks, and changes nothing but where it reads."""
+        """The records that come next, about `SHARE` bytes, at most `SHARE_RECORDS`.
+
+        Blocks, and changes nothing but where it reads.
+        """
         first = self.sent + 1
         if self.sent == 0 and (found := segments(self.folder)):
             first = found[0][0]  # what is gone was acknowledged to an earlier agent
         try:
-            return self._reader.read(first, SHARE)
+            return self._reader.read(first, SHARE, SHARE_RECORDS)
         except SpoolGone:
             return []
 
@@ -180,7 +186,7 @@ class Forwarder:
         while True:
             await self._until(self._may_send)
             request = pb.AppendRequest()
-            room = MESSAGE
+            room, records_left = MESSAGE, MESSAGE_RECORDS
             for source in [each for each in self._sources.values() if each.is_due]:
                 source.is_due = False  # what grows while the disk is read makes it due again
                 if records := source.take(await asyncio.to_thread(source.read)):
@@ -190,7 +196,8 @@ class Forwarder:
                         )
                     )
                     room -= sum(len(record.frame.zstd) for record in records)
-                if room <= 0:
+                    records_left -= len(records)
+                if room <= 0 or records_left <= 0:
                     break
             if request.batches:
                 try:

@@ -167,8 +167,8 @@ class SpoolReader:
         self._path: Path | None = None
         self._at = 0
 
-    def read(self, sequence: int, limit: int = _READ) -> list[Record]:
-        """Records from `sequence` on, about `limit` bytes of them; empty when there are none yet.
+    def read(self, sequence: int, limit: int = _READ, most: int = 1 << 30) -> list[Record]:
+        """At most `most` records from `sequence` on, about `limit` bytes of them; empty when there are none yet.
 
         Raises:
             SpoolGone: the record was acknowledged before and is no longer there.
@@ -181,7 +181,7 @@ class SpoolReader:
             if record.sequence >= sequence:
                 records.append(record)
                 limit -= size
-            if limit <= 0:
+            if limit <= 0 or len(records) >= most:
                 break
         return records
 

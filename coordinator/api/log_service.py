@@ -9,7 +9,7 @@ from typing import Any
 
 from coordinator.api.errors import rpc, streamed
 from coordinator.errors import BadInput, NotFound, Violation
-from coordinator.logs.bounds import NUMBER_MOST, BadRecord, check_stream
+from coordinator.logs.bounds import MESSAGE_MOST, NUMBER_MOST, BadRecord, check_stream
 from coordinator.logs.reader import LogReader, TailOf
 from coordinator.logs.writer import LogWriter
 from headrace.v1 import log_pb2, log_pb2_grpc
@@ -49,6 +49,8 @@ class LogService(log_pb2_grpc.LogServiceServicer):
     ) -> None:
         try:
             async for message in requests:
+                if sum(max(1, len(batch.records)) for batch in message.batches) > MESSAGE_MOST:
+                    raise BadInput(f"a message of logs has at most {MESSAGE_MOST} records")
                 await pending.put(await self._writer.submit(message.batches))
         finally:
             if not _cancelling():

@@ -23,8 +23,8 @@ TEXT_MOST = 1_000
 """Characters of a section's title or result."""
 NUMBER_MOST = 1 << 53
 """The highest sequence and offset."""
-BATCH_MOST = 4_096
-"""Records of one batch."""
+MESSAGE_MOST = 4_096
+"""Records of one message, of all its batches together; a batch without records counts as one."""
 
 _KINDS = frozenset({"setup", "checkout", "cache", "step", "artifacts", "cleanup"})
 _STREAM = re.compile(r"[a-z0-9_][a-z0-9_-]{0,62}")

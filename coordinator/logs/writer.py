@@ -14,7 +14,7 @@ import structlog
 
 from coordinator.errors import CoordinatorError, StoreDown
 from coordinator.logs.bells import LogBells
-from coordinator.logs.bounds import BATCH_MOST, BadRecord, check_record, check_stream
+from coordinator.logs.bounds import BadRecord, check_record, check_stream
 from coordinator.store import logs
 from coordinator.store.database import Database
 from coordinator.store.logs import LogStand, NewRecord, RecordRun
@@ -62,9 +62,12 @@ class LogWriter:
 
         It raises StoreDown when the database failed: nothing is known then, and all may be sent again.
         """
-        submission = _Submission(
-            batches, [_run_of(each) for each in batches], asyncio.get_running_loop().create_future()
-        )
+        runs = list[RecordRun | str]()
+        for batch in batches:
+            if runs:
+                await asyncio.sleep(0)  # judging costs: a heartbeat may come in between
+            runs.append(_run_of(batch))
+        submission = _Submission(batches, runs, asyncio.get_running_loop().create_future())
         while self._queued >= QUEUE_BYTES and not self._stopped:
             self._room.clear()
             await self._room.wait()
@@ -142,7 +145,7 @@ def _run_of(batch: log_pb2.RecordBatch) -> RecordRun | str:
     run = RecordRun(batch.attempt_id, batch.token, batch.stream, 0, [])
     try:
         check_stream(batch.stream)
-        for record in batch.records[:BATCH_MOST]:
+        for record in batch.records:
             raw_length = check_record(record)
             if not run.records:
                 run.first = record.sequence

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from coordinator.logs.bounds import MESSAGE_MOST
 from headrace.v1 import log_pb2
 from tests.integration.logs.world import Stream, World, make_attempt, make_job, make_run, read
 
@@ -216,3 +217,15 @@ async def test_a_database_that_goes_away_costs_a_reconnect_and_no_byte(world: Wo
             codes.append(error.code())
     assert set(codes) <= {grpc.StatusCode.UNAVAILABLE}
     assert (await read(world.tail(run, follow=False))).records == stream.records
+
+
+async def test_a_message_of_more_records_than_it_may_have_is_refused_before_any_is_judged(world: World) -> None:
+    """Sixteen megabytes of the smallest records kept every heartbeat of the replica waiting for twelve seconds."""
+    _, stream = await a_stream(world)
+    records = [log_pb2.Record(sequence=n, offset=0) for n in range(1, MESSAGE_MOST + 1)]
+    batch = log_pb2.RecordBatch(attempt_id=stream.attempt, token=stream.token, stream="main", records=records)
+    assert [each.rejected for each in await world.append(batch)] == [True], "judged: they are neither frame nor section"
+    batch.records.add(sequence=1)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await world.append(batch)
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
