@@ -15,7 +15,8 @@ class GroupCommit(Generic[Item, Result]):
     """Gathers items of many callers into batches; one batch is under way at a time.
 
     `flush` gets the items in the order they came and returns one result for each; one that is an exception is
-    raised at the caller of that item alone. What it raises itself is raised at every caller of that batch. Callers wait while `most` items are pending: back-pressure, not memory.
+    raised at the caller of that item alone. What it raises itself is raised at every caller of that batch.
+    Callers wait while `most` items are pending: back-pressure, not memory.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ def test_no_payload_is_longer_than_a_notification_may_be() -> None:
     """PostgreSQL refuses 8,000 bytes and more, and the coordinator would end with it."""
     runs = frozenset(range((1 << 63) - 1200, (1 << 63) - 1))
     logs = list(range((1 << 63) - 1500, (1 << 63) - 1))
-    payloads = _payloads("0" * 36, Wake(True, True, True, runs), logs)
+    payloads = _payloads("0" * 36, Wake(queue=True, cancels=True, agents=True, runs=runs), logs)
     assert max(map(len, payloads)) < 8000
     said = [json.loads(each) for each in payloads]
     assert {run for each in said for run in each["runs"]} == runs
