@@ -218,7 +218,7 @@ class _Parts:
         self.writer = LogWriter(database, self.log_bells, stored=metrics.stored_log)
         self.compactor = Compactor(database, blobs, self.terms[1], bells=self.log_bells)
         self.runs = RunService(
-            PostgresRuns(database, self.bells),
+            PostgresRuns(database, self.bells, long_lease_s=settings.long_lease_s),
             self.views,
             self.bells,
             local=settings.local_paths,

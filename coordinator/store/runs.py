@@ -62,9 +62,10 @@ class NewRun:
 class PostgresRuns:
     """The transactions about whole runs."""
 
-    def __init__(self, database: Database, bells: Bells) -> None:
+    def __init__(self, database: Database, bells: Bells, *, long_lease_s: float) -> None:
         self._database = database
         self._bells = bells
+        self._long_lease_s = long_lease_s
 
     async def run_of_request(self, request_id: str) -> int | None:
         """The run that this CreateRun has made before; None: it is new."""
@@ -103,11 +104,14 @@ class PostgresRuns:
         self._bells.ring(wake)
 
     async def retry(self, request_id: str, run_id: int, job: str) -> None:
-        """Runs a job again, with what depends on it; or all that did not pass. Raises NotFound, Conflict."""
+        """Runs a job again, with what depends on it; or all that did not pass. Raises NotFound, Conflict.
+
+        A lost deployment is refused for as long as it may still run out of contact.
+        """
         async with self._database.transaction() as db:
             if await db.fetchval(SQL.remember_request, request_id, "retry", run_id) is None:
                 return
-            wake = await _retry(db, run_id, job)
+            wake = await _retry(db, run_id, job, self._long_lease_s)
         self._bells.ring(wake)
 
 
@@ -194,7 +198,18 @@ async def _cancel(db: Connection, run_id: int, sentence: str) -> Wake:
     return wake | Wake(cancels=True)
 
 
-async def _retry(db: Connection, run_id: int, wanted: str) -> Wake:
+def deployments(changed: Mapping[int, Job]) -> list[int]:
+    """Those of a retry that will run without asking a person again."""
+    will_run = (JobState.QUEUED, JobState.WAITING)
+    return [key for key, job in changed.items() if job.at_most_once and job.state in will_run and not job.asks]
+
+
+def may_still_run(key: str, rest_s: int) -> str:
+    """The sentence for a person who would start a deployment beside itself."""
+    return f"`{key}` was lost and may still be running where nobody sees it: retry it in {rest_s} s"
+
+
+async def _retry(db: Connection, run_id: int, wanted: str, long_lease_s: float) -> Wake:
     run = await _locked(db, run_id)
     jobs = [job_of(row) for row in await db.fetch(SQL.jobs_of_run, run_id)]
     stages = await db.fetch(SQL.stages_of_run, run_id)
@@ -210,4 +225,7 @@ async def _retry(db: Connection, run_id: int, wanted: str) -> Wake:
         if gate != Gate(row["index"], row["unfinished"], row["failed"], row["decider"])
     }
     changed = {key: job for key, job in rows.jobs.items() if job != before[key]}
+    lost = await db.fetchrow(SQL.may_still_run, deployments(changed), long_lease_s)
+    if lost is not None:
+        raise Conflict(may_still_run(lost["key"], lost["rest"]))
     return await write(db, [Changes(rows.run, changed, gates, rows.queued, ())], {run_id: run})

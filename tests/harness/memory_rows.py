@@ -20,7 +20,7 @@ from coordinator.core.matching import Requirement
 from coordinator.core.plan import Graph
 from coordinator.core.run import Run
 from coordinator.core.states import ATTEMPT_LIVE, AttemptState, JobState
-from coordinator.dispatch.port import Hello, Wake
+from coordinator.dispatch.port import Hello, Report, StartedReport, Wake
 
 Events = Mapping[int, Sequence[tuple[int, JobEvent]]]
 
@@ -81,6 +81,7 @@ class AttemptRow:
     run_id: int
     agent_id: int
     attempt_try: int
+    out_of_contact_since: float | None = None
 
 
 @dataclass
@@ -93,6 +94,7 @@ class LeaseRow:
     token: bytes
     number: int
     at_most_once: bool
+    orphaned_at: float | None = None
     permit: str | None = None
     fencing: int = 0
     cancel: str = ""
@@ -251,7 +253,11 @@ class Rows:
                 over.append(after.id)
         wake = self.settle(events)  # what the core refuses is refused before anything is written
         for _, after in moved:
-            self.attempts[after.id].attempt = after
+            row = self.attempts[after.id]
+            row.attempt = after
+            lease = self.leases.get(after.id)
+            if after.state is AttemptState.LOST and lease is not None and lease.permit is not None:
+                row.out_of_contact_since = self.clock() if lease.orphaned_at is None else lease.orphaned_at
         for key in over:
             self.leases.pop(key, None)
         return wake
@@ -277,3 +283,10 @@ def job_event(after: Attempt, *, canceling: bool) -> JobEvent:
     if after.state is AttemptState.RETURNED:
         return AttemptReturned(canceling)
     return AttemptEnded(after.state, after.cause, after.sentence, canceling)
+
+
+def event_of(each: Report) -> machine.Started | machine.Ended:
+    """What a report says, to the attempt's state machine."""
+    if isinstance(each, StartedReport):
+        return machine.Started(each.token, each.id)
+    return machine.Ended(each.token, each.id, each.outcome, each.cause, each.sentence)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -12,11 +13,13 @@ from coordinator.core.plan import CannotRetry, Graph, begin, retry
 from coordinator.core.states import RUN_OVER, JobState
 from coordinator.dispatch.port import Bells, Wake
 from coordinator.errors import BadInput, Conflict, NotFound, StoreDown
-from coordinator.store.runs import NewRun
+from coordinator.store.runs import NewRun, deployments, may_still_run
 from tests.harness.memory_rows import JobRow, Rows, RunRow
 from tests.harness.memory_store import Transactions
 
 T = TypeVar("T")
+
+LONG_LEASE = 600.0
 
 
 class MemoryRuns:
@@ -109,9 +112,15 @@ class MemoryRuns:
                 made = retry(row.run, list(before.values()), row.graph, job)
             except CannotRetry as error:
                 raise Conflict(str(error)) from error
+            changed = {key: each for key, each in made.jobs.items() if each != before[key]}
+            wanted = deployments(changed)
+            for each in rows.attempts.values():
+                since = each.out_of_contact_since
+                if each.attempt.job_id in wanted and since is not None and rows.clock() < since + LONG_LEASE:
+                    rest = math.ceil(since + LONG_LEASE - rows.clock())
+                    raise Conflict(may_still_run(before[each.attempt.job_id].key, rest))
             rows.requests[request_id] = ("retry", run_id)
             gates = {gate.stage: gate for gate in made.gates if gate != row.gates[gate.stage]}
-            changed = {key: each for key, each in made.jobs.items() if each != before[key]}
             return None, rows.write([Changes(made.run, changed, gates, made.queued, ())])
 
         await self._commit(body)

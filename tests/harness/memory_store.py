@@ -29,7 +29,6 @@ from coordinator.dispatch.port import (
     Permit,
     Pulse,
     Report,
-    StartedReport,
     Verdict,
     Wake,
     Want,
@@ -43,6 +42,7 @@ from tests.harness.memory_rows import (
     QueueRow,
     Rows,
     SessionRow,
+    event_of,
 )
 
 T = TypeVar("T")
@@ -115,7 +115,8 @@ class MemoryDispatch:
                 del rows.sessions[older]
             rows.sessions[session_id] = SessionRow(agent.id, hello.instance)
             for key in resumed:
-                rows.leases[key].session_id, rows.leases[key].number = session_id, 0
+                lease = rows.leases[key]
+                lease.session_id, lease.number, lease.orphaned_at = session_id, 0, None
             over = "the attempt is over, or was given to somebody else"
             verdicts = tuple(
                 Verdict(each.attempt_id, resume=each.attempt_id in resumed)
@@ -249,7 +250,7 @@ class MemoryDispatch:
                     )
                     continue
                 try:
-                    after = machine.step(known, _event_of(each))
+                    after = machine.step(known, event_of(each))
                 except (StaleToken, IllegalTransition) as error:
                     answers.append(Answer(each.id, each.attempt_id, abort=True, sentence=str(error)))
                     continue
@@ -333,7 +334,7 @@ class MemoryDispatch:
             others = {each.attempt_id: "its agent fell silent" for each in leases if each.permit is None}
             for each in leases:
                 if each.permit is not None:
-                    each.session_id = None
+                    each.session_id, each.orphaned_at = None, rows.clock()
             wake = rows.gone(others)
             for key in ended:
                 del rows.sessions[key]
@@ -394,9 +395,3 @@ class MemoryDispatch:
             return mended, rows.settle(events)
 
         return await self._commit(body)
-
-
-def _event_of(each: Report) -> machine.Started | machine.Ended:
-    if isinstance(each, StartedReport):
-        return machine.Started(each.token, each.id)
-    return machine.Ended(each.token, each.id, each.outcome, each.cause, each.sentence)

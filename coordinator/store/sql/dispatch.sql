@@ -42,7 +42,7 @@ INSERT INTO session (id, agent_id, instance, replica) VALUES ($1, $2, $3, $4);
 SELECT attempt_id, run_id, token, session_id FROM lease WHERE agent_id = $1 ORDER BY attempt_id;
 
 -- resume_leases: the new session takes over what its agent still holds; 0: named in Hello, so always named in heartbeats
-UPDATE lease SET session_id = $2, number = 0 WHERE attempt_id = ANY($1::bigint[]);
+UPDATE lease SET session_id = $2, number = 0, orphaned_at = NULL WHERE attempt_id = ANY($1::bigint[]);
 
 -- beat: the counters of all agents of a replica in one statement; locked in id order, as the reaper locks them
 WITH held AS (SELECT id FROM session WHERE id = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE)
@@ -117,7 +117,9 @@ UPDATE attempt SET
     state = u.state, cause = u.cause, sentence = u.sentence, started_report = u.started_report, ended_report = u.ended_report,
     steps = coalesce(u.details, attempt.steps),
     started_at = CASE WHEN u.state NOT IN ('leased', 'returned') THEN coalesce(attempt.started_at, clock_timestamp()) END,
-    ended_at = CASE WHEN u.state NOT IN ('leased', 'running') THEN clock_timestamp() END
+    ended_at = CASE WHEN u.state NOT IN ('leased', 'running') THEN clock_timestamp() END,
+    out_of_contact_since = CASE WHEN u.state = 'lost' THEN (
+        SELECT coalesce(l.orphaned_at, clock_timestamp()) FROM lease l WHERE l.attempt_id = u.id AND l.permit IS NOT NULL) END
 FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[])
      AS u(id, state, cause, sentence, started_report, ended_report, details)
 WHERE attempt.id = u.id;
@@ -170,7 +172,7 @@ ORDER BY s.id FOR UPDATE OF s;
 SELECT attempt_id, session_id, permit IS NOT NULL AS permitted FROM lease WHERE session_id = ANY($1::uuid[]);
 
 -- orphan_leases: out of contact; their own long lease begins
-UPDATE lease SET session_id = NULL WHERE attempt_id = ANY($1::bigint[]);
+UPDATE lease SET session_id = NULL, orphaned_at = clock_timestamp() WHERE attempt_id = ANY($1::bigint[]);
 
 -- delete_sessions: expired
 DELETE FROM session WHERE id = ANY($1::uuid[]);

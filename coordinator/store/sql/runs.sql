@@ -114,3 +114,9 @@ SELECT a.id, a.job_id, a.try, a.state, g.name AS agent, a.cause, a.sentence, a.s
        coalesce((SELECT l.bytes FROM log l WHERE l.attempt_id = a.id AND l.stream = 'main'), 0) AS log_bytes
 FROM attempt a JOIN agent g ON g.id = a.agent_id
 WHERE a.job_id = ANY($1::bigint[]) AND a.state <> 'returned' ORDER BY a.id;
+
+-- may_still_run: deployments of these that were lost, and how long they may go on out of contact, in seconds
+SELECT j.key, ceil(extract(epoch FROM max(a.out_of_contact_since) - clock_timestamp()) + $2)::integer AS rest
+FROM job j JOIN attempt a ON a.job_id = j.id
+WHERE j.id = ANY($1::bigint[]) AND a.out_of_contact_since > clock_timestamp() - make_interval(secs => $2)
+GROUP BY j.id, j.key ORDER BY j.id LIMIT 1;

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from coordinator.errors import Conflict
 from tests.integration.store.world import J, World
 
 DEPLOY = J("ship", environment="production")
@@ -94,9 +97,13 @@ async def test_a_permitted_deployment_missing_from_hello_is_blocked(world: World
 
 
 async def test_a_retry_of_a_lost_deployment_starts_it_again(world: World) -> None:
-    """A person has looked, and asks for it."""
+    """A person has looked, and asks for it; but not beside one that may still be running out of contact."""
     made, _, _ = await permitted(world)
     await world.open()
+    with pytest.raises(Conflict, match=r"retry it in (600|599) s"):
+        await world.retry(made[""], "ship")
+    assert await world.state(made[""], "ship") == "blocked"
+    await world.age(601)
     await world.retry(made[""], "ship")
     assert await world.state(made[""], "ship") == "queued"
 
@@ -163,3 +170,13 @@ async def test_a_paused_pool_is_said_on_the_job_and_fails_nothing(world: World) 
         "queued",
         "pool `default` is paused: `headrace pools resume default`",
     )
+
+
+async def test_a_deployment_lost_after_its_long_lease_can_be_retried_at_once(world: World) -> None:
+    """It has stopped by itself by then: nobody waits for the same ten minutes twice."""
+    made, job, session = await permitted(world)
+    await world.expire(session)
+    await world.age(600)
+    await world.at.expire_orphans([job.attempt_id], await world.term())  # type: ignore[attr-defined]
+    await world.retry(made[""], "ship")
+    assert await world.state(made[""], "ship") == "queued"

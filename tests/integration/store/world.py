@@ -197,7 +197,7 @@ class World:
         raise NotImplementedError
 
     async def age(self, seconds: float) -> None:
-        """Everything queued was queued so much earlier."""
+        """Everything queued was queued, and what is out of contact was lost, so much earlier."""
         raise NotImplementedError
 
 
@@ -272,7 +272,7 @@ class PostgresWorld(World):
         self.dsn = dsn
         self.at = PostgresDispatch(database, self.bells, lambda: self.rng.randbytes(16))
         self.beside = PostgresDispatch(database, self.bells, lambda: self.rng.randbytes(16))
-        self.runs = PostgresRuns(database, self.bells)
+        self.runs = PostgresRuns(database, self.bells, long_lease_s=600.0)
         self.singleton = Singleton(database, "reaper", lambda: self.now)
 
     @classmethod
@@ -327,3 +327,5 @@ class PostgresWorld(World):
 
     async def age(self, seconds: float) -> None:
         await self.fetch("UPDATE queue SET queued_at = queued_at - make_interval(secs => $1)", seconds)
+        for table, column in (("lease", "orphaned_at"), ("attempt", "out_of_contact_since")):
+            await self.fetch(f"UPDATE {table} SET {column} = {column} - make_interval(secs => $1)", seconds)

@@ -186,6 +186,7 @@ CREATE TABLE attempt (
     leased_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
     started_at      timestamptz,
     ended_at        timestamptz,
+    out_of_contact_since timestamptz,                  -- of one that held a start permit and was lost: it may run on from here
     CHECK ((state IN ('leased', 'running')) = (ended_at IS NULL))
 ) WITH (fillfactor = 80);
 CREATE INDEX attempt_of_job ON attempt (job_id, id DESC);
@@ -201,6 +202,7 @@ CREATE TABLE lease (
     number      bigint NOT NULL,                       -- of the assignment within the session; 0: resumed from Hello
     running     boolean NOT NULL DEFAULT false,
     at_most_once boolean NOT NULL,
+    orphaned_at timestamptz,                           -- out of contact since
     permit      text,                                  -- the nonce that holds the start permit
     fencing     bigint NOT NULL DEFAULT 0,             -- HEADRACE_FENCING_TOKEN, made with the permit
     cancel      text CHECK (cancel IN ('cancel', 'kill')),
