@@ -81,11 +81,13 @@ class AgentSessions:
             case "credit":
                 self._dispatch.grant(session, request.credit.slots)
             case "acknowledgements":
+                _check_count("acknowledgements", len(request.acknowledgements.acknowledgements), _ACKNOWLEDGEMENTS_MOST)
                 for each in request.acknowledgements.acknowledgements:
                     await self._dispatch.acknowledge(
                         session, each.number, accepted=each.accepted, sentence=sentence_of(each.sentence, 500)
                     )
             case "reports":
+                _check_count("reports", len(request.reports.reports), _REPORTS_MOST)
                 await self._dispatch.report(session, [report_of(each) for each in request.reports.reports])
             case "permit_request":
                 ask = request.permit_request
@@ -100,4 +102,13 @@ class AgentSessions:
                 assert_never(other)
 
 
+def _check_count(what: str, count: int, most: int) -> None:
+    """Refuses a message that would keep every other session waiting. Raises BadInput."""
+    if count > most:
+        raise BadInput(f"{count} {what} in one message: send at most {most}")
+
+
 _LEFT = "the agent has left"
+_REPORTS_MOST = 500
+_ACKNOWLEDGEMENTS_MOST = 2_048
+"""Twice the slots that an agent can have."""
