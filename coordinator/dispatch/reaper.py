@@ -7,8 +7,8 @@ lease of its own monotonic clock; after a start, a takeover or a reconnection it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol, TypeVar
 
 from coordinator.dispatch.bells import AGENTS, QUEUE, LocalBells, heard_within
 from coordinator.dispatch.dispatcher import Timing
@@ -24,6 +24,17 @@ class Term(Protocol):
         ...
 
 
+# What is ended in one transaction: a run that is locked holds up no more than these.
+_TOGETHER = 20
+
+Key = TypeVar("Key")
+
+
+def _chunks(keys: Sequence[Key]) -> Iterator[Sequence[Key]]:
+    for start in range(0, len(keys), _TOGETHER):
+        yield keys[start : start + _TOGETHER]
+
+
 class Watch:
     """What has been seen, and since when: the pure half of the reaper."""
 
@@ -37,6 +48,13 @@ class Watch:
         """Begins anew: what was seen before an outage or a takeover proves nothing."""
         self._counters.clear()
         self._orphans.clear()
+
+    def forget_these(self, *, sessions: Iterable[str] = (), orphans: Iterable[int] = ()) -> None:
+        """Begins anew with some: it is not known whether they were ended, or one of their runs was locked."""
+        for session in sessions:
+            self._counters.pop(session, None)
+        for attempt in orphans:
+            self._orphans.pop(attempt, None)
 
     def see(self, observed: Observed, now: float) -> tuple[dict[str, int], list[int]]:
         """Takes a look into account; returns sessions (with the counter seen) and attempts that are due."""
@@ -101,10 +119,16 @@ class Reaper:
         if term is None:
             return
         still, orphans = self._watch.see(await self._store.observe(), self._clock())
-        if still:
-            await self._store.expire(still, term)
-        if orphans:
-            await self._store.expire_orphans(orphans, term)
+        for some in _chunks(list(still)):
+            try:
+                await self._store.expire({key: still[key] for key in some}, term)
+            except StoreDown:
+                self._watch.forget_these(sessions=some)
+        for some in _chunks(orphans):
+            try:
+                await self._store.expire_orphans(some, term)
+            except StoreDown:
+                self._watch.forget_these(orphans=some)
 
     async def _judge(self) -> None:
         """Says on queued jobs why nobody can take them: soon after agents or the queue changed."""

@@ -167,3 +167,30 @@ def test_a_second_reaper_takes_over_from_one_that_died_and_looks_anew() -> None:
         await asyncio.wait([second])
 
     simulate(main, 1)
+
+
+def test_a_session_that_cannot_be_ended_keeps_no_other_one_alive() -> None:
+    """All in one transaction, one locked run would save every silent session, again and again."""
+
+    async def main(rng: random.Random) -> None:
+        world = World()
+        for n in range(50):
+            await world.store.open_session(Hello(f"a{n}", "i", "1", "default", {}, 1, ()), f"s{n:02}", "r")
+        calls = 0
+
+        async def locked(call: str) -> None:
+            nonlocal calls
+            calls += call == "expire"
+            if call == "expire" and calls == 1:
+                raise StoreDown("on purpose")
+
+        world.transactions._before = locked
+        reaper = world.reaper()
+        await asyncio.sleep(36)
+        assert sorted(world.rows.sessions) == [f"s{n:02}" for n in range(20)]
+        await asyncio.sleep(36)
+        assert world.rows.sessions == {}
+        reaper.cancel()
+        await asyncio.wait([reaper])
+
+    simulate(main, 1)
