@@ -95,6 +95,10 @@ class Job:
                 await self._client.close()
 
     async def _worked(self) -> Outcome:
+        if self.record.phase is Phase.CLEANUP and self.record.ended is not None:
+            with contextlib.suppress(SupervisorGone, TimeoutError):  # it may have left already
+                self._client = self.source.client = await SupervisorClient.find(self._folder)
+            return self.record.ended
         ended = await self._tried(self._begun_and_run)
         await self._remove_sandbox()
         if self._client is not None and not self._halt.killed.is_set() and self.record.phase is not Phase.PREPARING:
@@ -272,14 +276,12 @@ class Job:
                 await asyncio.sleep(pause)
 
     async def _settle(self, ended: Outcome) -> None:
-        """Removes the workspace, closes the log, and reports."""
+        """Removes the workspace, closes the log, and reports. The outcome stands before anything is taken away."""
         record, parts = self.record, self._parts
-        with contextlib.suppress(SupervisorGone, JobProblem):
-            if self._client is not None:
-                if ended.cause is not None and not record.steps:
-                    await self._client.say(f"headrace: {ended.sentence}\n")
-                    await self._client.close_section(ended.sentence)
-                await self._client.open_section("cleanup", "Clean up")
+        if record.phase is not Phase.CLEANUP:
+            self._enter(Phase.CLEANUP, ended, durable=True)
+            await self._say_cleanup(ended)
+        ended = record.ended or ended
         await self._remove_workspace()
         self._freed()
         records, offset = await self._close_log(ended)
@@ -300,6 +302,14 @@ class Job:
             )
         )
         self.source.finish(records)
+
+    async def _say_cleanup(self, ended: Outcome) -> None:
+        with contextlib.suppress(SupervisorGone, JobProblem):
+            if self._client is not None:
+                if ended.cause is not None and not self.record.steps:
+                    await self._client.say(f"headrace: {ended.sentence}\n")
+                    await self._client.close_section(ended.sentence)
+                await self._client.open_section("cleanup", "Clean up")
 
     async def _close_log(self, ended: Outcome) -> tuple[int, int]:
         """Ends the log. Returns its records and bytes in all."""
@@ -328,12 +338,12 @@ class Job:
 
     # Small things
 
-    def _enter(self, phase: Phase, ended: Outcome | None = None) -> None:
+    def _enter(self, phase: Phase, ended: Outcome | None = None, *, durable: bool = False) -> None:
         self.record.phase, self.record.ended = phase, ended
-        self._write()
+        self._write(durable=durable)
 
-    def _write(self) -> None:
-        self._parts.records.write(self.record)
+    def _write(self, *, durable: bool = False) -> None:
+        self._parts.records.write(self.record, durable=durable)
 
     def _report(self, **what: agent_pb2.Started | agent_pb2.Ended) -> None:
         """Writes a report down and hands it in."""

@@ -43,7 +43,8 @@ class RunningJobs:
         self._parts, self._tasks = parts, tasks
         found = await asyncio.to_thread(parts.records.read, self._broken)
         await asyncio.to_thread(self._sweep_folders, {record.attempt for record in found})
-        await self._sweep_sandboxes(frozenset(r.attempt for r in found if r.phase is not Phase.SETTLED))
+        over = (Phase.CLEANUP, Phase.SETTLED)
+        await self._sweep_sandboxes(frozenset(r.attempt for r in found if r.phase not in over))
         for record in found:
             parts.journal.info("attempt found again", attempt=record.attempt, phase=record.phase.value)
             for report in record.reports.values():

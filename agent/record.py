@@ -21,11 +21,12 @@ from headrace.v1 import agent_pb2, common_pb2
 
 
 class Phase(StrEnum):
-    """How far the attempt has come. `SETTLED`: the outcome is decided, nothing of the sandbox is left."""
+    """How far the attempt has come. From `CLEANUP` on the outcome stands; `SETTLED`: nothing of the sandbox is left."""
 
     PREPARING = "preparing"
     STEPS = "steps"
     ARTIFACTS = "artifacts"
+    CLEANUP = "cleanup"
     SETTLED = "settled"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from pathlib import Path
@@ -85,6 +86,34 @@ async def test_an_outcome_that_was_not_answered_is_handed_in_by_the_next_process
         assert await agent.ended() == 0
     assert not list((short_path / "data" / "attempts").iterdir())
     assert not list((short_path / "data" / "logs").iterdir())
+
+
+async def test_an_agent_that_dies_between_the_end_of_the_log_and_its_report_still_reports_what_the_job_came_to(
+    agent: Agent, short_path: Path
+) -> None:
+    """The supervisor has left and the workspace is gone by then: that is no reason to take a passed job for lost."""
+    async with other_side() as first:
+        agent.side = first
+        await agent.start()
+        attempt = first.give(job(None, "sleep 1; echo done"))
+        await first.until(lambda: attempt in first.started)
+        address, tokens = first.address, first.tokens
+    record = short_path / "data" / "attempts" / f"{attempt}.json"
+    await until_file_says(record, '"settled"')
+    agent.kill()
+    await agent.ended()
+    as_it_was = {"phase": "cleanup", "reports": [], "outcome": 0, "facts": {"supervised": True}}
+    record.write_text(json.dumps(json.loads(record.read_text()) | as_it_was))
+    async with other_side(address) as second:
+        second.tokens = tokens
+        agent.side = second
+        await agent.start()
+        await second.until(lambda: attempt in second.ended)
+        assert second.ended[attempt].state == pb.ATTEMPT_STATE_PASSED
+        await second.until(lambda: len(second.logs[attempt].records) == second.ended[attempt].log_records["main"])
+        assert "may be missing" not in second.logs[attempt].text
+        agent.terminate()
+        assert await agent.ended() == 0
 
 
 async def until_file_says(file: Path, text: str) -> None:
