@@ -153,6 +153,7 @@ class Job:
                 spool_limit=parts.policy.spool_limit,
             )
             client = await SupervisorClient.start(self._folder, record.attempt, settings=settings)
+        if not record.facts.get("supervised"):  # also one that was found: the agent was killed while it started
             record.facts["supervised"] = True
             self._report(started=agent_pb2.Started(at_ms=parts.clock.wall_ms()))
         self._client = self.source.client = client

@@ -61,6 +61,25 @@ async def test_a_job_that_was_canceled_stays_so_when_the_agent_dies_while_it_kee
     assert "dist" in side.artifacts
 
 
+async def test_a_supervisor_that_started_as_the_agent_died_is_reported_by_the_next_process(
+    agent: Agent, side: OtherSide
+) -> None:
+    """Else the coordinator would show the job as waiting for as long as it runs."""
+    await agent.start()
+    attempt = side.give(job(None, "echo begun; sleep 3"))
+    await side.until(lambda: attempt in side.logs and "begun" in side.logs[attempt].text)
+    agent.kill()
+    await agent.ended()
+    side.started.clear()
+    record = agent.data / "attempts" / f"{attempt}.json"
+    written = json.loads(record.read_text())
+    del written["facts"]["supervised"]
+    record.write_text(json.dumps(written))
+    await agent.start()
+    await side.until(lambda: attempt in side.started, 2)
+    await side.until(lambda: attempt in side.ended)
+
+
 async def test_an_outcome_that_was_not_answered_is_handed_in_by_the_next_process(
     agent: Agent, short_path: Path
 ) -> None:
