@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from coordinator.core.states import (
@@ -21,7 +21,7 @@ class Attempt:
 
     id: int
     job_id: int
-    token: bytes
+    token: bytes = field(repr=False)
     state: AttemptState = AttemptState.LEASED
     started_report: str = ""
     ended_report: str = ""
@@ -33,7 +33,7 @@ class Attempt:
 class Started:
     """The agent begins to work on it: from here it counts as a try."""
 
-    token: bytes
+    token: bytes = field(repr=False)
     report: str
 
 
@@ -41,7 +41,7 @@ class Started:
 class Ended:
     """The agent tells the outcome."""
 
-    token: bytes
+    token: bytes = field(repr=False)
     report: str
     outcome: AttemptState
     cause: Cause = Cause.NONE
@@ -113,3 +113,19 @@ def step(attempt: Attempt, event: AttemptEvent) -> Attempt:
     if after.state not in targets:
         raise IllegalTransition(attempt, event)
     return after
+
+
+def told(attempt: Attempt, event: Started | Ended) -> tuple[Attempt, ...]:
+    """The attempt after each step of what an agent tells; empty: it has been told before. Raises StaleToken.
+
+    An outcome of one that never said it started is believed: its agent did the work, and that report was lost.
+    What can never be is refused as a stale report is, in a sentence that an agent may log.
+    """
+    try:
+        if isinstance(event, Ended) and attempt.state is AttemptState.LEASED:
+            started = step(attempt, Started(event.token, ""))
+            return started, step(started, event)
+        after = step(attempt, event)
+    except IllegalTransition as error:
+        raise StaleToken(f"attempt {attempt.id} is {attempt.state}: what is told of it cannot be") from error
+    return () if after is attempt else (after,)

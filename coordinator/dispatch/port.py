@@ -19,7 +19,7 @@ class Held:
     """An attempt that an agent still holds, as it says in its Hello."""
 
     attempt_id: int
-    token: bytes
+    token: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Claimed:
     session_id: str
     number: int
     attempt_id: int
-    token: bytes
+    token: bytes = field(repr=False)
     job_id: int
     run_id: int
     class_id: int
@@ -121,7 +121,7 @@ class StartedReport:
 
     id: str
     attempt_id: int
-    token: bytes
+    token: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class EndedReport:
 
     id: str
     attempt_id: int
-    token: bytes
+    token: bytes = field(repr=False)
     outcome: AttemptState
     cause: Cause
     sentence: str
@@ -157,7 +157,7 @@ class GivenUp:
 
     attempt_id: int
     session_id: str
-    token: bytes
+    token: bytes = field(repr=False)
     sentence: str
 
 

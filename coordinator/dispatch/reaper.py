@@ -124,11 +124,11 @@ class Reaper:
                 await self._store.expire({key: still[key] for key in some}, term)
             except StoreDown:
                 self._watch.forget_these(sessions=some)
-        for some in _chunks(orphans):
+        for few in _chunks(orphans):
             try:
-                await self._store.expire_orphans(some, term)
+                await self._store.expire_orphans(few, term)
             except StoreDown:
-                self._watch.forget_these(orphans=some)
+                self._watch.forget_these(orphans=few)
 
     async def _judge(self) -> None:
         """Says on queued jobs why nobody can take them: soon after agents or the queue changed."""

@@ -12,7 +12,7 @@ from coordinator.core import attempt as machine
 from coordinator.core.attempt import Attempt, Gone
 from coordinator.core.job import AttemptEnded, AttemptReturned, AttemptStarted, JobEvent
 from coordinator.core.run import Run
-from coordinator.core.states import ATTEMPT_LIVE, AttemptState, Cause, IllegalTransition, StaleToken
+from coordinator.core.states import ATTEMPT_LIVE, AttemptState, Cause, StaleToken
 from coordinator.dispatch.port import Answer, Claimed, EndedReport, GivenUp, Permit, Report, StartedReport, Wake, Want
 from coordinator.store.database import Connection
 from coordinator.store.logs import LogFinal, close_logs, lost_logs
@@ -103,17 +103,16 @@ async def report(db: Connection, reports: Sequence[Report]) -> tuple[list[Answer
             continue
         row = facts[known.id]
         try:
-            after = machine.step(known, _event_of(each))
-        except (StaleToken, IllegalTransition) as error:
+            steps = machine.told(known, _event_of(each))
+        except StaleToken as error:
             answers.append(Answer(each.id, each.attempt_id, abort=True, sentence=str(error)))
             continue
         answers.append(Answer(each.id, each.attempt_id))
-        if after is known:
-            continue
-        attempts[known.id] = after
         canceling = row["canceling"] or rows.runs[row["run_id"]].canceling
-        events[row["run_id"]].append((row["job_id"], _job_event(after, canceling=canceling)))
-        if isinstance(each, EndedReport):
+        for after in steps:
+            attempts[known.id] = after
+            events[row["run_id"]].append((row["job_id"], _job_event(after, canceling=canceling)))
+        if steps and isinstance(each, EndedReport):
             details[known.id] = each.details
             finals[known.id] = LogFinal(known.id, dict(each.log_records))
     changed = [each for key, each in attempts.items() if each != _attempt_of(facts[key])]

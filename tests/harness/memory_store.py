@@ -13,7 +13,7 @@ from typing import TypeVar
 from coordinator.core import attempt as machine
 from coordinator.core.job import DependenciesEnded, JobEvent, Noted, Unschedulable
 from coordinator.core.matching import Requirement, unschedulable
-from coordinator.core.states import AttemptState, IllegalTransition, JobState, StaleToken
+from coordinator.core.states import AttemptState, JobState, StaleToken
 from coordinator.dispatch.port import (
     Answer,
     Beat,
@@ -250,13 +250,13 @@ class MemoryDispatch:
                     )
                     continue
                 try:
-                    after = machine.step(known, event_of(each))
-                except (StaleToken, IllegalTransition) as error:
+                    steps = machine.told(known, event_of(each))
+                except StaleToken as error:
                     answers.append(Answer(each.id, each.attempt_id, abort=True, sentence=str(error)))
                     continue
                 answers.append(Answer(each.id, each.attempt_id))
-                if after is not known:
-                    moved.append((known, after))
+                for after in steps:
+                    moved.append((now[each.attempt_id], after))
                     now[each.attempt_id] = after
             return answers, rows.move(moved)
 

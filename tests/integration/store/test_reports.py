@@ -77,14 +77,6 @@ async def test_start_and_end_of_a_quick_job_come_in_one_batch(world: World) -> N
     assert await world.queued() == [made["next"]]
 
 
-async def test_an_outcome_without_a_start_is_refused(world: World) -> None:
-    """The order of an agent's reports is part of the contract; an attempt that never started is no try."""
-    made = await world.run(J("unit"))
-    (job,) = await world.claim((await world.open()).session_id)
-    assert (await world.end(job)).abort
-    assert await world.attempts(made["unit"]) == ["leased"]
-
-
 async def test_what_fails_by_the_machinery_is_tried_again_within_its_budget(world: World) -> None:
     """Two more tries, then the job says so itself; the user's own failure is never tried again."""
     made = await world.run(J("unit"), J("tests"))
@@ -187,3 +179,14 @@ async def test_a_canceled_deployment_gets_no_permit(world: World) -> None:
     await world.start(job)
     await world.cancel(made[""])
     assert not (await world.at.permit(job.attempt_id, job.token, "n")).granted
+
+
+async def test_an_outcome_without_a_start_is_an_outcome(world: World) -> None:
+    """The work was done, and only the word of its beginning was lost: it would be done twice."""
+    made = await world.run(J("unit"), J("after", 1))
+    (job,) = await world.claim((await world.open()).session_id)
+    for _ in range(2):
+        answer = await world.end(job)
+        assert not answer.abort
+    assert await world.attempts(made["unit"]) == ["passed"]
+    assert await world.state(made[""], "after") == "queued"

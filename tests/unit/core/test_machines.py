@@ -37,6 +37,7 @@ from coordinator.core.states import (
     RunState,
     StaleToken,
 )
+from coordinator.dispatch.port import GivenUp, Held, StartedReport
 
 TOKEN, OTHER = b"a" * 16, b"b" * 16
 
@@ -203,3 +204,14 @@ def test_a_run_is_over_exactly_when_no_job_is_unfinished(run, begun):
     if after.state is RunState.PASSED:
         assert not run.failed
         assert not run.canceled
+
+
+def test_no_sentence_for_an_agent_and_no_story_for_a_log_holds_a_token():
+    """Whoever has the token of an attempt can speak for its agent, and agents log what they are answered."""
+    token = b"sixteen secret b"
+    running = Attempt(1, 2, token, AttemptState.RUNNING)
+    with pytest.raises(StaleToken) as refused:
+        attempts.told(running, Started(token, "another report"))
+    assert "secret" not in f"{refused.value}{refused.value.__cause__}"
+    assert "attempt 1 is running" in str(refused.value)
+    assert "secret" not in repr([StartedReport("r", 1, token), Held(1, token), GivenUp(1, "s", token, "late")])
