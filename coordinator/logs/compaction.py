@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import structlog
+from google.protobuf.message import DecodeError
 
 from coordinator.blobs.keys import log_segment_key
 from coordinator.blobs.store import BlobError, BlobStore
 from coordinator.errors import StoreDown
 from coordinator.logs.bells import LogBells
-from coordinator.logs.segment import SegmentWriter
+from coordinator.logs.segment import DamagedSegment, SegmentWriter
 from coordinator.store import logs
 from coordinator.store.database import Database
 from coordinator.store.logs import HotLog, NewSegment
@@ -64,6 +65,7 @@ class Compactor:
         self._bells = bells
         self._poll_s = poll_s
         self._make_random = make_random
+        self._damaged: set[tuple[int, str]] = set()
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
@@ -83,51 +85,63 @@ class Compactor:
             return False
         async with self._database.connection() as db:
             sealed = await logs.seal_forsaken(db, term)
-            picked = await logs.sealed_to_compact(db, _BATCH)
-            picked += await logs.open_to_compact(db, _BATCH, raw_bytes=2 * SEGMENT_RAW, records=2 * SEGMENT_RECORDS)
+            most = _BATCH + len(self._damaged)
+            picked = await logs.sealed_to_compact(db, most)
+            picked += await logs.open_to_compact(db, most, raw_bytes=2 * SEGMENT_RAW, records=2 * SEGMENT_RECORDS)
             strays = await logs.stray_uploads(db)
         if sealed and self._bells is not None:
             self._bells.grew(sealed)
-        left = await self._compact_small(picked, term)
-        if left is None:
-            return False
+        picked = [log for log in picked if (log.attempt_id, log.stream) not in self._damaged]
+        done, left = await self._compact_small(picked, term)
         for log in left:
-            if not await self._compact(log, term) or await self._term.hold() != term:
+            done += await self._compact_unless_damaged(log, term)
+            if await self._term.hold() != term:
                 return False
         if strays:
             await self._blobs.delete(strays)
             async with self._database.connection() as db:
                 await logs.end_upload(db, strays)
-        return bool(picked or strays)
+        return bool(done or strays)
 
-    async def _compact_small(self, picked: Sequence[HotLog], term: str) -> list[HotLog] | None:
-        """Compacts the small ones of these logs, by two statements in all. Returns those that are left to be done.
+    async def _compact_small(self, picked: Sequence[HotLog], term: str) -> tuple[int, list[HotLog]]:
+        """Compacts the small ones of these logs, by two statements in all.
 
-        None: somebody else was faster, or the term is over.
+        Returns how many it did, and the logs that have to be done one by one.
         """
         small = [log for log in picked if _is_small(log)]
         rest = [log for log in picked if not _is_small(log)]
         if not small:
-            return rest
+            return 0, rest
         async with self._database.connection() as db:
             found = await logs.small_records(db, small)
         segments = []
         for log, records in zip(small, found, strict=True):
-            writer = SegmentWriter()
-            data = b"".join([writer.add(record) for record in records])
-            if len(data) > INLINE_MOST or writer.count != log.next - 1 - log.compacted_to:
+            segment = _small_segment(log, records)
+            if segment is None:
                 rest.append(log)
             else:
-                segments.append(_segment(log, writer, data, key=None))
-        if segments:
-            async with self._database.connection() as db:
-                done = await logs.swap_small(db, segments, term)
-            if done < len(segments):
-                return None
-        return rest
+                segments.append(segment)
+        if not segments:
+            return 0, rest
+        async with self._database.connection() as db:
+            return await logs.swap_small(db, segments, term), rest
+
+    async def _compact_unless_damaged(self, log: HotLog, term: str) -> bool:
+        """`_compact`; a log that cannot be compacted stays as it is, and is let alone: the others must not wait."""
+        try:
+            return await self._compact(log, term)
+        except (StoreDown, BlobError):
+            raise
+        except Exception:
+            _log.exception("a log cannot be compacted", attempt=log.attempt_id, stream=log.stream)
+            self._damaged.add((log.attempt_id, log.stream))
+            return False
 
     async def _compact(self, log: HotLog, term: str) -> bool:
-        """Makes one segment of the oldest hot records. False: somebody else was faster, or the term is over."""
+        """Makes one segment of the oldest hot records. False: somebody else was faster, or the term is over.
+
+        Raises DamagedSegment where the records are not there though nobody has compacted them.
+        """
         writer, data, sequence = SegmentWriter(), bytearray(), log.compacted_to + 1
         while writer.raw < SEGMENT_RAW and writer.count < SEGMENT_RECORDS and sequence < log.next:
             async with self._database.connection() as db:
@@ -135,11 +149,17 @@ class Compactor:
             if not page or page[0][0] != sequence:
                 break
             for number, record in page:
-                if number >= log.next or writer.raw >= SEGMENT_RAW:
+                if number != sequence or number >= log.next or writer.raw >= SEGMENT_RAW:
                     break
                 data += writer.add(record)
                 sequence = number + 1
-        return bool(writer.count) and await self._store(log, writer, bytes(data), term)
+        if writer.count:
+            return await self._store(log, writer, bytes(data), term)
+        async with self._database.connection() as db:
+            now = await logs.state(db, log.attempt_id, log.stream)
+        if now.next and now.compacted_to == log.compacted_to:
+            raise DamagedSegment(f"record {sequence} of a log is missing")
+        return False
 
     async def _store(self, log: HotLog, writer: SegmentWriter, data: bytes, term: str) -> bool:
         key = None
@@ -155,6 +175,21 @@ class Compactor:
 def _is_small(log: HotLog) -> bool:
     records = log.next - 1 - log.compacted_to
     return log.sealed and log.bytes - log.compacted_bytes <= SMALL_RAW and records <= SMALL_RECORDS
+
+
+def _small_segment(log: HotLog, records: Sequence[bytes]) -> NewSegment | None:
+    """The segment of a small log; None where it does not fit into a row, or is not as its row says."""
+    writer = SegmentWriter()
+    try:
+        data = b"".join([writer.add(record) for record in records])
+    except DecodeError:
+        return None
+    if len(data) > INLINE_MOST or (writer.count, writer.raw) != (
+        log.next - 1 - log.compacted_to,
+        log.bytes - log.compacted_bytes,
+    ):
+        return None
+    return _segment(log, writer, data, key=None)
 
 
 def _segment(log: HotLog, writer: SegmentWriter, data: bytes, *, key: str | None) -> NewSegment:

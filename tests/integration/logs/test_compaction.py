@@ -103,6 +103,34 @@ async def test_many_small_logs_are_compacted_together_and_each_reads_the_same(wo
         assert seen.complete
 
 
+@pytest.mark.parametrize("megabytes", [0.0, 0.5])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "UPDATE log_record SET record = '\\xff' WHERE attempt_id = $1 AND sequence = 1",
+        "DELETE FROM log_record WHERE attempt_id = $1 AND sequence = 1",
+    ],
+)
+async def test_a_damaged_log_is_left_as_it_is_and_the_others_are_compacted(
+    world: World, harm: str, megabytes: float
+) -> None:
+    """The oldest comes first: one that can never be done would stand before all others, for ever."""
+    logs = [await a_stream(world) for _ in range(3)]
+    for _, stream in logs:
+        stream.write(b"words\n")
+        fill(stream, megabytes)
+        await append_all(world, stream)
+        await close(world, stream)
+    bad = logs[0][1].attempt
+    await world.value(harm, bad)
+    compactor = a_compactor(world)
+    while await compactor.once():
+        pass
+    assert {row["attempt_id"] for row in await world.fetch("SELECT attempt_id FROM log_record")} <= {bad}
+    for run, stream in logs[1:]:
+        assert (await read(world.tail(run))).records == stream.records
+
+
 async def test_small_logs_are_left_alone_by_a_compactor_whose_term_is_over(world: World) -> None:
     """The term stands in their statement too."""
 
