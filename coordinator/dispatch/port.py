@@ -270,7 +270,7 @@ class DispatchStore(Protocol):
         ...
 
     async def mend(self, queue_timeout_s: float) -> int:
-        """Queues what waits for nothing (it must never find any) and ends what was queued for too long."""
+        """Queues what waits for nothing (it must never find any) and ends what no agent could take for too long."""
         ...
 
 

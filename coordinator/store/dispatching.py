@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import asyncpg
 
@@ -180,30 +181,26 @@ class PostgresDispatch:
     async def judge_schedulable(self, *, fail: bool) -> int:
         """Writes on queued jobs why no connected agent can take them, or fails them at once."""
         async with self._database.connection() as db:
-            offers = {row["name"]: _offer_of(row) for row in await db.fetch(SQL.offers)}
-            classes = {row["id"]: (row, _requirement_of(row)) for row in await db.fetch(SQL.classes)}
+            reasons = await _reasons(db)
+            columns = list(reasons), [each.sentence for each in reasons.values()]
+            rows = await db.fetch(SQL.queued_with_other_reason, *columns) if reasons else []
+        other: dict[int, dict[int, int]] = defaultdict(dict)
+        for row in rows:
+            other[row["cls"]][row["id"]] = row["run_id"]
         changed = 0
-        for class_id, (row, requirement) in classes.items():
-            sentence = unschedulable(requirement, offers)
-            if row["paused"]:
-                sentence = f"pool `{row['pool']}` is paused: `headrace pools resume {row['pool']}`"
-            hopeless = bool(sentence) and bool(offers) and fail and not row["paused"]
-            changed += await self._note(class_id, sentence, fail=hopeless)
+        for class_id, jobs in other.items():
+            reason = reasons[class_id]
+            hopeless = reason.unschedulable and reason.agents and fail
+            event: JobEvent = Unschedulable(reason.sentence) if hopeless else Noted(reason.sentence)
+            changed += await self._still_queued(jobs, event)
         return changed
 
-    async def _note(self, class_id: int, sentence: str, *, fail: bool) -> int:
-        async with self._database.connection() as db:
-            rows = await db.fetch(SQL.queued_with_other_reason, class_id, sentence)
-        if not rows:
-            return 0
-        event: JobEvent = Unschedulable(sentence) if fail else Noted(sentence)
-        return await self._still_queued({row["id"]: row["run_id"] for row in rows}, event)
-
     async def mend(self, queue_timeout_s: float) -> int:
-        """Queues what waits for nothing, and ends what waited for an agent too long."""
+        """Queues what waits for nothing, and ends what no agent could take for too long."""
         async with self._database.connection() as db:
             waiting = await db.fetch(SQL.waiting_for_nothing)
-            too_long = await db.fetch(SQL.queued_too_long, queue_timeout_s)
+            hopeless = [key for key, reason in (await _reasons(db)).items() if reason.unschedulable]
+            too_long = await db.fetch(SQL.queued_too_long, queue_timeout_s, hopeless)
         if waiting:
             async with self._database.transaction() as db:
                 runs = await lock_runs(db, [row["run_id"] for row in waiting])
@@ -216,7 +213,7 @@ class PostgresDispatch:
             self._bells.ring(wake)
         if too_long:
             hours = queue_timeout_s / 3600
-            sentence = f"no agent took it within {hours:g} h"
+            sentence = f"no agent could take it within {hours:g} h"
             await self._still_queued({row["job_id"]: row["run_id"] for row in too_long}, Unschedulable(sentence))
         return len(waiting)
 
@@ -231,6 +228,30 @@ class PostgresDispatch:
             wake = await settle(db, runs, events)
         self._bells.ring(wake)
         return len(held)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reason:
+    """Why jobs of a class are not taken; an empty sentence: they can be."""
+
+    sentence: str
+    unschedulable: bool
+    agents: bool
+    """Whether there is any agent that was asked."""
+
+
+async def _reasons(db: Connection) -> dict[int, _Reason]:
+    """Of every class that has something queued."""
+    offers = {row["name"]: _offer_of(row) for row in await db.fetch(SQL.offers)}
+    found = {}
+    for row in await db.fetch(SQL.classes):
+        if row["paused"]:
+            sentence = f"pool `{row['pool']}` is paused: `headrace pools resume {row['pool']}`"
+            found[row["id"]] = _Reason(sentence, unschedulable=False, agents=bool(offers))
+        else:
+            sentence = unschedulable(_requirement_of(row), offers)
+            found[row["id"]] = _Reason(sentence, unschedulable=bool(sentence), agents=bool(offers))
+    return found
 
 
 async def _open_session(db: Connection, hello: Hello, session_id: str, replica: str) -> tuple[Opened, Wake]:

@@ -16,7 +16,7 @@ from coordinator.core.attempt import Attempt, Gone
 from coordinator.core.fairness import queue_times
 from coordinator.core.follow import Changes, Gate, LoadBehind, LoadDependents, LoadGates, Need, follow
 from coordinator.core.job import AttemptEnded, AttemptReturned, AttemptStarted, Job, JobEvent
-from coordinator.core.matching import Requirement
+from coordinator.core.matching import Offer, Requirement
 from coordinator.core.plan import Graph
 from coordinator.core.run import Run
 from coordinator.core.states import ATTEMPT_LIVE, AttemptState, JobState
@@ -140,6 +140,11 @@ class Rows:
             return 0
         held = sum(lease.session_id == session_id for lease in self.leases.values())
         return self.agent(self.sessions[session_id].agent_id).hello.slots - held
+
+    def offers(self) -> dict[str, Offer]:
+        """What the connected agents offer."""
+        connected = {row.agent_id for row in self.sessions.values()}
+        return {name: row.hello.offer for name, row in self.agents.items() if row.id in connected and not row.leaving}
 
     def reaps(self, term: str) -> bool:
         """Whether this is the reaper's term."""

@@ -359,10 +359,7 @@ class MemoryDispatch:
         rows = self.rows
 
         def body() -> tuple[int, Wake]:
-            connected = {row.agent_id for row in rows.sessions.values()}
-            offers = {
-                name: row.hello.offer for name, row in rows.agents.items() if row.id in connected and not row.leaving
-            }
+            offers = rows.offers()
             events: dict[int, list[tuple[int, JobEvent]]] = defaultdict(list)
             for key, place in rows.queue.items():
                 need = rows.classes[place.class_id]
@@ -390,7 +387,10 @@ class MemoryDispatch:
                     events[row.run_id].append((key, DependenciesEnded(0, 0)))
                     mended += 1
                 elif place is not None and place.queued_at < rows.clock() - queue_timeout_s:
-                    sentence = f"no agent took it within {queue_timeout_s / 3600:g} h"
+                    need = rows.classes[place.class_id]
+                    if rows.pools[need.pool].paused or not unschedulable(need, rows.offers()):
+                        continue
+                    sentence = f"no agent could take it within {queue_timeout_s / 3600:g} h"
                     events[row.run_id].append((key, Unschedulable(sentence)))
             return mended, rows.settle(events)
 

@@ -186,13 +186,22 @@ WHERE attempt_id = ANY($1::bigint[]) AND session_id IS NULL
 SELECT a.name, a.pool, a.labels, a.sandboxes FROM agent a
 WHERE EXISTS (SELECT 1 FROM session s WHERE s.agent_id = a.id) AND NOT a.leaving;
 
--- queued_with_other_reason: queued jobs of a class whose reason is not this one; a bounded bite at a time
-SELECT j.id, j.run_id FROM queue q JOIN job j ON j.id = q.job_id
-WHERE q.cls = $1 AND j.sentence <> $2 ORDER BY q.prio DESC, q.vt, q.job_id LIMIT 500;
+-- queued_with_other_reason: queued jobs whose reason is not that of their class now; a bounded bite of each class at a time
+SELECT w.id, w.run_id, u.cls
+FROM unnest($1::integer[], $2::text[]) AS u(cls, sentence)
+CROSS JOIN LATERAL (
+    (SELECT j.id, j.run_id FROM job j JOIN queue q ON q.job_id = j.id
+     WHERE j.state = 'queued' AND j.cls = u.cls AND md5(j.sentence) < md5(u.sentence)
+     ORDER BY md5(j.sentence) LIMIT 500) -- in the order of the index, or the planner takes another one
+    UNION ALL
+    (SELECT j.id, j.run_id FROM job j JOIN queue q ON q.job_id = j.id
+     WHERE j.state = 'queued' AND j.cls = u.cls AND md5(j.sentence) > md5(u.sentence)
+     ORDER BY md5(j.sentence) LIMIT 500)
+) AS w;
 
 -- waiting_for_nothing: must find none
 SELECT id, run_id FROM job WHERE state = 'waiting' AND unfinished = 0 LIMIT 1000;
 
--- queued_too_long: nobody took it
+-- queued_too_long: of classes that no agent can take
 SELECT q.job_id, j.run_id FROM queue q JOIN job j ON j.id = q.job_id
-WHERE q.queued_at < clock_timestamp() - make_interval(secs => $1) ORDER BY q.queued_at LIMIT 500;
+WHERE q.cls = ANY($2::integer[]) AND q.queued_at < clock_timestamp() - make_interval(secs => $1) ORDER BY q.queued_at LIMIT 500;

@@ -127,7 +127,7 @@ async def test_a_job_queued_for_too_long_fails_as_unschedulable(world: World) ->
     await world.age(7200)
     await world.at.mend(3600)
     state, sentence = (await world.jobs(made[""]))["a"]
-    assert (state, sentence) == ("failed", "no agent took it within 1 h")
+    assert (state, sentence) == ("failed", "no agent could take it within 1 h")
     assert await world.queued() == []
 
 
@@ -180,3 +180,16 @@ async def test_a_deployment_lost_after_its_long_lease_can_be_retried_at_once(wor
     await world.at.expire_orphans([job.attempt_id], await world.term())  # type: ignore[attr-defined]
     await world.retry(made[""], "ship")
     assert await world.state(made[""], "ship") == "queued"
+
+
+async def test_a_job_that_an_agent_can_take_or_whose_pool_is_paused_waits_as_long_as_it_must(world: World) -> None:
+    """The timeout is for what nobody can ever take, not for the end of a long queue."""
+    made = await world.run(J("a"))
+    opened = await world.open()
+    await world.age(7200)
+    await world.at.mend(3600)
+    assert await world.queued() == [made["a"]]
+    await world.pause("default", paused=True)
+    await world.at.close_session(opened.session_id)
+    await world.at.mend(3600)
+    assert await world.queued() == [made["a"]]

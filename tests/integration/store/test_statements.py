@@ -255,3 +255,13 @@ async def test_an_agent_that_names_very_many_attempts_costs_no_more_than_reading
     mine = [row["id"] for row in await full.db.fetch("SELECT id FROM session LIMIT 20")]
     plan = await full.plan(DISPATCH.missing, mine, [5] * 20, [mine[0]] * 20_000, list(range(20_000)))
     assert any(node.get("Join Type") == "Anti" for node in plan.nodes)
+
+
+@on_one_loop
+async def test_who_is_told_another_reason_is_found_by_index(both: dict[str, Full]) -> None:
+    """It is asked at every bell of the queue, and nearly always there is nobody."""
+    full = both["much"]
+    classes = [row["id"] for row in await full.db.fetch(DISPATCH.classes)]
+    plan = await full.plan(DISPATCH.queued_with_other_reason, classes, ['""'] * len(classes))
+    assert plan.scans("job") == {"job_reason"}
+    assert plan.rows <= 10

@@ -125,6 +125,8 @@ CREATE TABLE job (
 CREATE INDEX job_changes ON job (run_id, sequence);
 CREATE INDEX job_waiting_for_nothing ON job (id) WHERE state = 'waiting' AND unfinished = 0;
 CREATE INDEX job_queued ON job (id) WHERE state = 'queued';
+-- By what it says, hashed: a sentence may be longer than an index takes.
+CREATE INDEX job_reason ON job (cls, md5(sentence)) WHERE state = 'queued';
 
 CREATE TABLE dependency (
     run_id      bigint NOT NULL,
