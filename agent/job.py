@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from agent import outcome
 from agent.halt import Halt, Halted
-from agent.orphan import close_orphaned_log
+from agent.orphan import close_orphaned_log, end_supervisor
 from agent.outcome import Outcome
 from agent.parts import Parts
 from agent.preparing import Home, choose_sandbox, facts_of, make_sandbox, make_workspace
@@ -118,6 +118,7 @@ class Job:
             return self._halt.outcome
         except (SupervisorGone, TimeoutError):
             self._client = None
+            await asyncio.to_thread(end_supervisor, self._folder)  # one that is frozen, say, would go on some day
             already = self.record.ended
             return already if already and already.cause else Outcome(Cause.ERRORED, _DEAD)
 
@@ -318,6 +319,7 @@ class Job:
             last = await self._alive.end()
             await self._alive.leave()
         except (SupervisorGone, JobProblem):
+            await asyncio.to_thread(end_supervisor, self._folder)
             return await asyncio.to_thread(close_orphaned_log, self._spool, ended.sentence, self._parts.clock)
         finally:
             self._client = self.source.client = None

@@ -1,8 +1,14 @@
-"""What is done for a log whose supervisor died: the marker that something may be missing, and its end."""
+"""What is done for an attempt whose supervisor is lost: proof of its death, and the end of its log with a marker."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import select
+import signal
+import socket
+import struct
 from pathlib import Path
 
 import zstandard
@@ -12,6 +18,47 @@ from agent.supervisor.records import Kind, Record
 from agent.supervisor.spool import Spool, SpoolReader, segments
 
 MARKER = "*** headrace: the job's supervisor died here; up to 64 KiB of the log may be missing ***\n"
+
+_DEATH_S = 10.0
+
+
+def end_supervisor(folder: Path) -> None:
+    """Kills the supervisor of the attempt's `folder`, if it lives (frozen, say), and waits for its end. Blocks.
+
+    The sandbox dies with it. Who listens at its socket is known to the kernel; asked again once there is a
+    descriptor of the process, so that a number which is another's by now is never signaled.
+    """
+    pid = _listener(folder)
+    if pid is None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process = os.pidfd_open(pid)
+        try:
+            if _listener(folder) == pid:
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+                poll = select.poll()
+                poll.register(process, select.POLLIN)
+                poll.poll(_DEATH_S * 1000)
+        finally:
+            os.close(process)
+
+
+def _listener(folder: Path) -> int | None:
+    """The process that listens at the supervisor's socket; None: nobody does."""
+    try:
+        place = os.open(folder / "priv", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+            asking.settimeout(_DEATH_S)
+            asking.connect(f"/proc/self/fd/{place}/sock")
+            told = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            return int(struct.unpack("3i", told)[0])
+    except (OSError, TimeoutError):
+        return None
+    finally:
+        os.close(place)
 
 
 def close_orphaned_log(folder: Path, sentence: str, clock: Clock) -> tuple[int, int]:

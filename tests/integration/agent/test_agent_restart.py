@@ -8,6 +8,7 @@ import os
 import signal
 from pathlib import Path
 
+from agent.supervisor.process import parent_of
 from headrace.v1 import common_pb2 as pb
 from tests.integration.agent.conftest import Agent, job, supervisors
 from tests.integration.agent.other_side import OtherSide, other_side
@@ -154,6 +155,23 @@ async def test_a_job_whose_supervisor_died_is_errored_and_its_log_is_kept(agent:
     await side.until(lambda: len(side.logs[attempt].records) == ended.log_records["main"])
     assert "may be missing" in side.logs[attempt].text
     assert lines(side, attempt)[:6] == [f"line {i}" for i in range(6)]
+
+
+async def test_a_frozen_supervisor_is_ended_before_its_job_is_given_up(agent: Agent, side: OtherSide) -> None:
+    """Else a deployment that counts as over, and is perhaps begun again, would go on when the supervisor thaws."""
+    await agent.start()
+    attempt = side.give(job(None, COUNT))
+    await side.until(lambda: attempt in side.logs and "line 5\n" in side.logs[attempt].text)
+    agent.kill()
+    await agent.ended()
+    found = supervisors(agent.data)  # and their guards
+    [frozen] = {parent_of(pid) for pid in found} & set(found)
+    os.kill(frozen, signal.SIGSTOP)
+    await agent.start()
+    await side.until(lambda: attempt in side.ended)
+    assert frozen not in supervisors(agent.data)
+    assert side.ended[attempt].state == pb.ATTEMPT_STATE_ERRORED
+    await side.until(lambda: len(side.logs[attempt].records) == side.ended[attempt].log_records["main"])
 
 
 async def test_sigterm_finishes_what_runs_and_takes_nothing_new(agent: Agent, side: OtherSide) -> None:
