@@ -17,7 +17,8 @@ SIZE_MOST = 5 << 30
 """Bytes of a file: what a single PUT may bring, on every store."""
 KEEP_MOST_MS = 3_650 * DAY_MS
 _NAME_MOST = 100
-_PATH_MOST = 4_096
+_PATH_MOST = 1_024
+"""Bytes: it stands in an index of the database, whose entries have at most a third of a page."""
 _PART_MOST = 255
 
 
@@ -72,8 +73,10 @@ def _check_blob(field: str, sha256: str, size: int) -> None:
 
 
 def _check_path(field: str, path: str) -> None:
+    if len(path.encode()) > _PATH_MOST:
+        raise _bad(field, f"`{path[:200]}…` has more than {_PATH_MOST:,} bytes: pack deep folders into an archive")
     parts = path.split("/")
-    wrong = len(path.encode()) > _PATH_MOST or any(
+    wrong = any(
         part in {"", ".", ".."} or len(part.encode()) > _PART_MOST or any(ord(char) < 32 for char in part)
         for part in parts
     )

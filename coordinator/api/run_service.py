@@ -22,6 +22,8 @@ from headrace.v1 import run_pb2_grpc as stubs
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _MOST_RUNS = 200
 _POLL_S = 2.0
+_INDEXED_MOST = 1_024
+"""Bytes of what stands in an index of the database, whose entries have at most a third of a page."""
 
 
 class RunService(stubs.RunServiceServicer):
@@ -46,6 +48,7 @@ class RunService(stubs.RunServiceServicer):
         self._check_source(request)
         # A hostile megabyte takes seconds to load: heartbeats must not wait for it.
         plan = await asyncio.to_thread(_plan, request)
+        _check_labels(plan)
         run_id, job_ids = await self._runs.allocate(len(plan.jobs))
         new = new_run(request, plan, run_id, job_ids, f"{self._run_url}/runs/{run_id}" if self._run_url else "")
         made = await self._runs.create(request.request_id, new)
@@ -55,6 +58,8 @@ class RunService(stubs.RunServiceServicer):
         source = request.source
         if not source.repository or source.WhichOneof("fetch") is None:
             raise BadInput("a run names its repository and where to fetch it from")
+        if len(source.repository.encode()) > _INDEXED_MOST:
+            raise BadInput(f"the repository's address has more than {_INDEXED_MOST:,} bytes: name a shorter one")
         if not _COMMIT.fullmatch(source.commit):
             raise BadInput("a run names its commit by its full hash")
         if (source.path or source.own_code) and not self._local:
@@ -139,6 +144,13 @@ def _plan(request: wire.CreateRunRequest) -> Plan:
     except ValueError as error:
         kinds = ", ".join(kind for kind in SandboxKind)
         raise BadInput(f"there is no sandbox `{request.sandbox}`: there are {kinds}") from error
+
+
+def _check_labels(plan: Plan) -> None:
+    """Refuses labels that cannot be looked up. Raises BadInput."""
+    for job in plan.jobs:
+        if sum(len(name.encode()) + len(value.encode()) for name, value in job.requires.items()) > _INDEXED_MOST:
+            raise BadInput(f"the labels that `{job.key}` requires have more than {_INDEXED_MOST:,} bytes in all")
 
 
 def _changes(view: RunView, seen: int) -> list[wire.RunChange]:

@@ -148,6 +148,7 @@ async def test_what_was_not_uploaded_is_not_published(world: World) -> None:
         ("dist", ["."]),
         ("dist", ["a\0b"]),
         ("dist", ["x" * 256]),
+        ("dist", ["/".join(["x" * 200] * 6)]),
         ("dist", ["a", "a"]),
         ("dist", ["a", "a/b"]),
     ],
