@@ -91,7 +91,7 @@ def options(address: Address) -> list[tuple[str, int]]:
     """gRPC's settings for a client's channel."""
     chosen = [
         ("grpc.max_receive_message_length", 32 * _MIB),
-        ("grpc.max_send_message_length", 4 * _MIB),
+        ("grpc.max_send_message_length", 16 * _MIB),
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.http2.max_pings_without_data", 0),

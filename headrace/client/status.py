@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -79,7 +80,16 @@ def _exhausted(status: status_pb2.Status | None, sentence: str) -> errors.Headra
         if detail.Unpack(info):
             after = info.retry_delay.seconds + info.retry_delay.nanos / 1e9
             return errors.Busy(sentence or "the coordinator is busy", after)
-    return errors.TooLarge(sentence or "the message is over the size limit")
+    return errors.TooLarge(_own_words(sentence) or "the message is over the size limit")
+
+
+def _own_words(sentence: str) -> str:
+    """gRPC's own complaint about a message's size, as a sentence with its mend; anything else as it is."""
+    sizes = re.search(r"larger than max \((\d+) vs\. (\d+)\)", sentence)
+    if sizes is None:
+        return sentence
+    size, most = (int(number) / (1 << 20) for number in sizes.groups())
+    return f"the request has {size:.1f} MiB, and {most:.0f} MiB are the limit: make the pipeline file smaller"
 
 
 def _with(sentence: str, ours: str) -> str:

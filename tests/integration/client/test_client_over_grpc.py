@@ -121,9 +121,9 @@ def test_a_busy_coordinator_is_asked_again_after_the_time_it_names(fake, client)
 
 
 def test_a_message_over_the_size_limit_is_one_sentence(client):
-    """Four MiB of pipeline are refused before they are sent."""
-    with pytest.raises(errors.TooLarge) as caught:
-        client.create_run(SOURCE, b"#" * (5 << 20))
+    """It is refused before it is sent, with both figures, in our words and not in gRPC's."""
+    with pytest.raises(errors.TooLarge, match=r"17\.0 MiB, and 16 MiB are the limit: make") as caught:
+        client.create_run(SOURCE, b"#" * (17 << 20))
     assert "\n" not in str(caught.value)
 
 
