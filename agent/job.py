@@ -55,7 +55,7 @@ class Job:
         """TERM, the job's grace, KILL. Told again: nothing more."""
         if self._halt.outcome is None and self.record.phase is not Phase.SETTLED:
             self.record.cancel = sentence or "canceled"
-            self._parts.records.write(self.record)
+            self._parts.records.keep(self.record)
             self._halt.stop(Outcome(Cause.CANCELED, self.record.cancel))
 
     def kill(self, sentence: str) -> None:
@@ -67,7 +67,7 @@ class Job:
         """Nobody wants it any more: killed, its log is handed in, nothing is reported."""
         self.record.aborted = True
         self.record.reports.clear()
-        self._parts.records.write(self.record)
+        self._parts.records.keep(self.record)
         self._halt.kill(Outcome(Cause.CANCELED, sentence or "the coordinator no longer wants this attempt"))
 
     async def heartbeat_answered(self, sent_boot_ms: int) -> None:
@@ -346,7 +346,7 @@ class Job:
         self._write(durable=durable)
 
     def _write(self, *, durable: bool = False) -> None:
-        self._parts.records.write(self.record, durable=durable)
+        self._parts.records.keep(self.record, durable=durable)
 
     def _report(self, **what: agent_pb2.Started | agent_pb2.Ended) -> None:
         """Writes a report down and hands it in."""
@@ -359,7 +359,7 @@ class Job:
                 **what,  # type: ignore[arg-type]  # one of its two kinds
             )
             record.reports[report.id] = report
-        self._parts.records.write(record, durable=True)
+        self._parts.records.keep(record, durable=True)
         if not record.aborted:
             self._parts.hand_in(report)
 

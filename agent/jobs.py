@@ -132,7 +132,7 @@ class RunningJobs:
         job.record.reports.pop(answer.id, None)
         if answer.abort and not job.record.aborted:
             self._abort(answer.attempt_id, answer.sentence)
-        self.parts.records.write(job.record)
+        self.parts.records.keep(job.record)
         self._forget_if_done(job)
 
     def permitted(self, answer: pb.PermitAnswer) -> None:
@@ -144,6 +144,7 @@ class RunningJobs:
     def alive(self, sent_boot_ms: int) -> None:
         """A heartbeat was answered."""
         self.parts.lease.sent_boot_ms = sent_boot_ms
+        self.parts.records.pay()
         for job in self._jobs.values():
             if job.record.spec.environment:
                 self._spawn(job.heartbeat_answered(sent_boot_ms), f"heartbeat of {job.record.attempt}")
@@ -166,7 +167,7 @@ class RunningJobs:
         if job.source.rejected:
             self.parts.journal.warning("log rejected", attempt=job.record.attempt, error=job.source.rejected)
         job.record.log_done = True
-        self.parts.records.write(job.record)
+        self.parts.records.keep(job.record)
         self._forget_if_done(job)
 
     def _forget_if_done(self, job: Job) -> None:

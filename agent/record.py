@@ -127,9 +127,24 @@ class Records:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._owed: dict[int, Record] = {}
+
+    def keep(self, record: Record, *, durable: bool = False) -> bool:
+        """Like `write`, but a full disk only puts it off: `pay` tries again. Whether it is written."""
+        try:
+            self.write(record, durable=durable)
+        except OSError:
+            self._owed[record.attempt] = record
+            return False
+        return True
+
+    def pay(self) -> None:
+        """Writes what could not be written before. Never raises."""
+        for record in list(self._owed.values()):
+            self.keep(record, durable=True)
 
     def write(self, record: Record, *, durable: bool = False) -> None:
-        """Replaces the attempt's file; `durable`: also over a power cut. A few milliseconds, then."""
+        """Replaces the attempt's file; `durable`: also over a power cut. A few milliseconds, then. Raises OSError."""
         draft = self._folder / f"{record.attempt}.new"
         with open(draft, "w", encoding="utf-8", opener=_private) as file:
             file.write(record.to_json())
@@ -137,9 +152,11 @@ class Records:
                 file.flush()
                 os.fsync(file.fileno())
         draft.replace(self._folder / f"{record.attempt}.json")
+        self._owed.pop(record.attempt, None)
 
     def remove(self, attempt: int) -> None:
         """Forgets the attempt; repeatable."""
+        self._owed.pop(attempt, None)
         (self._folder / f"{attempt}.json").unlink(missing_ok=True)
 
     def read(self, broken: Callable[[Path, Exception], None]) -> list[Record]:

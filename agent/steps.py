@@ -48,7 +48,7 @@ class Steps:
             else:
                 result = await self._command(step)
             record.steps.append(result)
-            self._parts.records.write(self._record)
+            self._parts.records.keep(self._record)
         record.timings["steps_ms"] = record.timings.get("steps_ms", 0) + self._parts.clock.monotonic_ms() - since
         if self._halt.outcome is not None:
             return self._halt.outcome
@@ -95,7 +95,7 @@ class Steps:
             if record.placing:
                 raise JobProblem(Cause.ERRORED, "the agent was started again while it placed an artifact")
             record.placing = True
-            self._parts.records.write(self._record)
+            self._parts.records.keep(self._record)
             work = use_artifact(record, self._parts, self._home.tree, step, client.say)
             async with asyncio.timeout(step.timeout_ms / 1000 or None):
                 await self._halt.unless_halted(work)

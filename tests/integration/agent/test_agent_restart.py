@@ -174,6 +174,23 @@ async def test_a_frozen_supervisor_is_ended_before_its_job_is_given_up(agent: Ag
     await side.until(lambda: len(side.logs[attempt].records) == side.ended[attempt].log_records["main"])
 
 
+async def test_a_disk_that_takes_no_records_ends_neither_the_agent_nor_its_jobs(agent: Agent, side: OtherSide) -> None:
+    """An agent that dies of a full disk dies again at each start, with all its jobs."""
+    await agent.start()
+    attempt = side.give(job(None, COUNT))
+    await side.until(lambda: attempt in side.logs and "line 5\n" in side.logs[attempt].text)
+    records = agent.data / "attempts"
+    away = records.rename(agent.data / "away")
+    side.cancel(attempt)
+    await side.until(lambda: attempt in side.ended)
+    assert side.ended[attempt].state == pb.ATTEMPT_STATE_CANCELED
+    away.rename(records)
+    second = side.give(job(None, "true"))
+    await side.until(lambda: second in side.ended)
+    assert side.ended[second].state == pb.ATTEMPT_STATE_PASSED
+    assert "Traceback" not in agent.log
+
+
 async def test_sigterm_finishes_what_runs_and_takes_nothing_new(agent: Agent, side: OtherSide) -> None:
     """An upgrade of the agent costs no job."""
     await agent.start()

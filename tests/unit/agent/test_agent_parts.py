@@ -120,6 +120,21 @@ def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     assert (tmp_path / "7.json").stat().st_mode & 0o777 == 0o600
 
 
+def test_a_record_that_a_full_disk_refused_is_written_later(tmp_path: Path) -> None:
+    """A job goes on meanwhile, and a restart must know of it what it came to."""
+    record = Record(attempt=7, token=b"t", attempt_try=1, slot=0, spec=pb.JobSpec(), assigned_boot_ms=9)
+    records = Records(tmp_path / "records")
+    assert not records.keep(record)
+    records.pay()
+    (tmp_path / "records").mkdir()
+    record.phase = Phase.SETTLED
+    records.pay()
+    assert records.read(lambda *_: None) == [record]
+    records.remove(7)
+    records.pay()
+    assert records.read(lambda *_: None) == []
+
+
 def test_a_data_directory_keeps_its_id_and_serves_one_process(tmp_path: Path) -> None:
     """The id is what a coordinator and a sweep know the agent by."""
     first = open_directory(tmp_path / "d", run=tmp_path / "run" / "headrace", new_id="one")
