@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from coordinator.core.matching import Offer
@@ -12,6 +12,8 @@ from coordinator.errors import BadInput
 
 # What may wait to be sent to one agent before its session is given up as stuck.
 MOST_UNSENT = 1000
+# What one message assigns, in bytes of specs, where it is more than one job.
+MOST_BYTES = 1 << 20
 # Attempts that an agent may hold beside its slots: their outcomes are not acknowledged yet.
 MOST_UNTOLD = 1000
 
@@ -75,6 +77,20 @@ class SessionOver(Exception):
     """The session ends: fenced by a newer one, expired, or stuck. The agent connects again."""
 
 
+def _messages(claimed: Sequence[Claimed]) -> Iterator[list[Claimed]]:
+    """What fits into one message: the wire refuses a larger one, and the session would end with it."""
+    message: list[Claimed] = []
+    size = 0
+    for each in claimed:
+        if message and size + len(each.spec) > MOST_BYTES:
+            yield message
+            message, size = [], 0
+        message.append(each)
+        size += len(each.spec)
+    if message:
+        yield message
+
+
 @dataclass(slots=True)
 class Session:
     """The state of a session. Credit is a number of increments that dies with it."""
@@ -124,7 +140,8 @@ class Session:
         for each in claimed:
             self._unacknowledged[each.number] = (each, deadline)
             self.next_number = max(self.next_number, each.number + 1)
-        self.send(Assign(tuple(claimed)))
+        for some in _messages(claimed):
+            self.send(Assign(tuple(some)))
         # A cancel may have been read before the claim's own answer came: the agent ignored it.
         if overtaken := tuple(self._canceled[each.attempt_id] for each in claimed if each.attempt_id in self._canceled):
             self.send(CancelThese(overtaken))

@@ -23,6 +23,8 @@ SETTLE = statements("settle")
 
 # Every claim probes each class that has something queued.
 MOST_CLASSES = 1000
+# A job goes to its agent in one message.
+MOST_SPEC = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,10 @@ class PostgresRuns:
 
 
 async def _insert(db: Connection, new: NewRun) -> Wake:
+    for job in new.jobs:
+        if len(job.spec) > MOST_SPEC:
+            sentence = f"job `{job.key}` takes {len(job.spec):,} bytes to describe: at most {MOST_SPEC:,} fit"
+            raise BadInput(sentence, (Violation("jobs", sentence),))
     classes = await _classes(db, [job.requirement for job in new.jobs])
     project_id = await db.fetchval(SQL.make_project, new.repository, new.project)
     ids = {job.key: job.id for job in new.jobs}

@@ -9,7 +9,7 @@ import pytest
 from coordinator.core.states import AttemptState
 from coordinator.dispatch.port import Want
 from coordinator.errors import BadInput
-from tests.integration.store.world import J, World
+from tests.integration.store.world import J, PostgresWorld, World
 
 
 async def test_jobs_are_claimed_by_priority_and_then_by_virtual_time(world: World) -> None:
@@ -125,3 +125,10 @@ async def test_no_session_gets_more_than_its_agent_has_slots(world: World) -> No
     await world.start(first[0])
     await world.end(first[0])
     assert len(await world.claim(opened.session_id, 5, number=4)) == 1
+
+
+async def test_a_job_too_large_for_a_message_is_refused_as_it_is_made(postgres: PostgresWorld) -> None:
+    """No agent could ever be sent it: the session would break, each time anew."""
+    with pytest.raises(BadInput, match="at most"):
+        await postgres.run(J("unit"), J("x" * ((4 << 20) + 1)))
+    assert (await postgres.run(J("unit")))["unit"]
