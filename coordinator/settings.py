@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from headrace.settings_names import PREFIX
@@ -32,7 +32,9 @@ class Settings(BaseSettings):
     s3_access_key_id: str = Field("", description="access key of the bucket")
     s3_secret_access_key: SecretStr = Field(SecretStr(""), description="its secret; never as a flag")
     lease_s: float = Field(30.0, ge=1, le=600, description="how long an agent may be silent, in seconds")
-    heartbeat_s: float = Field(5.0, ge=0.1, le=60, description="how often an agent speaks up, in seconds")
+    heartbeat_s: float = Field(
+        5.0, ge=0.1, le=60, description="how often an agent speaks up, in seconds", validate_default=True
+    )
     long_lease_s: float = Field(600.0, ge=10, description="the same for deployments that have started")
     queue_timeout_s: float = Field(86_400.0, ge=1, description="how long a job may wait for an agent, in seconds")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug | info | warning | error")
@@ -48,6 +50,17 @@ class Settings(BaseSettings):
         host, _, port = value.rpartition(":")
         if not host or not port.isdigit() or int(port) > 65_535:
             raise ValueError(f"{value!r} is not HOST:PORT")
+        return value
+
+    @field_validator("heartbeat_s")
+    @classmethod
+    def _is_within_lease(cls, value: float, info: ValidationInfo) -> float:
+        lease = info.data.get("lease_s", 3 * value)
+        if lease < 3 * value:
+            raise ValueError(
+                f"a lease of {lease:g} s (HEADRACE_LEASE_S) is less than three heartbeats of {value:g} s:"
+                " every job would be lost; raise the one, or lower the other"
+            )
         return value
 
 

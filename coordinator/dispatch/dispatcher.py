@@ -56,8 +56,12 @@ class Timing:
     """The slow poll behind every bell."""
     refusal: float = 10.0
     """For how long a session gets no job of a class that it has refused."""
-    silence: float = 10.0
-    """A replica whose heartbeats have not been committed for so long sends its agents away."""
+    least_silence: float = 10.0
+
+    @property
+    def silence(self) -> float:
+        """A replica whose heartbeats have not been committed for so long sends its agents away."""
+        return max(self.least_silence, 2.5 * self.heartbeat)
 
 
 class Measures(Protocol):
@@ -328,11 +332,12 @@ class Dispatch:
         """Sends the agents away when their heartbeats are not committed: another replica may do better."""
         while True:
             await asyncio.sleep(self._timing.silence / 4)
-            if not self._sessions:
+            if self._clock() - self._committed_at >= self._timing.silence / 4:
+                # Nobody spoke up for a while: that the agents are silent does not mean that the database is.
                 with contextlib.suppress(StoreDown):
                     await self._store.heartbeat([])
                     self._committed_at = self._clock()
-            elif not self.healthy:
+            if not self.healthy:
                 self.send_away("this coordinator cannot reach its database")
 
 

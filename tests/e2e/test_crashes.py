@@ -196,7 +196,9 @@ def test_a_deployment_whose_supervisor_dies_is_not_started_again(standing):
     assert "try 2" not in standing.log_of(1, "deploy")
 
 
-@pytest.mark.parametrize("standing", [{"HEADRACE_LONG_LEASE_S": "40", "HEADRACE_LEASE_S": "10"}], indirect=True)
+@pytest.mark.parametrize(
+    "standing", [{"HEADRACE_LONG_LEASE_S": "40", "HEADRACE_LEASE_S": "10", "HEADRACE_HEARTBEAT_S": "2"}], indirect=True
+)
 def test_a_deployment_that_is_lost_blocks_its_run(standing):
     """Its agent fell silent, so nobody knows whether it still goes on: the run waits for a person."""
     watcher = begin_deployment(standing)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from pydantic import ValidationError
 
 from coordinator.api.agent_messages import hello_of, report_of
 from coordinator.core.matching import Ability, Offer, Requirement
@@ -26,6 +27,7 @@ from coordinator.dispatch.session import (
     SessionOver,
 )
 from coordinator.errors import BadInput, StoreDown
+from coordinator.settings import Settings
 from coordinator.store.runs import NewJob, NewRun
 from headrace.v1 import agent_pb2 as pb
 from headrace.v1 import common_pb2
@@ -41,8 +43,8 @@ def session(credit: int = 4) -> Session:
     return Session("s", 1, "a", OFFER, slots=4, credit=credit, drained=False, leaving=False)
 
 
-def claimed(number: int, attempt_id: int = 5) -> Claimed:
-    return Claimed("s", number, attempt_id, b"t" * 16, 1, 1, 7, 1, b"", 0.0)
+def claimed(number: int, attempt_id: int = 5, *, spec: bytes = b"") -> Claimed:
+    return Claimed("s", number, attempt_id, b"t" * 16, 1, 1, 7, 1, spec, 0.0)
 
 
 def order(attempt_id: int = 5, *, kill: bool = False) -> CancelOrder:
@@ -268,10 +270,12 @@ def test_a_replica_whose_heartbeats_are_not_committed_sends_its_agents_away() ->
         async with Replica(Timing()).running() as replica:
             opened = await replica.open()
             assert replica.dispatch.healthy
-            await asyncio.sleep(11)
+            replica.fails_before = {"heartbeat"}
+            await asyncio.sleep(15)
             assert not replica.dispatch.healthy
             while not isinstance((await opened.next_messages())[0], SendAway):
                 pass
+            replica.fails_before = set()
             await replica.dispatch.heartbeat(opened, 1, 0, ())
             assert replica.dispatch.healthy
 
@@ -372,3 +376,38 @@ def test_a_report_that_can_never_be_recorded_is_answered_and_the_others_are_reco
             }
 
     simulate(main, 1)
+
+
+def test_silent_agents_are_not_taken_for_a_silent_database() -> None:
+    """One agent that hangs, alone at its replica, must not make the replica unready and send it away."""
+
+    async def main(rng: random.Random) -> None:
+        async with Replica(Timing(heartbeat=20.0)).running() as replica:
+            await replica.open()
+            assert replica.dispatch.timing.silence == 50.0
+            for _ in range(20):
+                await asyncio.sleep(10)
+                assert replica.dispatch.healthy
+
+    simulate(main, 1)
+
+
+def test_a_lease_that_ends_between_two_heartbeats_is_refused() -> None:
+    """Every job would be lost, again and again, and nothing would say why."""
+    with pytest.raises(ValidationError, match="HEADRACE_LEASE_S"):
+        Settings(lease_s=10, heartbeat_s=5)
+    assert Settings(lease_s=15, heartbeat_s=5).lease_s == 15
+
+
+async def test_large_jobs_are_assigned_in_messages_that_the_wire_takes() -> None:
+    """One too large breaks the stream, and the same jobs are in the next session's first message again."""
+    mine = session()
+    mine.assign(
+        [claimed(n, n, spec=b"x" * size) for n, size in enumerate((3 << 20, 600_000, 600_000, 5), 1)], deadline=3
+    )
+    messages = await mine.next_messages()
+    assert [[each.number for each in message.claimed] for message in messages if isinstance(message, Assign)] == [
+        [1],
+        [2],
+        [3, 4],
+    ]
