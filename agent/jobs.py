@@ -46,6 +46,9 @@ class RunningJobs:
         over = (Phase.CLEANUP, Phase.SETTLED)
         await self._sweep_sandboxes(frozenset(r.attempt for r in found if r.phase not in over))
         for record in found:
+            if _is_over(record) and record.log_done:  # the last agent died while it forgot this one
+                self._spawn(asyncio.to_thread(self._remove, record.attempt), f"forget {record.attempt}")
+                continue
             parts.journal.info("attempt found again", attempt=record.attempt, phase=record.phase.value)
             for report in record.reports.values():
                 self._outbox.hand_in(report)
@@ -179,9 +182,9 @@ class RunningJobs:
             self._spawn(asyncio.to_thread(self._remove, record.attempt), f"forget {record.attempt}")
 
     def _remove(self, attempt: int) -> None:
+        self.parts.records.remove(attempt)  # first: what a killed agent leaves of the rest is swept at its next start
         shutil.rmtree(self.parts.directory.folder(attempt), ignore_errors=True)
         shutil.rmtree(self.parts.directory.logs / str(attempt), ignore_errors=True)
-        self.parts.records.remove(attempt)
 
     def _abort(self, attempt: int, sentence: str) -> None:
         self._outbox.forget(attempt)

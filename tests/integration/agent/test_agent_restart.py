@@ -8,6 +8,7 @@ import os
 import signal
 from pathlib import Path
 
+from agent.record import Phase, Record, Records
 from agent.supervisor.process import parent_of
 from headrace.v1 import common_pb2 as pb
 from tests.integration.agent.conftest import Agent, job, supervisors
@@ -134,6 +135,31 @@ async def test_an_agent_that_dies_between_the_end_of_the_log_and_its_report_stil
         assert "may be missing" not in second.logs[attempt].text
         agent.terminate()
         assert await agent.ended() == 0
+
+
+async def test_an_attempt_that_was_half_forgotten_is_forgotten_by_the_next_process(
+    agent: Agent, side: OtherSide
+) -> None:
+    """Its log is gone by then: an agent that waited for it to be handed in could never leave."""
+    record = Record(
+        attempt=7,
+        token=b"t",
+        attempt_try=1,
+        slot=0,
+        spec=pb.JobSpec(),
+        assigned_boot_ms=1,
+        phase=Phase.SETTLED,
+        outcome=pb.ATTEMPT_STATE_PASSED,
+        facts={"records": 5},
+        log_done=True,
+    )
+    folder = agent.data / "attempts"
+    folder.mkdir(parents=True)
+    Records(folder).write(record)
+    await agent.start()
+    agent.terminate()
+    assert await agent.ended(5) == 0
+    assert not list(folder.iterdir())
 
 
 async def until_file_says(file: Path, text: str) -> None:
