@@ -196,8 +196,9 @@ class PostgresDispatch:
         return changed
 
     async def mend(self, queue_timeout_s: float) -> int:
-        """Queues what waits for nothing, and ends what no agent could take for too long."""
+        """Queues what waits for nothing, ends what no agent could take for too long, forgets old requests."""
         async with self._database.connection() as db:
+            await db.execute(SQL.forget_requests)
             waiting = await db.fetch(SQL.waiting_for_nothing)
             hopeless = [key for key, reason in (await _reasons(db)).items() if reason.unschedulable]
             too_long = await db.fetch(SQL.queued_too_long, queue_timeout_s, hopeless)

@@ -205,3 +205,7 @@ SELECT id, run_id FROM job WHERE state = 'waiting' AND unfinished = 0 LIMIT 1000
 -- queued_too_long: of classes that no agent can take
 SELECT q.job_id, j.run_id FROM queue q JOIN job j ON j.id = q.job_id
 WHERE q.cls = ANY($2::integer[]) AND q.queued_at < clock_timestamp() - make_interval(secs => $1) ORDER BY q.queued_at LIMIT 500;
+
+-- forget_requests: nobody asks again by then; a bounded bite at a time
+DELETE FROM request WHERE id = ANY(array(
+    SELECT id FROM request WHERE created_at < clock_timestamp() - interval '7 days' ORDER BY created_at LIMIT 5000));

@@ -265,3 +265,19 @@ async def test_who_is_told_another_reason_is_found_by_index(both: dict[str, Full
     plan = await full.plan(DISPATCH.queued_with_other_reason, classes, ['""'] * len(classes))
     assert plan.scans("job") == {"job_reason"}
     assert plan.rows <= 10
+
+
+@on_one_loop
+async def test_what_an_agent_holds_is_found_by_index(both: dict[str, Full]) -> None:
+    """At every Hello: a fleet that reconnects would read all leases once for each agent."""
+    plan = await both["much"].plan(DISPATCH.leases_of_agent, 1000001)
+    assert plan.scans("lease") == {"lease_of_agent"}
+
+
+async def test_requests_are_forgotten_after_a_week(postgres: PostgresWorld) -> None:
+    """They are kept for whoever asks again, not for ever."""
+    for request in ("request-old", "request-new"):
+        await postgres.run(J("a"), request=request)
+    await postgres.fetch("UPDATE request SET created_at = created_at - interval '8 days' WHERE id = 'request-old'")
+    await postgres.at.mend(3600)
+    assert [row["id"] for row in await postgres.fetch("SELECT id FROM request")] == ["request-new"]

@@ -213,6 +213,7 @@ CREATE TABLE lease (
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX lease_of_session ON lease (session_id);
 CREATE INDEX lease_of_run ON lease (run_id);
+CREATE INDEX lease_of_agent ON lease (agent_id);
 
 -- Singletons: whoever holds the term repeats it in every write.
 CREATE TABLE singleton (
