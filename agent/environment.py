@@ -113,9 +113,12 @@ def parse(data: bytes, what: str) -> dict[str, str]:
             raise BadFile(f"${what} line {number} is neither `name=value` nor `name<<END`: {line[:60]!r}.")
         if sign == "<<":
             end = rest.strip()
-            if not end or end not in lines[at:]:
-                raise BadFile(f"${what} line {number}: the block of {name} has no end {end!r}.")
-            close = lines.index(end, at)
+            try:
+                close = lines.index(
+                    end or "\n", at
+                )  # no line holds a line feed: a block without an end word has no end
+            except ValueError:
+                raise BadFile(f"${what} line {number}: the block of {name} has no end {end!r}.") from None
             rest, at = "\n".join(lines[at:close]), close + 1
         found[name] = rest
     return found

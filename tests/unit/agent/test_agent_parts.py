@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,13 @@ def test_no_bytes_of_a_job_break_the_parser(data: bytes) -> None:
     """A job is hostile: what it writes is read, or refused in one sentence."""
     with contextlib.suppress(BadFile):
         assert not any(name.startswith("HEADRACE_") for name in environment.parse_env(data))
+
+
+def test_many_blocks_take_no_more_time_than_as_many_lines() -> None:
+    """A hostile step may write 16 MiB of them: time that grows with the square would hold an agent for hours."""
+    began = time.process_time()
+    assert environment.parse_output(b"a<<E\nE\n" * 30_000) == {"a": ""}
+    assert time.process_time() - began < 1.0
 
 
 @pytest.mark.parametrize(
