@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from agent.parts import Parts
 from agent.record import Phase, Record
 from agent.sandbox.protocol import NotRemovedError
 from agent.session import Outbox
+from agent.workspace.removal import NotRemoved, remove_tree
 from headrace.v1 import agent_pb2 as pb
 from headrace.v1 import common_pb2
 
@@ -42,9 +42,9 @@ class RunningJobs:
         """Takes up what an earlier process of this agent left, and sweeps what nobody holds."""
         self._parts, self._tasks = parts, tasks
         found = await asyncio.to_thread(parts.records.read, self._broken)
-        await asyncio.to_thread(self._sweep_folders, {record.attempt for record in found})
         over = (Phase.CLEANUP, Phase.SETTLED)
         await self._sweep_sandboxes(frozenset(r.attempt for r in found if r.phase not in over))
+        await asyncio.to_thread(self._sweep_folders, {record.attempt for record in found})  # nothing lives there now
         for record in found:
             if _is_over(record) and record.log_done:  # the last agent died while it forgot this one
                 self._spawn(asyncio.to_thread(self._remove, record.attempt), f"forget {record.attempt}")
@@ -183,8 +183,8 @@ class RunningJobs:
 
     def _remove(self, attempt: int) -> None:
         self.parts.records.remove(attempt)  # first: what a killed agent leaves of the rest is swept at its next start
-        shutil.rmtree(self.parts.directory.folder(attempt), ignore_errors=True)
-        shutil.rmtree(self.parts.directory.logs / str(attempt), ignore_errors=True)
+        self._clear(self.parts.directory.folder(attempt))
+        self._clear(self.parts.directory.logs / str(attempt))
 
     def _abort(self, attempt: int, sentence: str) -> None:
         self._outbox.forget(attempt)
@@ -233,7 +233,14 @@ class RunningJobs:
         for parent in (directory.attempts, directory.logs, directory.workspaces):
             for folder in parent.iterdir() if parent.is_dir() else ():
                 if folder.name.isdecimal() and int(folder.name) not in held:
-                    shutil.rmtree(folder, ignore_errors=True)
+                    self._clear(folder)
+
+    def _clear(self, folder: Path) -> None:
+        """Removes what an attempt left, however deep a job made it. What resists is left to the next start."""
+        try:
+            remove_tree(folder)
+        except (NotRemoved, OSError) as error:
+            self.parts.journal.warning("folder not removed", folder=str(folder), error=str(error))
 
 
 def _is_over(record: Record) -> bool:

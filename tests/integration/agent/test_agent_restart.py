@@ -162,6 +162,24 @@ async def test_an_attempt_that_was_half_forgotten_is_forgotten_by_the_next_proce
     assert not list(folder.iterdir())
 
 
+async def test_a_tree_that_a_job_made_deep_does_not_keep_an_agent_from_starting(agent: Agent, side: OtherSide) -> None:
+    """Every start sweeps what nobody holds: one hostile job must not cost a machine its agent."""
+    await agent.start()
+    agent.terminate()
+    assert await agent.ended() == 0
+    left = agent.data / "workspaces" / "77"
+    left.mkdir(parents=True)
+    here = os.open(left, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    await agent.start()
+    assert not left.exists()
+
+
 async def until_file_says(file: Path, text: str) -> None:
     async with asyncio.timeout(20):
         while text not in file.read_text():  # noqa: ASYNC110 - another process writes it
