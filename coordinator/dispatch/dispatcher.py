@@ -105,6 +105,7 @@ class Dispatch:
         self._beats: GroupCommit[Beat, bool] = GroupCommit(self._flush_beats, most=5_000)
         self._reports: GroupCommit[Report, Answer] = GroupCommit(self._flush_reports, most=500)
         self._credit = asyncio.Event()
+        self._cancels = asyncio.Event()
         self._missing: dict[int, dict[int, Missing]] = {}
         self._found_missing = asyncio.Event()
         self._committed_at = clock()
@@ -155,6 +156,7 @@ class Dispatch:
         # Before it is among the others: one that fails here has no stream, and would be given jobs for ever.
         session.cancel(await self._store.cancels([session.id]))
         self._sessions[session.id] = session
+        self._cancels.set()  # one that was asked for since then, and rang before the session could hear it
         self._credit.set()
         return session, opened
 
@@ -305,7 +307,7 @@ class Dispatch:
         """Hands on what people want canceled."""
         with self._bells.listening(CANCELS) as asked:
             while True:
-                await heard_within(asked, self._timing.poll * 5)
+                await _either(asked, self._cancels, self._timing.poll * 5)
                 with contextlib.suppress(StoreDown):
                     by_session: dict[str, list[CancelOrder]] = defaultdict(list)
                     for order in await self._store.cancels(list(self._sessions)):

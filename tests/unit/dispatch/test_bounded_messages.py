@@ -13,7 +13,7 @@ from coordinator.dispatch.dispatcher import Timing
 from coordinator.errors import BadInput
 from headrace.v1 import agent_pb2 as pb
 from tests.harness.virtual_time import simulate
-from tests.unit.dispatch.test_session import Replica
+from tests.unit.dispatch.test_dispatch import Replica
 
 HELLO = pb.SessionRequest(
     hello=pb.Hello(name="a", instance_id="i" * 8, version="1", pool="default", slots=4, credit=4, number=1)
