@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeGuard
 
 import asyncpg
 
@@ -106,6 +107,8 @@ async def report(db: Connection, reports: Sequence[Report]) -> tuple[list[Answer
             steps = machine.told(known, _event_of(each))
         except StaleToken as error:
             answers.append(Answer(each.id, each.attempt_id, abort=True, sentence=str(error)))
+            if _is_last_word(each, known):
+                finals[known.id] = LogFinal(known.id, dict(each.log_records))
             continue
         answers.append(Answer(each.id, each.attempt_id))
         canceling = row["canceling"] or rows.runs[row["run_id"]].canceling
@@ -120,6 +123,11 @@ async def report(db: Connection, reports: Sequence[Report]) -> tuple[list[Answer
     if finals:
         await close_logs(db, list(finals.values()))
     return answers, await settle(db, rows.runs, events)  # last: what it locks is shared by all runs of a project
+
+
+def _is_last_word(each: Report, known: Attempt) -> TypeGuard[EndedReport]:
+    """Whether a late outcome of a lost attempt says how long its log is: readers need not wait an hour for more."""
+    return isinstance(each, EndedReport) and known.state is AttemptState.LOST and known.token == each.token
 
 
 async def gone(db: Connection, held: Mapping[int, str | None], sentence: str) -> Wake:

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 from coordinator.core.states import AttemptState
-from tests.integration.store.world import J, World, ended, started
+from tests.integration.store.world import J, PostgresWorld, World, ended, started
 
 DEPLOY = J("ship", environment="production")
 
@@ -190,3 +190,17 @@ async def test_an_outcome_without_a_start_is_an_outcome(world: World) -> None:
         assert not answer.abort
     assert await world.attempts(made["unit"]) == ["passed"]
     assert await world.state(made[""], "after") == "queued"
+
+
+async def test_a_late_outcome_of_a_lost_attempt_seals_its_log_if_the_token_is_right(postgres: PostgresWorld) -> None:
+    """The outcome comes too late; how long the log is does not: nobody has to wait an hour for its end."""
+    await postgres.run(J("unit"))
+    opened = await postgres.open()
+    (job,) = await postgres.claim(opened.session_id)
+    await postgres.start(job)
+    await postgres.expire(opened.session_id)
+    sealed = "SELECT sealed_at IS NOT NULL FROM log WHERE attempt_id = $1"
+    assert (await postgres.end(replace(job, token=b"x" * 16))).abort
+    assert await postgres.value(sealed, job.attempt_id) is False
+    assert (await postgres.end(job)).abort
+    assert await postgres.value(sealed, job.attempt_id) is True
