@@ -66,8 +66,7 @@ class SupervisorClient:
             JobProblem: ERRORED, with what the supervisor said, when it does not come up.
 
         """
-        private = folder / "priv"
-        private.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private = _private(folder)
         spool = settings.spool or private
         spool.mkdir(mode=0o700, parents=True, exist_ok=True)
         log = private / "log"
@@ -282,6 +281,14 @@ class SupervisorClient:
             while True:
                 await asyncio.sleep(_PING_S)
                 await self._ask("ping")
+
+
+def _private(folder: Path) -> Path:
+    """Makes `folder`, closed to every other user, and its `priv`; returns that. A sandbox gets `io` as a mount."""
+    private = folder / "priv"
+    private.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)  # steps' scripts and environments lie in it, and FIFOs that anybody may write to
+    return private
 
 
 def _argv(folder: Path, attempt: int, spool: Path, settings: SupervisorSettings) -> list[str]:

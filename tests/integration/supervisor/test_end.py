@@ -256,3 +256,14 @@ async def test_a_full_disk_blocks_the_job_too_and_tears_no_record(start: Starter
         await held.client.acknowledge(wanted - 1)
     assert (await running).cause is None
     await held.client.end()
+
+
+async def test_no_other_user_of_the_machine_gets_into_an_attempts_folder(folder: Path) -> None:
+    """Steps' scripts and environments, with their secrets, lie in it, and FIFOs that anybody may write to."""
+    folder.parent.chmod(0o711)
+    client = await SupervisorClient.start(folder, 1, settings=SupervisorSettings())
+    try:
+        assert folder.stat().st_mode & 0o777 == 0o700
+    finally:
+        await client.end()
+        await client.leave()
