@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from agent import outcome
 from agent.halt import Halt, Halted
-from agent.orphan import close_orphaned_log, end_supervisor
+from agent.orphan import ENDING_S, close_orphaned_log, end_supervisor, ended_within, lives
 from agent.outcome import Outcome
 from agent.parts import Parts
 from agent.preparing import Home, choose_sandbox, facts_of, make_sandbox, make_workspace
@@ -21,7 +21,7 @@ from agent.record import Phase, Record
 from agent.sandbox.protocol import NotRemovedError, Sandbox
 from agent.steps import Steps, span
 from agent.supervisor.client import SupervisorClient, SupervisorGone
-from agent.supervisor.results import SupervisorSettings, SupervisorState
+from agent.supervisor.results import SupervisorSettings
 from agent.workspace.removal import NotRemoved
 from headrace.pipeline.plan import SandboxKind
 from headrace.v1 import agent_pb2, common_pb2
@@ -100,7 +100,9 @@ class Job:
                 self._client = self.source.client = await SupervisorClient.find(self._folder)
             return self.record.ended
         ended = await self._tried(self._begun_and_run)
-        await self._remove_sandbox()
+        if not await self._remove_sandbox():
+            self._client = None  # what still runs there is the machine's: nothing is kept of it
+            ended = Outcome(Cause.ERRORED, f"the job's sandbox could not be ended in {ENDING_S:g} s")
         if self._client is not None and not self._halt.killed.is_set() and self.record.phase is not Phase.PREPARING:
             self._enter(Phase.ARTIFACTS, ended)
             kept = await self._tried(lambda: self._steps.keep(ended))
@@ -254,17 +256,16 @@ class Job:
 
     # The end
 
-    async def _remove_sandbox(self) -> None:
-        """Kills what lives, removes what was made for it, and gives the slot back."""
+    async def _remove_sandbox(self) -> bool:
+        """Kills what lives, and removes what was made for it. False: something of it still lives."""
         record, client = self.record, self._client
-        with contextlib.suppress(SupervisorGone, JobProblem):
-            if client is not None and (await client.state()).phase == "launched":
-                await client.kill(Cause.CANCELED, "the steps are over")
+        with contextlib.suppress(SupervisorGone, JobProblem, TimeoutError):
+            async with asyncio.timeout(ENDING_S):
+                if client is not None and lives(await client.state()):
+                    await client.kill(Cause.CANCELED, "the steps are over")
         if record.sandbox:
             await self._remove_made(self._parts.sandboxes[SandboxKind(record.sandbox)])
-        with contextlib.suppress(SupervisorGone, JobProblem):
-            while client is not None and _lives(await client.state()):  # noqa: ASYNC110 - it tells of no event
-                await asyncio.sleep(0.005)
+        return client is None or await ended_within(client, ENDING_S)
 
     async def _remove_made(self, sandbox: Sandbox) -> None:
         """All that was made for the sandbox. What resists (an engine that hangs) is left to the next sweep."""
@@ -362,7 +363,3 @@ class Job:
         self._parts.records.keep(record, durable=True)
         if not record.aborted:
             self._parts.hand_in(report)
-
-
-def _lives(state: SupervisorState) -> bool:
-    return state.phase == "launched" and state.sandbox is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -14,12 +15,39 @@ from pathlib import Path
 import zstandard
 
 from agent.clock import Clock
+from agent.problems import JobProblem
+from agent.supervisor.client import SupervisorClient, SupervisorGone
 from agent.supervisor.records import Kind, Record
+from agent.supervisor.results import SupervisorState
 from agent.supervisor.spool import Spool, SpoolReader, segments
 
 MARKER = "*** headrace: the job's supervisor died here; up to 64 KiB of the log may be missing ***\n"
 
+ENDING_S = 60.0
+"""What a sandbox may take to end, once it is killed and all that was made for it removed."""
 _DEATH_S = 10.0
+_ASK_S = 0.005
+_ASK_AT_LAST_S = 0.05
+
+
+async def ended_within(client: SupervisorClient, seconds: float) -> bool:
+    """Waits for the end of a sandbox that was killed. False when it still lives after so long, or nobody says so."""
+    pause = _ASK_S
+    try:
+        async with asyncio.timeout(seconds):
+            while lives(await client.state()):
+                await asyncio.sleep(pause)
+                pause = min(_ASK_AT_LAST_S, 2 * pause)
+    except TimeoutError:
+        return False
+    except (SupervisorGone, JobProblem):
+        pass
+    return True
+
+
+def lives(state: SupervisorState) -> bool:
+    """Whether there is a sandbox, as far as its supervisor knows."""
+    return state.phase == "launched" and state.sandbox is None
 
 
 def end_supervisor(folder: Path) -> None:
