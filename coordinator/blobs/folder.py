@@ -42,7 +42,8 @@ class ObjectFolder:
     async def write(self, key: str, data: AsyncIterator[bytes], size: int | None, sha256_hex: str | None) -> None:
         """Write an object: durable and visible when this returns, else not at all, whatever happens.
 
-        `size` in bytes is reserved first. Raises `BlobExists`, `BlobCorrupt` (length or digest differ), `StoreFull`.
+        There must be room for `size` bytes at the start.
+        Raises `BlobExists`, `BlobCorrupt` (length or digest differ), `StoreFull`.
         """
         path = self.path(key)
         upload = _Upload(self._uploads / secrets.token_hex(16))
@@ -99,8 +100,10 @@ class _Upload:
     def open(self, size: int) -> None:
         self._handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if size:
-            os.posix_fallocate(self._handle, 0, size)  # a full disk says so before the bytes have come
+        # A full disk says so before the bytes have come. Nothing is reserved: a size is only a claim until then.
+        disk = os.fstatvfs(self._handle)
+        if size > disk.f_bavail * disk.f_frsize:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def write(self, chunk: bytearray) -> None:
         self.digest.update(chunk)

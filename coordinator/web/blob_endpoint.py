@@ -23,7 +23,8 @@ from coordinator.blobs.store import BlobCorrupt, BlobError, BlobExists, StoreFul
 from coordinator.blobs.urls import PATH, BadSignature, Grant, UrlSigner, upload_headers
 
 _READ = 1 << 18
-_IDLE_SECONDS = 60.0
+_SLOWEST = 64 << 10
+"""Bytes a second of an upload, at least: a place among the uploads is not held for a byte a minute."""
 _HEADERS = {
     "x-content-type-options": "nosniff",
     "content-security-policy": "sandbox; default-src 'none'",
@@ -43,11 +44,16 @@ class _Refused(Exception):
 
 
 def blob_endpoint(
-    folder: ObjectFolder, signer: UrlSigner, clock: Callable[[], float], uploads_at_once: int = 64
+    folder: ObjectFolder,
+    signer: UrlSigner,
+    clock: Callable[[], float],
+    uploads_at_once: int = 64,
+    patience_s: float = 60.0,
 ) -> Starlette:
     """Make the ASGI application. `clock` gives unix seconds and is the one that the addresses were signed by.
 
     More uploads than `uploads_at_once` wait for their turn, so memory stays bounded (2 MiB an upload).
+    One that stands still for `patience_s`, or comes slower than 64 KiB/s by more than that, is ended.
     """
     room = asyncio.Semaphore(uploads_at_once)
 
@@ -56,7 +62,7 @@ def blob_endpoint(
             grant = _grant(request, signer, clock())
             if grant.verb == "PUT":
                 async with room:
-                    return await _put(request, folder, grant)
+                    return await _put(request, folder, grant, patience_s)
             return await _get(request, folder, grant)
         except _Refused as refused:
             return PlainTextResponse(f"{refused.sentence}\n", refused.status, headers=_HEADERS)
@@ -75,11 +81,11 @@ def _grant(request: Request, signer: UrlSigner, now: float) -> Grant:
         raise _Refused(400, str(error)) from error
 
 
-async def _put(request: Request, folder: ObjectFolder, grant: Grant) -> Response:
+async def _put(request: Request, folder: ObjectFolder, grant: Grant, patience_s: float) -> Response:
     for name, value in upload_headers(grant.size, grant.sha256).items():
         if request.headers.getlist(name) != [value]:
             raise _Refused(403, f"the header {name} must be sent as it was signed")
-    body = _body(request)
+    body = _body(request, patience_s, grant.size)
     try:
         await folder.write(grant.key, body, grant.size, grant.sha256)
     except BlobExists as error:
@@ -96,16 +102,19 @@ async def _put(request: Request, folder: ObjectFolder, grant: Grant) -> Response
     return Response(status_code=204, headers=_HEADERS)
 
 
-async def _body(request: Request) -> AsyncIterator[bytes]:
-    chunks = request.stream()
+async def _body(request: Request, patience_s: float, size: int) -> AsyncIterator[bytes]:
+    loop, chunks = asyncio.get_running_loop(), request.stream()
+    end = loop.time() + size / _SLOWEST + patience_s
     while True:
         try:
-            async with asyncio.timeout(_IDLE_SECONDS):
+            async with asyncio.timeout_at(min(end, loop.time() + patience_s)):
                 chunk = await anext(chunks)
         except StopAsyncIteration:
             return
         except TimeoutError:
-            raise _Refused(408, f"no byte came for {_IDLE_SECONDS:.0f} s: send the file again") from None
+            slow = f"the file came slower than {_SLOWEST >> 10} KiB/s"
+            what = slow if loop.time() >= end else f"no byte came for {patience_s:.0f} s"
+            raise _Refused(408, f"{what}: send it again") from None
         yield chunk
 
 

@@ -36,13 +36,13 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def serving_folder(root: Path, uploads_at_once: int = 64) -> AsyncIterator[World]:
+async def serving_folder(root: Path, uploads_at_once: int = 64, patience_s: float = 60.0) -> AsyncIterator[World]:
     """A `file://` store and its endpoint on a loopback port."""
     secret = secrets.token_bytes(32)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         store = open_blob_store(f"file://{root}", BlobSettings(url, secret))
-        app = blob_endpoint(open_folder(root), UrlSigner([secret]), time.time, uploads_at_once)
+        app = blob_endpoint(open_folder(root), UrlSigner([secret]), time.time, uploads_at_once, patience_s)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
         serving = asyncio.create_task(server.serve([listener]))
         try:

@@ -196,3 +196,25 @@ async def test_a_hundred_megabytes_pass_through_without_staying_in_memory(world:
     grown = peak_kib() - before
     print(f"{world.kind}: {grown} KiB more at the peak")
     assert grown < 64 << 10, f"{grown} KiB more at the peak"
+
+
+async def test_an_upload_that_only_drips_holds_neither_its_place_nor_what_it_announced(tmp_path: Path) -> None:
+    """A byte now and then held a place for ever, and gigabytes of the disk that had only been announced."""
+    async with serving_folder(tmp_path / "blobs", uploads_at_once=1, patience_s=0.5) as files:
+
+        async def drips() -> AsyncIterator[bytes]:
+            for _ in range(1 << 19):
+                yield b"x"
+                await asyncio.sleep(0.1)  # it is slow: that is what is tested
+
+        signed = await files.store.sign_put(artifact_key(1, 3, DIGEST), 1 << 19, DIGEST)
+        dripping = asyncio.create_task(files.http.put(signed.url, content=drips(), headers=dict(signed.headers)))
+        await wait_for_files(tmp_path / "blobs/uploads", 1)
+        assert sum(each.stat().st_blocks * 512 for each in everything_below(tmp_path / "blobs")) < 1 << 19
+        signed = await files.store.sign_put(KEY, len(BODY), DIGEST)
+        async with asyncio.timeout(30):
+            answer = await files.http.put(signed.url, content=BODY, headers=dict(signed.headers))
+        assert answer.status_code == 204
+        assert not dripping.done()
+        dripping.cancel()
+        await asyncio.wait([dripping])
