@@ -321,7 +321,8 @@ class Job:
             await self._alive.leave()
         except (SupervisorGone, JobProblem):
             await asyncio.to_thread(end_supervisor, self._folder)
-            return await asyncio.to_thread(close_orphaned_log, self._spool, ended.sentence, self._parts.clock)
+            limit, clock = self._parts.policy.spool_limit, self._parts.clock
+            return await asyncio.to_thread(close_orphaned_log, self._spool, ended.sentence, clock, limit=limit)
         finally:
             self._client = self.source.client = None
         return last.records - 1, last.offset  # the spool's own last record is the outcome

@@ -19,7 +19,7 @@ from agent.problems import JobProblem
 from agent.supervisor.client import SupervisorClient, SupervisorGone
 from agent.supervisor.records import Kind, Record
 from agent.supervisor.results import SupervisorState
-from agent.supervisor.spool import Spool, SpoolReader, segments
+from agent.supervisor.spool import LIMIT, Spool, SpoolFull, SpoolReader, segments
 
 MARKER = "*** headrace: the job's supervisor died here; up to 64 KiB of the log may be missing ***\n"
 
@@ -89,32 +89,39 @@ def _listener(folder: Path) -> int | None:
         os.close(place)
 
 
-def close_orphaned_log(folder: Path, sentence: str, clock: Clock) -> tuple[int, int]:
+def close_orphaned_log(folder: Path, sentence: str, clock: Clock, *, limit: int = LIMIT) -> tuple[int, int]:
     """Appends the marker and the end to the spool in `folder`. Blocks. Returns the log's records and bytes.
 
-    A log that has its end already (the agent was killed after it) is left as it is.
+    A log that has its end already (the agent was killed after it) is left as it is. Where there is no room, by the
+    spool's limit or on the disk, the marker is left out, and the end if need be: the attempt is settled anyway.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    spool = Spool(folder)
+    spool = Spool(folder, limit)
     try:
         last = _last(folder)
         if last is not None and last.kind is Kind.OUTCOME:
             return last.sequence - 1, last.offset
-        section, now = (0 if last is None else last.section), clock.wall_ms()
-        if last is not None and last.kind is not Kind.CLOSED:
-            spool.append(Kind.CLOSED, _json(result=sentence), time_ms=now, section=section)
-        opened = _json(kind="cleanup", title="Clean up", step=-1, ours=True)
-        spool.append(Kind.OPENED, opened, time_ms=now, section=section + 1)
-        raw = f"{MARKER}headrace: {sentence}\n".encode()
-        frame = zstandard.ZstdCompressor(level=1).compress(raw)
-        spool.append(Kind.FRAME, frame, time_ms=now, section=section + 1, raw_length=len(raw))
-        spool.append(Kind.CLOSED, _json(result=""), time_ms=now, section=section + 1)
-        records, offset = spool.sequence, spool.offset
-        facts = _json(offset=offset, records=records + 1, cause="errored", sentence=sentence)
-        spool.append(Kind.OUTCOME, facts, time_ms=now, section=section + 1)
-        return records, offset
+        with contextlib.suppress(SpoolFull):
+            _append_end(spool, last, sentence, clock.wall_ms())
+            return spool.sequence - 1, spool.offset
+        return spool.sequence, spool.offset
     finally:
         spool.close()
+
+
+def _append_end(spool: Spool, last: Record | None, sentence: str, now: int) -> None:
+    section = 0 if last is None else last.section
+    if last is not None and last.kind is not Kind.CLOSED:
+        spool.append(Kind.CLOSED, _json(result=sentence), time_ms=now, section=section)
+    opened = _json(kind="cleanup", title="Clean up", step=-1, ours=True)
+    spool.append(Kind.OPENED, opened, time_ms=now, section=section + 1)
+    raw = f"{MARKER}headrace: {sentence}\n".encode()
+    frame = zstandard.ZstdCompressor(level=1).compress(raw)
+    with contextlib.suppress(SpoolFull):
+        spool.append(Kind.FRAME, frame, time_ms=now, section=section + 1, raw_length=len(raw))
+    spool.append(Kind.CLOSED, _json(result=""), time_ms=now, section=section + 1)
+    facts = _json(offset=spool.offset, records=spool.sequence + 1, cause="errored", sentence=sentence)
+    spool.append(Kind.OUTCOME, facts, time_ms=now, section=section + 1)
 
 
 def _last(folder: Path) -> Record | None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
 
-from agent.orphan import end_supervisor, ended_within
+import pytest
+
+from agent.clock import SystemClock
+from agent.orphan import close_orphaned_log, end_supervisor, ended_within
 from agent.supervisor.client import SupervisorClient
+from agent.supervisor.records import Kind
 from agent.supervisor.results import SupervisorSettings
+from agent.supervisor.spool import Spool, SpoolFull
 
 
 async def test_the_wait_for_a_sandbox_has_an_end(short_path: Path) -> None:
@@ -33,6 +39,22 @@ async def test_a_frozen_supervisor_is_proved_and_ended(short_path: Path) -> None
     assert not runs(client.pid)
     await client.close()
     assert await SupervisorClient.find(folder) is None
+
+
+@pytest.mark.parametrize("kind", [Kind.FRAME, Kind.CLOSED])
+def test_a_spool_that_is_full_is_closed_without_the_marker(tmp_path: Path, kind: Kind) -> None:
+    """A job that filled its spool, or even its reserve, and lost its supervisor has to be settled all the same."""
+    limit = 64 << 10
+    full = Spool(tmp_path, limit)
+    with contextlib.suppress(SpoolFull):
+        while True:
+            full.append(kind, b'{"result": "x"}', time_ms=1, section=1, raw_length=1)
+    full.close()
+    _, offset = close_orphaned_log(tmp_path, "it died", SystemClock(), limit=limit)
+    again = Spool(tmp_path, limit)
+    again.close()
+    assert offset == again.offset == full.offset
+    assert full.sequence <= again.sequence <= full.sequence + 4
 
 
 def runs(pid: int) -> bool:
