@@ -42,6 +42,20 @@ class Halt:
         """The same for work that a cancel with grace still allows."""
         return await _unless(self.killed, work)
 
+    async def unless_late(self, work: Awaitable[Result], *, whole_s: float, after_halt_s: float) -> Result:
+        """The same, held to `whole_s`, and to `after_halt_s` from a halt on, whenever it comes. Raises TimeoutError."""
+        async with asyncio.timeout(whole_s) as bound:
+            shortening = asyncio.create_task(self._shorten(bound, after_halt_s))
+            try:
+                return await self.unless_killed(work)
+            finally:
+                shortening.cancel()
+
+    async def _shorten(self, bound: asyncio.Timeout, seconds: float) -> None:
+        await self.halted.wait()
+        end = asyncio.get_running_loop().time() + seconds
+        bound.reschedule(min(bound.when() or end, end))
+
 
 async def _unless(event: asyncio.Event, work: Awaitable[Result]) -> Result:
     task = asyncio.ensure_future(work)

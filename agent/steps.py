@@ -121,14 +121,15 @@ class Steps:
         await client.open_section("artifacts", "Keep artifacts")
         try:
             with Tree.open(self._home.tree) as tree:
-                async with asyncio.timeout(_AFTER_CANCEL_S if self._halt.outcome else None):
-                    await self._halt.unless_killed(keep_artifacts(record, self._parts, tree, specs, client.say))
+                keeping = keep_artifacts(record, self._parts, tree, specs, client.say)
+                whole = record.spec.timeout_ms / 1000 + _AFTER_CANCEL_S  # as long as all the steps might have taken
+                await self._halt.unless_late(keeping, whole_s=whole, after_halt_s=_AFTER_CANCEL_S)
         except JobProblem as problem:
             await client.say(f"headrace: {problem.sentence}\n")
             await client.close_section(problem.sentence)
             raise
         except TimeoutError:
-            return Outcome(Cause.ERRORED, "the artifacts could not be kept in 5 min")
+            return Outcome(Cause.ERRORED, "the artifacts could not be kept in time")
         finally:
             record.timings["artifacts_ms"] = self._parts.clock.monotonic_ms() - since
         return Outcome()
