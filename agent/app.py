@@ -96,7 +96,7 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> Ending | No
             sandboxes=machine.sandboxes,
             offer=Offer(abilities, settings.docker_image, settings.allow_host),
             owner_of=machine.owner_of,
-            sources=Sources(git, Mirrors(git, directory.root / "mirrors"), courier),
+            sources=Sources(git, Mirrors(git, directory.root / "mirrors"), courier, local=settings.local),
             courier=courier,
             blobs=Blobs(access, settings.url, rng),
             forwarder=forwarder,

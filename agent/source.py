@@ -17,17 +17,21 @@ from headrace.v1 import common_pb2 as pb
 
 
 class Sources:
-    """Makes workspaces. `is_host`: the sandbox is the host itself and finds the mirror where it lies."""
+    """Makes workspaces. `local`: who asks for runs is this machine's own user, who may name `file://` URLs on it."""
 
-    def __init__(self, git: Git, mirrors: Mirrors, courier: Courier) -> None:
+    def __init__(self, git: Git, mirrors: Mirrors, courier: Courier, *, local: bool) -> None:
         self._git = git
         self._mirrors = mirrors
         self._courier = courier
+        self._local = local
 
     async def make(
         self, spec: pb.JobSpec, folder: Path, *, blobs: AttemptBlobs, owner: Owner | None, is_host: bool
     ) -> Workspace:
-        """The workspace of a job in `folder`, which must not exist yet. Raises `JobProblem`."""
+        """The workspace of a job in `folder`, which must not exist yet. Raises `JobProblem`.
+
+        `is_host`: the sandbox is the host itself and finds the mirror where it lies.
+        """
         mirror = self._mirrors.of(spec.project, trusted=spec.trusted)
         bundle = folder.parent / "bundle"
         try:
@@ -52,9 +56,9 @@ class Sources:
     async def _origin(self, spec: pb.JobSpec, blobs: AttemptBlobs, bundle: Path) -> Origin:
         match spec.source.WhichOneof("fetch"):
             case "path":
-                return Origin.of_path(Path(spec.source.path))
+                return Origin.of_path(Path(spec.source.path))  # a coordinator takes none but from its own machine
             case "url":
-                return Origin.of_url(spec.source.url)
+                return self._here(Origin.of_url(spec.source.url))
             case "bundle_sha256" if spec.checkout.enabled:
                 await self._download(await blobs.fetch_bundle(), bundle)
                 return Origin.of_bundle(bundle)
@@ -64,6 +68,15 @@ class Sources:
                 if not spec.checkout.enabled:
                     return Origin.of_path(bundle)
                 raise JobProblem(Cause.CHECKOUT_FAILED, "The run does not say where its source is fetched from.")
+
+    def _here(self, origin: Origin) -> Origin:
+        """Refuses what lies on this machine: the agent can read what whoever asked for the run may not."""
+        if origin.local is not None and not self._local:
+            sentence = (
+                f"This agent does not fetch {origin} from its own machine: name another URL, or hand in a bundle."
+            )
+            raise JobProblem(Cause.CHECKOUT_FAILED, sentence)
+        return origin
 
     async def _download(self, transfer: Transfer, file: Path) -> None:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

@@ -62,7 +62,8 @@ class RunService(stubs.RunServiceServicer):
             raise BadInput(f"the repository's address has more than {_INDEXED_MOST:,} bytes: name a shorter one")
         if not _COMMIT.fullmatch(source.commit):
             raise BadInput("a run names its commit by its full hash")
-        if (source.path or source.own_code) and not self._local:
+        is_here = source.path or source.own_code or source.url.strip().lower().startswith("file://")
+        if is_here and not self._local:
             raise BadInput(
                 "a path can only be built by a coordinator on the same machine: hand in a bundle, or name a URL"
             )
