@@ -30,10 +30,13 @@ _AGAIN = frozenset(
         grpc.StatusCode.UNKNOWN,
     }
 )
+_AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 
 
 class Blobs:
-    """Asks a coordinator for signed requests. Waits for one to come back for five minutes."""
+    """Asks a coordinator for signed requests. Waits for one that is away until the attempt is stopped or out of time;
+    one that is there and cannot answer is asked for five minutes.
+    """
 
     def __init__(self, access: Callable[[str], Access], addresses: Sequence[str], rng: random.Random) -> None:
         self._access = access
@@ -55,7 +58,8 @@ class Blobs:
                 try:
                     return await ask(stub)
                 except grpc.aio.AioRpcError as error:
-                    if error.code() not in _AGAIN or loop.time() > end:
+                    patient = error.code() in _AWAY or loop.time() < end
+                    if error.code() not in _AGAIN or not patient:
                         raise _problem(error, what) from error
             failures += 1
             await asyncio.sleep(min(10.0, 0.2 * 2 ** min(failures, 8)) * self._rng.uniform(0.5, 1.0))
