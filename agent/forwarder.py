@@ -188,6 +188,9 @@ class Forwarder:
             request = pb.AppendRequest()
             room, records_left = MESSAGE, MESSAGE_RECORDS
             for source in [each for each in self._sources.values() if each.is_due]:
+                if self._sources.pop(source.attempt, None) is None:
+                    continue
+                self._sources[source.attempt] = source  # last in the next message, whose room may be used up by then
                 source.is_due = False  # what grows while the disk is read makes it due again
                 if records := source.take(await asyncio.to_thread(source.read)):
                     request.batches.append(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import random
 from pathlib import Path
+from typing import Any, cast
 
-from agent.forwarder import MESSAGE_RECORDS, SHARE_RECORDS, LogSource
+from agent.forwarder import MESSAGE_RECORDS, SHARE, SHARE_RECORDS, Forwarder, LogSource
 from agent.supervisor.records import Kind
 from agent.supervisor.spool import Spool
 from coordinator.logs.bounds import MESSAGE_MOST
+from headrace.v1 import log_pb2
 
 
 def test_a_spool_of_very_small_records_is_handed_in_by_messages_that_the_coordinator_takes(tmp_path: Path) -> None:
@@ -21,3 +26,41 @@ def test_a_spool_of_very_small_records_is_handed_in_by_messages_that_the_coordin
     assert [len(each) for each in taken] == [SHARE_RECORDS, SHARE_RECORDS, 500]
     assert [record.sequence for each in taken for record in each] == list(range(1, 2 * SHARE_RECORDS + 501))
     assert MESSAGE_RECORDS - 1 + SHARE_RECORDS <= MESSAGE_MOST
+
+
+class TwoMessages:
+    """A stream that takes two messages and then no more."""
+
+    def __init__(self) -> None:
+        self.attempts: list[int] = []
+        self.full = asyncio.Event()
+        self._room = 2
+
+    async def write(self, request: log_pb2.AppendRequest) -> None:
+        """Takes one."""
+        self.attempts += [batch.attempt_id for batch in request.batches]
+        self._room -= 1
+        if not self._room:
+            self.full.set()
+            await asyncio.Event().wait()
+
+
+async def test_the_last_of_many_chatty_logs_is_sent_as_well(tmp_path: Path) -> None:
+    """A message has room for some of them: were it always the same ones, the others would wait for their ends."""
+    forwarder = Forwarder(cast("Any", None), ["unused"], rng=random.Random(1), arrived=lambda _: None)
+    for attempt in range(1, 7):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        spool = Spool(folder)
+        for _ in range(4):
+            spool.append(Kind.FRAME, b"x" * SHARE, time_ms=5, section=1, raw_length=SHARE)
+        spool.close()
+        forwarder.follow(attempt, b"token", folder)
+    call = TwoMessages()
+    sending = asyncio.create_task(forwarder._send(cast("Any", call)))
+    async with asyncio.timeout(10):
+        await call.full.wait()
+    sending.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await sending
+    assert set(call.attempts) == {1, 2, 3, 4, 5, 6}
