@@ -105,7 +105,7 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> Ending | No
             hand_in=outbox.hand_in,
             permit=jobs.permit,
             lease=Lease(),
-            policy=Policy(spool_limit=settings.spool_attempt, local=settings.local, own=machine.own),
+            policy=Policy(spool_limit=settings.spool_limit, local=settings.local, own=machine.own),
             metrics=metrics,
             journal=_log,
         )

@@ -37,6 +37,7 @@ def _paths(value: object) -> object:
     return [word for word in value.split(":") if word] if isinstance(value, str) else value
 
 
+_LEAST_SPOOL = 1 << 20
 Labels = Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs)]
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
 Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_paths)]
@@ -91,6 +92,11 @@ class Settings(BaseSettings):
             if not host or not port.isdigit() or "/" in each:
                 raise ValueError(f"{each!r} is not HOST:PORT")
         return value
+
+    @property
+    def spool_limit(self) -> int:
+        """Bytes of log on disk for one attempt, so that all slots together keep to `spool_agent`."""
+        return min(self.spool_attempt, max(_LEAST_SPOOL, self.spool_agent // self.slots))
 
     def credential(self) -> str:
         """The token itself. Raises `BadSettings` when its file cannot be read."""

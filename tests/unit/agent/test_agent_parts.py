@@ -188,3 +188,10 @@ def test_settings_name_each_mistake_and_lists_come_from_one_variable() -> None:
         read(Settings, {"url": "http://x"}, {"HEADRACE_SLOT": "3", "HEADRACE_POOL": ""}, Path("/nonexistent"))
     assert "is not HOST:PORT" in str(wrong.value)
     assert "HEADRACE_SLOTS" in str(wrong.value)
+
+
+@pytest.mark.parametrize(("slots", "limit"), [(2, 256 << 20), (16, 128 << 20), (1024, 2 << 20)])
+def test_all_slots_together_keep_to_the_agents_bound_of_logs(slots: int, limit: int) -> None:
+    """An agent with many slots must not fill its disk with logs while no coordinator takes them."""
+    settings, _ = read(Settings, {"name": "a", "slots": slots}, {}, Path("/nonexistent"))
+    assert settings.spool_limit == limit
