@@ -55,6 +55,7 @@ class LogSource:
         self._wake = wake
         self._reader = SpoolReader(folder)
         self._sizes: list[tuple[int, int]] = []
+        self._telling: asyncio.Task[None] | None = None
 
     def grown(self) -> None:
         """There are more records than before."""
@@ -120,6 +121,18 @@ class LogSource:
         self._sizes = [each for each in self._sizes if each[0] > self.durable]
         self._check()
         return arrived
+
+    def acknowledge(self) -> None:
+        """Tells the supervisor what is durable; waits for none, for one that is frozen would hold up all logs."""
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.create_task(self._tell(), name=f"acknowledgements of {self.attempt}")
+
+    async def _tell(self) -> None:
+        told = 0
+        with contextlib.suppress(SupervisorGone, JobProblem):
+            while self.client is not None and self.durable > told:
+                told = self.durable
+                await self.client.acknowledge(told)
 
     def _check(self) -> None:
         if self.final is not None and self.durable >= self.final:
@@ -214,20 +227,18 @@ class Forwarder:
         try:
             async for response in call:
                 for durable in response.durable:
-                    await self._stored(durable)
+                    self._stored(durable)
                 self._changed.set()
         except grpc.aio.AioRpcError as error:
             raise closed(error) from error
         raise WireClosed(grpc.StatusCode.UNAVAILABLE, "the stream is over")
 
-    async def _stored(self, durable: pb.Durable) -> None:
+    def _stored(self, durable: pb.Durable) -> None:
         source = self._sources.get(durable.attempt_id)
         if source is None:
             return
         self._arrived(source.stored(durable))
-        if source.client is not None and source.durable:
-            with contextlib.suppress(SupervisorGone, JobProblem):
-                await source.client.acknowledge(source.durable)
+        source.acknowledge()
 
     def _may_send(self) -> bool:
         flying = sum(source.in_flight for source in self._sources.values())

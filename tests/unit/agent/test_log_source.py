@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import socket
 from pathlib import Path
 from typing import Any, cast
 
 from agent.forwarder import MESSAGE_RECORDS, SHARE, SHARE_RECORDS, Forwarder, LogSource
+from agent.supervisor.client import SupervisorClient
 from agent.supervisor.records import Kind
 from agent.supervisor.spool import Spool
 from coordinator.logs.bounds import MESSAGE_MOST
@@ -64,3 +66,29 @@ async def test_the_last_of_many_chatty_logs_is_sent_as_well(tmp_path: Path) -> N
     with contextlib.suppress(asyncio.CancelledError):
         await sending
     assert set(call.attempts) == {1, 2, 3, 4, 5, 6}
+
+
+async def test_a_frozen_supervisor_holds_up_no_other_log(tmp_path: Path) -> None:
+    """It answers no acknowledgement: whoever waited for it would take nothing in for anybody."""
+    ours, its = socket.socketpair()
+    reader, writer = await asyncio.open_connection(sock=ours)
+    client = SupervisorClient(tmp_path, reader, writer, 1)
+    forwarder = Forwarder(cast("Any", None), ["unused"], rng=random.Random(1), arrived=lambda _: None)
+    frozen, other = (forwarder.follow(attempt, b"token", tmp_path / str(attempt)) for attempt in (1, 2))
+    frozen.client = client
+    other.finish(7)
+
+    async def responses() -> Any:
+        for attempt in (1, 2):
+            yield log_pb2.AppendResponse(durable=[log_pb2.Durable(attempt_id=attempt, sequence=7)])
+        await asyncio.Event().wait()
+
+    receiving = asyncio.create_task(forwarder._receive(cast("Any", responses())))
+    try:
+        async with asyncio.timeout(3):
+            await other.done.wait()
+    finally:
+        receiving.cancel()
+        await asyncio.gather(receiving, return_exceptions=True)
+        await client.close()
+        its.close()
