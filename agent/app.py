@@ -47,6 +47,8 @@ from headrace.pipeline.plan import SandboxKind
 from headrace.v1 import agent_pb2
 
 _log = structlog.get_logger("agent")
+_HAND_IN_S = 5.0
+"""What a coordinator gets to take outcomes and logs of an agent that was told twice to leave."""
 _CONFIG = Path("/etc/headrace/agent.toml")
 
 
@@ -152,11 +154,11 @@ async def _serve(
             await jobs.open(parts, tasks)
             with Leaving(outbox, jobs, stop).by_signals(tasks):
                 ending = await connection.run(stop)
-            if ending is not None:
+            if ending is not None or not jobs.idle:
                 raise _Refused
             forwarding.cancel()
     except* _Refused:
-        _log.error("the agent ends; its supervisors go on and wait for the next start")
+        _log.warning("the agent ends; what is left of its jobs waits for the next start")
     return ending
 
 
@@ -194,6 +196,15 @@ class Leaving:
         else:
             _log.info("leaving: jobs are canceled")
             self._jobs.cancel_all("the agent was told to stop")
+            tasks.create_task(self._when_free(), name="leaving at once")
+
+    async def _when_free(self) -> None:
+        """Nobody may be there to hand outcomes and logs to: they keep until the next start."""
+        while self._jobs.occupying():  # noqa: ASYNC110 - seldom, and once
+            await asyncio.sleep(0.1)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._jobs.wait_idle(), _HAND_IN_S)
+        self._stop.set()
 
     async def _when_idle(self) -> None:
         await self._jobs.wait_idle()

@@ -64,6 +64,11 @@ class RunningJobs:
         finally:
             self._permits.pop(request.attempt_id, None)
 
+    @property
+    def idle(self) -> bool:
+        """Whether no attempt is left."""
+        return self._idle.is_set()
+
     async def wait_idle(self) -> None:
         """Returns when no attempt is left: every outcome acknowledged, every log handed in."""
         await self._idle.wait()

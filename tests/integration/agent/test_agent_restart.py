@@ -262,6 +262,21 @@ async def test_a_second_sigterm_cancels_and_cleans_up(agent: Agent, side: OtherS
     assert not list((agent.data / "workspaces").iterdir())
 
 
+async def test_a_second_sigterm_ends_an_agent_whose_coordinator_is_gone(agent: Agent) -> None:
+    """A machine that shuts down cannot wait for another one: outcome and log keep until the next start."""
+    async with other_side() as first:
+        agent.side = first
+        await agent.start()
+        attempt = first.give(job(None, "echo begun; sleep 100"))
+        await first.until(lambda: attempt in first.logs and "begun" in first.logs[attempt].text)
+    agent.terminate()
+    agent.terminate()
+    await asyncio.sleep(0.2)  # two signals at once may be one
+    agent.terminate()
+    assert await agent.ended(15) == 0
+    assert '"settled"' in (agent.data / "attempts" / f"{attempt}.json").read_text()
+
+
 async def test_two_agents_cannot_share_a_data_directory(agent: Agent, side: OtherSide) -> None:
     """They would take each other's jobs for their own."""
     await agent.start()
