@@ -28,7 +28,12 @@ async def run(command: Sequence[str], text: str = "") -> str:
         raise CommandFailedError(f"{command[0]} cannot be started: {error.strerror}") from error
     finally:
         os.close(given)
-    out, err = await child.communicate()
+    talking = asyncio.ensure_future(child.communicate())
+    try:
+        out, err = await asyncio.shield(talking)
+    except asyncio.CancelledError:
+        await asyncio.wait([talking])  # what it was about to make would else appear after its removal
+        raise
     if child.returncode != 0:
         said = err.decode(errors="replace").strip() or "it said nothing"
         raise CommandFailedError(f"{' '.join(command)} failed with code {child.returncode}: {said}")
