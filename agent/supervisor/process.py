@@ -126,8 +126,12 @@ class Members:
         return descendants(os.getpid() if self._adopting else self._pid) - self._apart
 
     def signal(self, signum: int) -> int:
-        """Sends `signum` to each, once. Returns to how many."""
-        return sum(self._send(pid, signum) for pid in self.find())
+        """Sends `signum` to each, once, the oldest first. Returns to how many.
+
+        A shell must know of the signal before the command that it waits for dies of it: under `set -e` it would
+        take that for a failure and leave without its trap.
+        """
+        return sum(self._send(pid, signum) for pid in sorted(self.find()))
 
     def kill(self) -> int:
         """KILL until none is left, in a bounded number of rounds. Returns how many the last round found."""
