@@ -150,8 +150,7 @@ class Spool:
         if self.acknowledged == self.sequence and self._size > (0 if full else _SMALL):
             with contextlib.suppress(OSError):  # no room for a new file: the old one stays a while
                 self._next_segment()
-        # The last record stays until there is a newer one: who opens the spool again learns offset and section of it.
-        while self._done and self._done[0].last <= self.acknowledged and (self._size or len(self._done) > 1):
+        while self._done and self._done[0].last <= self.acknowledged:
             self._done.popleft().path.unlink(missing_ok=True)
 
     def close(self) -> None:

@@ -11,8 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.clock import SystemClock
-from agent.orphan import close_orphaned_log
 from agent.supervisor.records import OVERHEAD, Kind, Record, decode, encode
 from agent.supervisor.salvage import salvage
 from agent.supervisor.spool import Spool, SpoolFull, SpoolGone, SpoolReader, segments
@@ -146,18 +144,3 @@ def test_the_spool_of_a_dead_supervisor_is_ended_once(tmp_path: Path) -> None:
     records = all_of(tmp_path)
     assert [r.kind for r in records] == [Kind.OPENED, Kind.FRAME, Kind.FRAME, Kind.CLOSED, Kind.OUTCOME]
     assert (ended.records, ended.offset) == (5, records[-1].offset)
-
-
-def test_the_log_of_a_supervisor_that_died_with_all_acknowledged_is_ended_where_it_was(tmp_path: Path) -> None:
-    """An end at offset 0, of a section that does not follow, is refused by the coordinator."""
-    spool = Spool(tmp_path)
-    spool.append(Kind.OPENED, b"{}", time_ms=1, section=1)
-    for _ in range(3):
-        spool.append(Kind.FRAME, b"x" * 100_000, time_ms=2, section=1, raw_length=7)
-    spool.ack(spool.sequence)
-    spool.close()
-    _, size = close_orphaned_log(tmp_path, "it died.", SystemClock())
-    reader = SpoolReader(tmp_path)
-    told = [record for record in reader.read(reader.first()) if record.sequence > 4]
-    assert [record.section for record in told] == [1, 2, 2, 2, 2]
-    assert (told[0].offset, size) == (21, 21 + told[2].raw_length)
