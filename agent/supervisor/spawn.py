@@ -69,7 +69,7 @@ def _become(what: Start, numbers: Mapping[str, int], log: str, told: int) -> Non
     try:
         os.setsid()
         os.umask(_UMASK)
-        for signum in (signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM):
+        for signum in (signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
             signal.signal(signum, signal.SIG_DFL)
         with contextlib.suppress(OSError):  # a job must be killed for memory before its supervisor is
             _write("/proc/self/oom_score_adj", b"0")
