@@ -12,7 +12,19 @@ class CommandFailedError(Exception):
 
 
 async def run(command: Sequence[str], text: str = "") -> str:
-    """Runs `command` with `text` as its input and returns its output. Raises `CommandFailedError`."""
+    """Runs `command` with `text` as its input and returns its output. Raises `CommandFailedError`.
+
+    Canceled, it lets the program end first: what that was about to make would else appear after its removal.
+    """
+    talking = asyncio.ensure_future(_talk(command, text))
+    try:
+        return await asyncio.shield(talking)
+    except asyncio.CancelledError:
+        await asyncio.wait([talking])
+        raise
+
+
+async def _talk(command: Sequence[str], text: str) -> str:
     # A file, not a pipe: uvloop raises when a program ends before it has read its pipe.
     given = os.memfd_create("command-stdin", os.MFD_CLOEXEC)
     try:
@@ -28,12 +40,7 @@ async def run(command: Sequence[str], text: str = "") -> str:
         raise CommandFailedError(f"{command[0]} cannot be started: {error.strerror}") from error
     finally:
         os.close(given)
-    talking = asyncio.ensure_future(child.communicate())
-    try:
-        out, err = await asyncio.shield(talking)
-    except asyncio.CancelledError:
-        await asyncio.wait([talking])  # what it was about to make would else appear after its removal
-        raise
+    out, err = await child.communicate()
     if child.returncode != 0:
         said = err.decode(errors="replace").strip() or "it said nothing"
         raise CommandFailedError(f"{' '.join(command)} failed with code {child.returncode}: {said}")

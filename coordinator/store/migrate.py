@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from coordinator.errors import BadInput, StoreDown
+from coordinator.store.migrations.script import digests
 
 # One replica migrates, the others wait: a session-level advisory lock with a number of our own.
 _LOCK = 0x68656164
@@ -36,8 +37,8 @@ def newest_revision() -> str:
 async def migrate(dsn: str) -> None:
     """Runs what is missing; does nothing on a database that is up to date.
 
-    Raises BadInput for a database of a newer version, for one that does not exist and for an address that is none,
-    StoreDown for one that cannot be reached.
+    Raises BadInput for a database of a newer version or of another build, for one that does not exist and for an
+    address that is none, StoreDown for one that cannot be reached.
     """
 
     async def connect() -> asyncpg.Connection:
@@ -75,6 +76,21 @@ def _upgrade(connection: Connection) -> None:
     config.attributes["connection"] = connection
     connection.exec_driver_sql(f"SELECT pg_advisory_lock({_LOCK})")
     try:
+        _refuse_other_builds(connection)
         command.upgrade(config, "head")
     finally:
         connection.exec_driver_sql(f"SELECT pg_advisory_unlock({_LOCK})")
+
+
+def _refuse_other_builds(connection: Connection) -> None:
+    """What ran under a number must be what this build has under it: nothing else would notice before it failed."""
+    tables = connection.exec_driver_sql("SELECT to_regclass('alembic_version'), to_regclass('schema_script')").one()
+    if tables[0] is None or not connection.exec_driver_sql("SELECT 1 FROM alembic_version").all():
+        return
+    ran = connection.exec_driver_sql("SELECT name, sha256 FROM schema_script").all() if tables[1] is not None else []
+    own = digests()
+    if not ran or any(own.get(name, sha256) != sha256 for name, sha256 in ran):
+        raise BadInput(
+            "the database was made by another build of headrace, whose tables differ under the same version: "
+            "start that build, or move the database (without HEADRACE_DATABASE_URL: the data directory) out of the way"
+        )

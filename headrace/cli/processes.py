@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,15 +150,26 @@ def _start_failed(daemon: Daemon, process: subprocess.Popen[bytes], log: Path, b
     """Its own last line is the best sentence there is."""
     with suppress(subprocess.TimeoutExpired):
         process.wait(2)
-    if process.poll() is None:
-        return ServerFailed(f"the {daemon.name} was not ready within {READY_WITHIN:.0f} s: see {log}")
     lines = log.read_bytes()[began:].decode("utf-8", "replace").strip().splitlines()
+    if process.poll() is None:
+        why = f": {why}" if (why := last_reason(lines)) else ""
+        return ServerFailed(f"the {daemon.name} was not ready within {READY_WITHIN:.0f} s{why} (see {log.parent})")
     spoken = [number for number, line in enumerate(lines) if line.startswith("headrace")]
     said = lines[spoken[-1] :] if spoken else lines[-1:]
     sentence = "\n".join(said).removeprefix("headrace: ").removeprefix(f"headrace {daemon.name}: ")
     return StartFailed(
         f"the {daemon.name} did not start: {sentence or f'it said nothing; see {log}'}", process.returncode
     )
+
+
+def last_reason(lines: Sequence[str]) -> str:
+    """The newest reason that a daemon logged for what it could not do, or nothing."""
+    for line in reversed(lines):
+        with suppress(ValueError):
+            entry = json.loads(line)
+            if isinstance(entry, dict) and isinstance(why := entry.get("why"), str):
+                return why
+    return ""
 
 
 def _start_time(pid: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncpg
 import pytest
 
 from coordinator.errors import BadInput, StoreDown
@@ -28,3 +29,19 @@ async def test_a_database_that_nobody_serves_is_down() -> None:
     """That may mend itself: it is tried again."""
     with pytest.raises(StoreDown, match="cannot be reached"):
         await migrate("postgresql://nobody@127.0.0.1:1/nothing")
+
+
+@pytest.mark.parametrize(
+    "other", ["UPDATE schema_script SET sha256 = 'of another build'", "DROP TABLE schema_script"], ids=["else", "none"]
+)
+async def test_a_database_of_another_build_is_refused_before_anything_is_served(
+    fresh_database: str, other: str
+) -> None:
+    """A coordinator once served such a one: every Hello failed on a missing column, and nobody was told why."""
+    await migrate(fresh_database)
+    await migrate(fresh_database)  # our own is not refused
+    connection = await asyncpg.connect(fresh_database)
+    await connection.execute(other)
+    await connection.close()
+    with pytest.raises(BadInput, match="made by another build"):
+        await migrate(fresh_database)

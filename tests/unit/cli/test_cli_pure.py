@@ -16,6 +16,7 @@ from coordinator.settings import Settings as CoordinatorSettings
 from headrace.cli import output, settings
 from headrace.cli.board import Board, Lines
 from headrace.cli.live import picture
+from headrace.cli.processes import last_reason
 from headrace.cli.runs import the_job
 from headrace.cli.starter import starter
 from headrace.cli.summary import exit_code, summary
@@ -334,3 +335,16 @@ def test_the_starter_fits_what_lies_in_the_repository(tmp_path, files, found, wo
     name, text = starter(tmp_path)
     assert name == found
     assert words in text
+
+
+def test_a_daemon_that_does_not_get_ready_is_quoted() -> None:
+    """Its log had the reason all the time, and the one who waited had only its path."""
+    lines = [
+        '{"event": "connected"}',
+        '{"event": "not connected", "why": "no such table"}',
+        "[1]",
+        "torn {",
+        '{"why": 3}',
+    ]
+    assert last_reason(lines) == "no such table"
+    assert last_reason([]) == ""

@@ -5,6 +5,12 @@
 -- Times are timestamptz, written with clock_timestamp(): now() is the start of a transaction that may have
 -- waited for a lock.
 
+-- The migrations as they were run, so that a database of another build is refused instead of failing later.
+CREATE TABLE schema_script (
+    name        text PRIMARY KEY,
+    sha256      text NOT NULL
+);
+
 CREATE TABLE project (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     repository  text NOT NULL UNIQUE,
