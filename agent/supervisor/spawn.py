@@ -7,7 +7,9 @@ a file for what the starter has to say when it fails.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import platform
 import signal
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
@@ -69,8 +71,7 @@ def _become(what: Start, numbers: Mapping[str, int], log: str, told: int) -> Non
     try:
         os.setsid()
         os.umask(_UMASK)
-        for signum in (signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
-            signal.signal(signum, signal.SIG_DFL)
+        _heed_signals()
         with contextlib.suppress(OSError):  # a job must be killed for memory before its supervisor is
             _write("/proc/self/oom_score_adj", b"0")
         for folder in what.cgroups:
@@ -89,6 +90,27 @@ def _become(what: Start, numbers: Mapping[str, int], log: str, told: int) -> Non
         os.write(told, f"{error.filename or what.argv[0]} cannot be used: {error.strerror}".encode())
     finally:
         os._exit(127)
+
+
+_RT_SIGACTION: Final = {"x86_64": 13, "aarch64": 134}
+_LIBC: Final = ctypes.CDLL(None)
+
+
+def _heed_signals() -> None:
+    """Lets no signal be ignored because whoever started us ignored it.
+
+    By the system call, for the C library does not touch the two signals (32, 33) that it keeps for its own threads,
+    and its posix_spawn leaves them ignored.
+    """
+    number = _RT_SIGACTION.get(platform.machine())
+    default = ctypes.create_string_buffer(32)  # a kernel sigaction of zeros: the default, no flags, no mask
+    for signum in range(1, 65):
+        if signum in (signal.SIGKILL, signal.SIGSTOP):
+            continue
+        if number is not None:
+            _LIBC.syscall(number, signum, default, None, 8)
+        elif signum in signal.valid_signals():
+            signal.signal(signum, signal.SIG_DFL)
 
 
 def _write(file: str, data: bytes) -> None:
