@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from coordinator.api.errors import rpc, streamed
+from coordinator.api.request_ids import check_request_id
 from coordinator.api.run_messages import agent_message, pool_message
 from coordinator.dispatch.bells import AGENTS, QUEUE, LocalBells, heard_within
 from coordinator.store.views import Views
@@ -64,16 +65,18 @@ class FleetService(stubs.FleetServiceServicer):
     async def DrainAgent(  # noqa: N802
         self, request: wire.DrainAgentRequest, context: Any
     ) -> wire.Agent:
-        """Drains an agent, or lets it work again. Setting a state is idempotent by itself."""
+        """Drains an agent, or lets it work again. The same request again changes nothing."""
         del context
-        await self._views.drain(request.agent, drained=not request.undo)
+        check_request_id(request.request_id)
+        await self._views.drain(request.request_id, request.agent, drained=not request.undo)
         return next(agent for agent in await self._agents() if agent.name == request.agent)
 
     @rpc
     async def PausePool(  # noqa: N802
         self, request: wire.PausePoolRequest, context: Any
     ) -> wire.Pool:
-        """Pauses a pool, or resumes it. Setting a state is idempotent by itself."""
+        """Pauses a pool, or resumes it. The same request again changes nothing."""
         del context
-        await self._views.pause(request.pool, paused=request.paused)
+        check_request_id(request.request_id)
+        await self._views.pause(request.request_id, request.pool, paused=request.paused)
         return next(pool_message(row) for row in await self._views.pools() if row["name"] == request.pool)

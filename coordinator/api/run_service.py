@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from coordinator.api.errors import rpc, streamed
+from coordinator.api.request_ids import check_request_id
 from coordinator.api.run_messages import job_message, new_run, run_message
 from coordinator.core.states import RUN_OVER
 from coordinator.dispatch.bells import LocalBells, heard_within, run_topic
@@ -42,7 +43,7 @@ class RunService(stubs.RunServiceServicer):
     ) -> wire.CreateRunResponse:
         """Loads, plans and stores a run; the same request id again makes no second one."""
         del context
-        _check_request_id(request.request_id)
+        check_request_id(request.request_id)
         if (existing := await self._runs.run_of_request(request.request_id)) is not None:
             return wire.CreateRunResponse(run=run_message(await self._views.run(existing)), existed=True)
         self._check_source(request)
@@ -108,7 +109,7 @@ class RunService(stubs.RunServiceServicer):
     async def Cancel(self, request: wire.CancelRunRequest, context: Any) -> wire.Run:  # noqa: N802
         """Cancels a run; again, with another request id: without grace."""
         del context
-        _check_request_id(request.request_id)
+        check_request_id(request.request_id)
         sentence = request.sentence[:500] or "canceled by a person"
         await self._runs.cancel(request.request_id, request.run_id, sentence)
         return run_message(await self._views.run(request.run_id))
@@ -117,14 +118,9 @@ class RunService(stubs.RunServiceServicer):
     async def Retry(self, request: wire.RetryRunRequest, context: Any) -> wire.Run:  # noqa: N802
         """Runs a job, or all that did not pass, again."""
         del context
-        _check_request_id(request.request_id)
+        check_request_id(request.request_id)
         await self._runs.retry(request.request_id, request.run_id, request.job)
         return run_message(await self._views.run(request.run_id))
-
-
-def _check_request_id(request_id: str) -> None:
-    if not 8 <= len(request_id) <= 64:
-        raise BadInput("a request id has 8 to 64 characters, made anew for each request")
 
 
 def _plan(request: wire.CreateRunRequest) -> Plan:

@@ -1,4 +1,7 @@
-"""What is shown of runs and of the fleet. Read only; each answer is a handful of statements, whatever its size."""
+"""What is shown of runs and of the fleet, and what people decide about agents and pools.
+
+Each answer is a handful of statements, whatever its size.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ class RunView:
 
 
 class Views:
-    """Reads for people."""
+    """Reads for people, and their word about agents and pools."""
 
     def __init__(self, database: Database, bells: Bells) -> None:
         self._database = database
@@ -81,17 +84,21 @@ class Views:
             rows: Sequence[Row] = await db.fetch(FLEET.pools)
         return rows
 
-    async def drain(self, name: str, *, drained: bool) -> None:
-        """A person drains an agent, or lets it work again. Raises NotFound."""
-        async with self._database.connection() as db:
+    async def drain(self, request_id: str, name: str, *, drained: bool) -> None:
+        """A person drains an agent, or lets it work again; the same request again does nothing. Raises NotFound."""
+        async with self._database.transaction() as db:
+            if await db.fetchval(RUNS.remember_request, request_id, "drain", None) is None:
+                return
             if await db.fetchval(FLEET.drain, name, drained) is None:
                 names = ", ".join(f"`{row['name']}`" for row in await db.fetch(FLEET.near_agents))
                 raise NotFound(f"there is no agent `{name}`" + (f": there are {names}" if names else ""))
         self._bells.ring(Wake(agents=True, cancels=True))
 
-    async def pause(self, name: str, *, paused: bool) -> None:
-        """A pool starts nothing until it is resumed. Raises NotFound."""
-        async with self._database.connection() as db:
+    async def pause(self, request_id: str, name: str, *, paused: bool) -> None:
+        """A pool starts nothing until it is resumed; the same request again does nothing. Raises NotFound."""
+        async with self._database.transaction() as db:
+            if await db.fetchval(RUNS.remember_request, request_id, "pause", None) is None:
+                return
             if await db.fetchval(FLEET.pause, name, paused) is None:
                 names = ", ".join(f"`{row['name']}`" for row in await db.fetch(RUNS.all_pools))
                 raise NotFound(f"there is no pool `{name}`: there are {names}")

@@ -20,6 +20,11 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
+if sys.version_info >= (3, 13):
+    from warnings import deprecated as _deprecated
+else:
+    from typing_extensions import deprecated as _deprecated
+
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
@@ -134,7 +139,16 @@ class PublishArtifactRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     FILES_FIELD_NUMBER: _builtins.int
     KEEP_MS_FIELD_NUMBER: _builtins.int
-    request_id: _builtins.str
+    @_builtins.property
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def request_id(self) -> _builtins.str:
+        """not read: attempt and name say which publication it is"""
+
+    @request_id.setter
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def request_id(self, value: _builtins.str) -> None:
+        """not read: attempt and name say which publication it is"""
+
     attempt_id: _builtins.int
     token: _builtins.bytes
     name: _builtins.str

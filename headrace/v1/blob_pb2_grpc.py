@@ -82,8 +82,8 @@ class BlobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PublishArtifact(self, request, context):
-        """Agents. May be repeated with the same files. Fenced. Fails when a file was not uploaded, or when the name is
-        taken by other files of the same attempt.
+        """Agents. Idempotent by attempt and name: the same files again change nothing, others are refused. Fenced by the
+        attempt's token. Fails when a file was not uploaded, or when another job of the run has the name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

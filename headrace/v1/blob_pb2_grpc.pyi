@@ -37,8 +37,8 @@ class BlobServiceStub:
     PrepareUpload: _grpc.UnaryUnaryMultiCallable[_blob_pb2.PrepareUploadRequest, _blob_pb2.PrepareUploadResponse]
     """Agents. May be repeated. Fenced by the attempt's token."""
     PublishArtifact: _grpc.UnaryUnaryMultiCallable[_blob_pb2.PublishArtifactRequest, _blob_pb2.PublishArtifactResponse]
-    """Agents. May be repeated with the same files. Fenced. Fails when a file was not uploaded, or when the name is
-    taken by other files of the same attempt.
+    """Agents. Idempotent by attempt and name: the same files again change nothing, others are refused. Fenced by the
+    attempt's token. Fails when a file was not uploaded, or when another job of the run has the name.
     """
     FetchArtifact: _grpc.UnaryUnaryMultiCallable[_blob_pb2.FetchArtifactRequest, _blob_pb2.FetchArtifactResponse]
     """Agents. May be repeated. Fenced. The newest attempt's artifact, of a producer among the job's dependencies."""
@@ -57,8 +57,8 @@ class BlobServiceAsyncStub(BlobServiceStub):
     PrepareUpload: _aio.UnaryUnaryMultiCallable[_blob_pb2.PrepareUploadRequest, _blob_pb2.PrepareUploadResponse]  # type: ignore[assignment]
     """Agents. May be repeated. Fenced by the attempt's token."""
     PublishArtifact: _aio.UnaryUnaryMultiCallable[_blob_pb2.PublishArtifactRequest, _blob_pb2.PublishArtifactResponse]  # type: ignore[assignment]
-    """Agents. May be repeated with the same files. Fenced. Fails when a file was not uploaded, or when the name is
-    taken by other files of the same attempt.
+    """Agents. Idempotent by attempt and name: the same files again change nothing, others are refused. Fenced by the
+    attempt's token. Fails when a file was not uploaded, or when another job of the run has the name.
     """
     FetchArtifact: _aio.UnaryUnaryMultiCallable[_blob_pb2.FetchArtifactRequest, _blob_pb2.FetchArtifactResponse]  # type: ignore[assignment]
     """Agents. May be repeated. Fenced. The newest attempt's artifact, of a producer among the job's dependencies."""
@@ -86,8 +86,8 @@ class BlobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _blob_pb2.PublishArtifactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_blob_pb2.PublishArtifactResponse, _abc.Awaitable[_blob_pb2.PublishArtifactResponse]]:
-        """Agents. May be repeated with the same files. Fenced. Fails when a file was not uploaded, or when the name is
-        taken by other files of the same attempt.
+        """Agents. Idempotent by attempt and name: the same files again change nothing, others are refused. Fenced by the
+        attempt's token. Fails when a file was not uploaded, or when another job of the run has the name.
         """
 
     @_abc_1.abstractmethod
