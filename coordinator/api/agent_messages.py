@@ -68,13 +68,16 @@ def hello_of(message: wire.Hello) -> Hello:
         pool=message.pool,
         labels=dict(message.labels),
         slots=message.slots,
-        abilities=tuple(
-            Ability(each.kind, frozenset(each.networks), sentence_of(each.why_not, 500)) for each in message.sandboxes
-        ),
+        abilities=tuple(map(_ability, message.sandboxes)),
         held=tuple(Held(each.attempt_id, each.token) for each in message.held),
         leaving=message.draining,
         number=min(message.number, _MOST_NUMBER),
     )
+
+
+def _ability(message: wire.SandboxAbility) -> Ability:
+    why_not = sentence_of(message.why_not, 500)
+    return Ability(message.kind, frozenset(message.networks), why_not, hard_limits=message.hard_limits)
 
 
 def _texts(message: wire.Hello) -> Iterator[str]:

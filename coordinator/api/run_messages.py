@@ -194,7 +194,12 @@ def agent_message(row: Row) -> fleet.Agent:
         presence=presence if row["connected"] else fleet.AGENT_PRESENCE_GONE,
         seen_ms=_ms(row["seen_at"]),
         sandboxes=[
-            agents.SandboxAbility(kind=each["kind"], networks=each["networks"], why_not=each["why_not"])
+            agents.SandboxAbility(
+                kind=each["kind"],
+                networks=each["networks"],
+                hard_limits=each["hard_limits"],
+                why_not=each["why_not"],
+            )
             for each in row["sandboxes"]
         ],
         jobs=row["jobs"],

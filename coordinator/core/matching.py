@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,8 @@ class Ability:
     kind: str
     networks: frozenset[str]
     why_not: str = ""
+    hard_limits: bool = field(default=False, kw_only=True)
+    """Whether the kernel limits memory and processes."""
 
 
 @dataclass(frozen=True, slots=True)

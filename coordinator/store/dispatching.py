@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import asyncpg
 
@@ -307,11 +308,18 @@ def _requirement_of(row: asyncpg.Record) -> Requirement:
 
 
 def _offer_of(row: asyncpg.Record) -> Offer:
-    abilities = tuple(
-        Ability(each["kind"], frozenset(each["networks"]), each["why_not"]) for each in json.loads(row["sandboxes"])
-    )
+    abilities = tuple(map(_ability_of, json.loads(row["sandboxes"])))
     return Offer(row["pool"], tuple(sorted(json.loads(row["labels"]).items())), abilities)
 
 
+def _ability_of(found: Mapping[str, Any]) -> Ability:
+    return Ability(found["kind"], frozenset(found["networks"]), found["why_not"], hard_limits=found["hard_limits"])
+
+
 def _ability_json(ability: Ability) -> dict[str, object]:
-    return {"kind": ability.kind, "networks": sorted(ability.networks), "why_not": ability.why_not}
+    return {
+        "kind": ability.kind,
+        "networks": sorted(ability.networks),
+        "hard_limits": ability.hard_limits,
+        "why_not": ability.why_not,
+    }

@@ -112,3 +112,18 @@ def test_a_change_of_the_fleet_without_a_proper_request_id_is_refused(fleet: Fle
             call()
         assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert "request id" in str(refused.value.details())
+
+
+def test_an_agent_is_shown_with_the_sandboxes_that_it_has_said(
+    running: Daemon, channel: grpc.Channel, fleet: Fleet
+) -> None:
+    """Whether the kernel limits memory and processes is what an operator asks before untrusted jobs come."""
+    able = agent_pb2.SandboxAbility
+    said = [
+        able(kind="docker", networks=["full", "none"], hard_limits=True),
+        able(kind="bubblewrap", networks=["none"], hard_limits=False),
+        able(kind="host", why_not="it is not allowed here"),
+    ]
+    with connected(running, channel, a_hello("able", *said)):
+        (shown,) = [each for each in fleet.agents() if each.name == "able"]
+        assert list(shown.sandboxes) == said
