@@ -27,6 +27,7 @@ from coordinator.api.agent_service import AgentService, AgentSessions
 from coordinator.api.blob_service import BlobService
 from coordinator.api.fleet_service import FleetService
 from coordinator.api.guard import Guard
+from coordinator.api.health import Health
 from coordinator.api.log_service import LogService
 from coordinator.api.run_service import RunService
 from coordinator.blobs.opening import BlobSettings, open_blob_store, open_folder
@@ -76,6 +77,11 @@ _log = structlog.get_logger(__name__)
 
 _MOST_MESSAGE = 16 << 20
 _STOP_S = 2.0
+_SERVICES = tuple(
+    service.full_name
+    for file in (agent_pb2, run_pb2, log_pb2, blob_pb2, fleet_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+)
 _SERVER_OPTIONS = (
     ("grpc.max_receive_message_length", _MOST_MESSAGE),
     ("grpc.max_send_message_length", _MOST_MESSAGE),
@@ -164,6 +170,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         tokens = Tokens({Caller.CLIENT: data.client_token(), Caller.AGENT: data.agent_token()})
         server, address = _server(parts, tokens, settings)
         loops = await up.enter_async_context(_loops(parts, postgres))
+        await parts.health.tell()
         await server.start()
         up.push_async_callback(server.stop, _STOP_S)
         up.callback(parts.dispatch.send_away, "this coordinator is shutting down")
@@ -171,6 +178,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         if (endpoint := _blob_endpoint(settings, data)) is not None:
             await up.enter_async_context(serving(endpoint, sockets[1]))
 
+        up.push_async_callback(parts.health.leave)
         facts = {"address": address, "http": address_of(sockets[0]), "blobs": address_of(sockets[1])}
         _log.info("coordinator is ready", **facts)
         say_ready(settings.ready_fd, facts)
@@ -226,6 +234,7 @@ class _Parts:
         )
         self.logs = LogService(self.writer, LogReader(database, blobs, self.log_bells))
         self.blobs = BlobService(Artifacts(database), blobs)
+        self.health = Health(self.why_not_ready, _SERVICES)
 
     async def why_not_ready(self) -> str:
         """One sentence while work cannot flow here."""
@@ -249,18 +258,8 @@ def _server(parts: _Parts, tokens: Tokens, settings: Settings) -> tuple[grpc.aio
     log_pb2_grpc.add_LogServiceServicer_to_server(parts.logs, server)
     blob_pb2_grpc.add_BlobServiceServicer_to_server(parts.blobs, server)
     fleet_pb2_grpc.add_FleetServiceServicer_to_server(FleetService(parts.views, parts.bells), server)
-    health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
-    names = [
-        file.DESCRIPTOR.services_by_name[service].full_name
-        for file, service in (
-            (agent_pb2, "AgentService"),
-            (run_pb2, "RunService"),
-            (log_pb2, "LogService"),
-            (blob_pb2, "BlobService"),
-            (fleet_pb2, "FleetService"),
-        )
-    ]
-    reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    health_pb2_grpc.add_HealthServicer_to_server(parts.health.servicer, server)
+    reflection.enable_server_reflection([*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     host = settings.listen.rpartition(":")[0]
     try:
         port = server.add_insecure_port(settings.listen)
@@ -342,8 +341,8 @@ class _Loops:
 
 @contextlib.asynccontextmanager
 async def _loops(parts: _Parts, postgres: EmbeddedPostgres | None) -> AsyncIterator[_Loops]:
-    running = (parts.dispatch.run, parts.reaper.run, parts.wakes.run, parts.writer.run, parts.compactor.run)
-    tasks = [asyncio.create_task(loop(), name=loop.__qualname__) for loop in running]
+    running = (parts.dispatch, parts.reaper, parts.wakes, parts.writer, parts.compactor, parts.health)
+    tasks = [asyncio.create_task(part.run(), name=type(part).__name__) for part in running]
     if postgres is not None:
         tasks.append(asyncio.create_task(_watch_postgres(postgres), name="embedded PostgreSQL"))
     try:

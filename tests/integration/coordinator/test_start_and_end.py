@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from headrace.v1 import fleet_pb2, fleet_pb2_grpc
 from tests.harness.command_line import git_repository
@@ -133,6 +134,19 @@ def test_sigterm_leaves_no_process_within_five_seconds(make_coordinator: Make, m
         assert none_left(daemon.folder, 5 - (time.monotonic() - began)) == []
         with pytest.raises(grpc.RpcError):
             list(stream)
+
+
+def test_a_coordinator_that_stops_says_so_before_it_is_gone(make_coordinator: Make) -> None:
+    """A balancer that watches its health sends nobody to a port that is about to close."""
+    daemon = make_coordinator()
+    daemon.start()
+    with grpc.insecure_channel(daemon.facts["address"]) as channel:
+        request = health_pb2.HealthCheckRequest(service="headrace.v1.AgentService")
+        watched = health_pb2_grpc.HealthStub(channel).Watch(request, timeout=60)
+        assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
+        daemon.process.terminate()
+        assert next(watched).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert daemon.process.wait(10) == 0
 
 
 def test_sigterm_during_the_first_start_leaves_no_process(make_coordinator: Make) -> None:

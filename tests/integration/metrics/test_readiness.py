@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coordinator.store.embedded import EmbeddedPostgres
 from tests.harness.command_line import CommandLine, git_repository
@@ -44,10 +46,22 @@ def code(of: Daemon, page: str) -> int:
     return get(f"http://{of.facts['http']}/{page}")[0]
 
 
+SERVICES = ("", *(f"headrace.v1.{name}Service" for name in ("Agent", "Run", "Log", "Blob", "Fleet")))
+
+
+def health(of: Daemon) -> set[str]:
+    """What the coordinator says over gRPC of itself and of each of its services."""
+    with grpc.insecure_channel(of.facts["address"]) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        answers = [stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=20) for name in SERVICES]
+    return {health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status) for answer in answers}
+
+
 async def test_readyz_is_false_without_the_database_and_true_again_with_it(
     daemons: list[Daemon], tmp_path: Path
 ) -> None:
-    """A balancer must look elsewhere, an orchestrator must not kill: not ready, but healthy. And the outage of the
+    """A balancer must look elsewhere, an orchestrator must not kill: not ready, but healthy; a balancer that speaks
+    gRPC is told the same. And the outage of the
     database costs nobody a job: one that ran through it ends as if nothing had happened, after one attempt."""
     fleet = tmp_path / "fleet"
     fleet.mkdir()
@@ -59,12 +73,14 @@ async def test_readyz_is_false_without_the_database_and_true_again_with_it(
         daemons.append(second := agent(fleet / "a", first, "steady"))
         second.start()
         assert [code(first, "readyz"), code(second, "readyz")] == [200, 200]
+        assert health(first) == {"SERVING"}
         line = client(first, fleet / "repository", fleet)
         assert line("run", "through.yml", "--detach").code == 0
         until(lambda: "before" in line("logs", "1").out, 30, lambda: second.said)
 
     until(lambda: code(first, "readyz") == 503, 30, lambda: first.said)
     assert "database" in get(f"http://{first.facts['http']}/readyz")[1]
+    until(lambda: health(first) == {"NOT_SERVING"}, 5, lambda: first.said)
     assert code(first, "healthz") == 200
     assert "headrace_log_bytes_total" in get(f"http://{first.facts['http']}/metrics")[1]
     until(lambda: code(second, "readyz") == 503, 30, lambda: second.said)
@@ -72,6 +88,7 @@ async def test_readyz_is_false_without_the_database_and_true_again_with_it(
 
     async with EmbeddedPostgres(tmp_path / "pg"):
         until(lambda: code(first, "readyz") == 200, 30, lambda: first.said)
+        until(lambda: health(first) == {"SERVING"}, 5, lambda: first.said)
         until(lambda: code(second, "readyz") == 200, 30, lambda: second.said)
         until(lambda: _run(line)["state"] not in {"running", "pending"}, 60, lambda: second.said)
         shown = _run(line)
