@@ -61,7 +61,7 @@ class Timing:
     @property
     def silence(self) -> float:
         """A replica whose heartbeats have not been committed for so long sends its agents away."""
-        return max(self.least_silence, 2.5 * self.heartbeat)
+        return max(self.least_silence, 2 * self.heartbeat)
 
 
 class Measures(Protocol):
