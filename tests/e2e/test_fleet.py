@@ -151,8 +151,8 @@ def test_cancel_retry_drain_and_pause_do_what_they_say(scene):
         assert scene.json("pools", "pause", "default")["paused"] is True
         assert scene("run", "quick.yml", "--detach").code == 0
         held = wait_for(lambda: (j := scene.json("show", "2")["jobs"][0])["sentence"] and j, "the reason")
-        assert held["state"] in {"waiting", "queued"}
-        assert "paused" in held["sentence"]
+        reason = "pool `default` is paused: `headrace pools resume default`"
+        assert (held["state"], held["sentence"]) == ("queued", reason)
         assert scene.json("pools", "resume", "default")["paused"] is False
         ended(scene, 2, "passed")
 
