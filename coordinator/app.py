@@ -30,6 +30,7 @@ from coordinator.api.guard import Guard
 from coordinator.api.health import Health
 from coordinator.api.log_service import LogService
 from coordinator.api.run_service import RunService
+from coordinator.blobs.expiry import Expiry
 from coordinator.blobs.opening import BlobSettings, open_blob_store, open_folder
 from coordinator.blobs.s3 import S3Settings
 from coordinator.blobs.store import BlobError, BlobStore
@@ -212,7 +213,7 @@ class _Parts:
             replica=replica,
             measures=metrics,
         )
-        self.terms = [Singleton(database, name, time.monotonic) for name in ("reaper", "compactor")]
+        self.terms = [Singleton(database, name, time.monotonic) for name in ("reaper", "compactor", "expiry")]
         self.reaper = Reaper(
             store,
             self.terms[0],
@@ -225,6 +226,7 @@ class _Parts:
         self.views = Views(database, self.bells)
         self.writer = LogWriter(database, self.log_bells, stored=metrics.stored_log)
         self.compactor = Compactor(database, blobs, self.terms[1], bells=self.log_bells)
+        self.expiry = Expiry(database, blobs, self.terms[2])
         self.runs = RunService(
             PostgresRuns(database, self.bells, long_lease_s=settings.long_lease_s),
             self.views,
@@ -341,7 +343,10 @@ class _Loops:
 
 @contextlib.asynccontextmanager
 async def _loops(parts: _Parts, postgres: EmbeddedPostgres | None) -> AsyncIterator[_Loops]:
-    running = (parts.dispatch, parts.reaper, parts.wakes, parts.writer, parts.compactor, parts.health)
+    running = (
+        *(parts.dispatch, parts.reaper, parts.wakes, parts.writer),
+        *(parts.compactor, parts.expiry, parts.health),
+    )
     tasks = [asyncio.create_task(part.run(), name=type(part).__name__) for part in running]
     if postgres is not None:
         tasks.append(asyncio.create_task(_watch_postgres(postgres), name="embedded PostgreSQL"))

@@ -180,6 +180,7 @@ def _artifact(artifact: Artifact) -> blob_pb2.Artifact:
         files=_files(artifact),
         published_ms=_ms(artifact.published_at),
         expires_ms=0 if artifact.expires_at is None else _ms(artifact.expires_at),
+        expired=artifact.expired,
     )
     setattr(answer, "try", artifact.attempt_try)  # a keyword of Python: it has no attribute syntax
     return answer

@@ -38,6 +38,8 @@ class Artifact:
     attempt_try: int
     published_at: datetime
     expires_at: datetime | None
+    expired: bool
+    """Its time is over: it has no files any more."""
     files: tuple[File, ...]
 
 
@@ -94,7 +96,7 @@ class Artifacts:
     async def fetch(self, attempt_id: int, token: bytes, name: str) -> Artifact:
         """The artifact of a job among the dependencies of the attempt's own.
 
-        Raises StaleToken, NotFound, and Conflict when its producer is not among them.
+        Raises StaleToken, NotFound (also for one that has expired), and Conflict when its producer is not among them.
         """
         async with self._database.connection() as db:
             attempt = await _live(db, attempt_id, token)
@@ -104,12 +106,12 @@ class Artifacts:
                     f"artifact `{name}` is made by job `{found.job}`, on which this job does not depend: "
                     "add it to `needs`"
                 )
-        return found
+        return _unexpired(found)
 
     async def newest(self, run_id: int, name: str) -> Artifact:
-        """The newest attempt's artifact of that name. Raises NotFound."""
+        """The newest attempt's artifact of that name. Raises NotFound, also for one that has expired."""
         async with self._database.connection() as db:
-            return await _newest(db, run_id, name)
+            return _unexpired(await _newest(db, run_id, name))
 
     async def of_run(self, run_id: int) -> list[Artifact]:
         """The newest attempt's artifact of each name. Raises NotFound for an unknown run."""
@@ -140,6 +142,14 @@ async def _newest(db: Connection, run_id: int, name: str) -> Artifact:
     return _artifact(row, await _files(db, [row["id"]]))
 
 
+def _unexpired(found: Artifact) -> Artifact:
+    if found.expired:
+        raise NotFound(
+            f"artifact `{found.name}` of run {found.run_id} has expired: retry job `{found.job}`, which makes it"
+        )
+    return found
+
+
 async def _files(db: Connection, artifacts: Sequence[int]) -> Mapping[int, Sequence[File]]:
     found: dict[int, list[File]] = {each: [] for each in artifacts}
     for row in await db.fetch(SQL.files, list(artifacts)):
@@ -158,5 +168,6 @@ def _artifact(row: asyncpg.Record, files: Mapping[int, Sequence[File]]) -> Artif
         attempt_try=row["try"],
         published_at=row["published_at"],
         expires_at=row["expires_at"],
-        files=tuple(files[row["id"]]),
+        expired=row["expired"],
+        files=() if row["expired"] else tuple(files[row["id"]]),
     )

@@ -12,7 +12,7 @@ import typer
 from headrace.cli.context import Context, Link, Need
 
 if TYPE_CHECKING:
-    from headrace.client import Run, SyncClient
+    from headrace.client import Artifact, Run, SyncClient
 
 _MOST = (1 << 63) - 1
 """The highest number that a run or a byte can have on the wire."""
@@ -224,7 +224,7 @@ def artifacts(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the artifacts of a run, or download them."""
-    from headrace.cli.output import print_json, say, size, table
+    from headrace.cli.output import print_json, say, table
     from headrace.client.paths import inside
 
     command: Context = context.obj
@@ -232,7 +232,8 @@ def artifacts(
     with command.client(Need.READ) as client:
         chosen = the_run(command, client, run)
         found = client.artifacts(chosen.id)
-        for each in found if download is not None else ():
+        # What has expired comes last: all else is saved before the sentence that says so.
+        for each in sorted(found, key=lambda one: one.expired) if download is not None else ():
             folder = inside(download or Path(), each.name)
             client.download(chosen.id, each.name, folder)
             folders[each.name] = str(folder)
@@ -241,7 +242,12 @@ def artifacts(
     elif not found:
         say(f"run {chosen.id} has no artifacts")
     else:
-        rows = [
-            (each.name, each.job, str(len(each.files)), size(each.size), folders.get(each.name, "-")) for each in found
-        ]
+        rows = [(each.name, each.job, *_extent(each), folders.get(each.name, "-")) for each in found]
         say(table(("ARTIFACT", "JOB", "FILES", "SIZE", "SAVED IN"), rows))
+
+
+def _extent(artifact: Artifact) -> tuple[str, str]:
+    """How many files it has, and their size."""
+    from headrace.cli.output import size
+
+    return ("-", "expired") if artifact.expired else (str(len(artifact.files)), size(artifact.size))

@@ -329,7 +329,7 @@ class ArtifactFile(Value):
 
 @dataclass(frozen=True, slots=True)
 class Artifact(Value):
-    """Files that a job kept under a name; `expires_at` None: kept for ever."""
+    """Files that a job kept under a name; `expires_at` None: kept for ever. An expired one has no files any more."""
 
     shown = ("size",)
 
@@ -339,6 +339,7 @@ class Artifact(Value):
     files: tuple[ArtifactFile, ...]
     published_at: datetime | None
     expires_at: datetime | None
+    expired: bool = False
 
     @property
     def size(self) -> int:

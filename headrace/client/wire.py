@@ -161,6 +161,7 @@ def artifact(message: blob_pb2.Artifact) -> types.Artifact:
         files=tuple(types.ArtifactFile(each.path, each.sha256, each.size, each.executable) for each in message.files),
         published_at=moment(message.published_ms),
         expires_at=moment(message.expires_ms),
+        expired=message.expired,
     )
 
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from headrace.v1 import common_pb2 as headrace_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16headrace/v1/blob.proto\x12\x0bheadrace.v1\x1a\x18headrace/v1/common.proto\"(\n\x08\x42lobFile\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\"_\n\x14PrepareUploadRequest\x12\x12\n\nattempt_id\x18\x01 \x01(\x03\x12\r\n\x05token\x18\x02 \x01(\x0c\x12$\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x15.headrace.v1.BlobFile\"A\n\x15PrepareUploadResponse\x12(\n\ttransfers\x18\x01 \x03(\x0b\x32\x15.headrace.v1.Transfer\"N\n\x0c\x41rtifactFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x03\x12\x12\n\nexecutable\x18\x04 \x01(\x08\"\x9c\x01\n\x16PublishArtifactRequest\x12\x16\n\nrequest_id\x18\x01 \x01(\tB\x02\x18\x01\x12\x12\n\nattempt_id\x18\x02 \x01(\x03\x12\r\n\x05token\x18\x03 \x01(\x0c\x12\x0c\n\x04name\x18\x04 \x01(\t\x12(\n\x05\x66iles\x18\x05 \x03(\x0b\x32\x19.headrace.v1.ArtifactFile\x12\x0f\n\x07keep_ms\x18\x06 \x01(\x03\"\x19\n\x17PublishArtifactResponse\"G\n\x14\x46\x65tchArtifactRequest\x12\x12\n\nattempt_id\x18\x01 \x01(\x03\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x0c\n\x04name\x18\x03 \x01(\t\"k\n\x15\x46\x65tchArtifactResponse\x12(\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x19.headrace.v1.ArtifactFile\x12(\n\ttransfers\x18\x02 \x03(\x0b\x32\x15.headrace.v1.Transfer\"7\n\x12\x46\x65tchBundleRequest\x12\x12\n\nattempt_id\x18\x01 \x01(\x03\x12\r\n\x05token\x18\x02 \x01(\x0c\">\n\x13\x46\x65tchBundleResponse\x12\'\n\x08transfer\x18\x01 \x01(\x0b\x32\x15.headrace.v1.Transfer\"\x86\x01\n\x08\x41rtifact\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x0b\n\x03try\x18\x03 \x01(\r\x12(\n\x05\x66iles\x18\x04 \x03(\x0b\x32\x19.headrace.v1.ArtifactFile\x12\x14\n\x0cpublished_ms\x18\x05 \x01(\x03\x12\x12\n\nexpires_ms\x18\x06 \x01(\x03\"&\n\x14ListArtifactsRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\"A\n\x15ListArtifactsResponse\x12(\n\tartifacts\x18\x01 \x03(\x0b\x32\x15.headrace.v1.Artifact\"7\n\x17\x44ownloadArtifactRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\"m\n\x18\x44ownloadArtifactResponse\x12\'\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x15.headrace.v1.Artifact\x12(\n\ttransfers\x18\x02 \x03(\x0b\x32\x15.headrace.v1.Transfer\"=\n\x14PrepareBundleRequest\x12%\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x15.headrace.v1.BlobFile\"@\n\x15PrepareBundleResponse\x12\'\n\x08transfer\x18\x01 \x01(\x0b\x32\x15.headrace.v1.Transfer2\xfe\x04\n\x0b\x42lobService\x12V\n\rPrepareUpload\x12!.headrace.v1.PrepareUploadRequest\x1a\".headrace.v1.PrepareUploadResponse\x12\\\n\x0fPublishArtifact\x12#.headrace.v1.PublishArtifactRequest\x1a$.headrace.v1.PublishArtifactResponse\x12V\n\rFetchArtifact\x12!.headrace.v1.FetchArtifactRequest\x1a\".headrace.v1.FetchArtifactResponse\x12P\n\x0b\x46\x65tchBundle\x12\x1f.headrace.v1.FetchBundleRequest\x1a .headrace.v1.FetchBundleResponse\x12V\n\rListArtifacts\x12!.headrace.v1.ListArtifactsRequest\x1a\".headrace.v1.ListArtifactsResponse\x12_\n\x10\x44ownloadArtifact\x12$.headrace.v1.DownloadArtifactRequest\x1a%.headrace.v1.DownloadArtifactResponse\x12V\n\rPrepareBundle\x12!.headrace.v1.PrepareBundleRequest\x1a\".headrace.v1.PrepareBundleResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16headrace/v1/blob.proto\x12\x0bheadrace.v1\x1a\x18headrace/v1/common.proto\"(\n\x08\x42lobFile\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\"_\n\x14PrepareUploadRequest\x12\x12\n\nattempt_id\x18\x01 \x01(\x03\x12\r\n\x05token\x18\x02 \x01(\x0c\x12$\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x15.headrace.v1.BlobFile\"A\n\x15PrepareUploadResponse\x12(\n\ttransfers\x18\x01 \x03(\x0b\x32\x15.headrace.v1.Transfer\"N\n\x0c\x41rtifactFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x03\x12\x12\n\nexecutable\x18\x04 \x01(\x08\"\x9c\x01\n\x16PublishArtifactRequest\x12\x16\n\nrequest_id\x18\x01 \x01(\tB\x02\x18\x01\x12\x12\n\nattempt_id\x18\x02 \x01(\x03\x12\r\n\x05token\x18\x03 \x01(\x0c\x12\x0c\n\x04name\x18\x04 \x01(\t\x12(\n\x05\x66iles\x18\x05 \x03(\x0b\x32\x19.headrace.v1.ArtifactFile\x12\x0f\n\x07keep_ms\x18\x06 \x01(\x03\"\x19\n\x17PublishArtifactResponse\"G\n\x14\x46\x65tchArtifactRequest\x12\x12\n\nattempt_id\x18\x01 \x01(\x03\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x0c\n\x04name\x18\x03 \x01(\t\"k\n\x15\x46\x65tchArtifactResponse\x12(\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x19.headrace.v1.ArtifactFile\x12(\n\ttransfers\x18\x02 \x03(\x0b\x32\x15.headrace.v1.Transfer\"7\n\x12\x46\x65tchBundleRequest\x12\x12\n\nattempt_id\x18\x01 \x01(\x03\x12\r\n\x05token\x18\x02 \x01(\x0c\">\n\x13\x46\x65tchBundleResponse\x12\'\n\x08transfer\x18\x01 \x01(\x0b\x32\x15.headrace.v1.Transfer\"\x97\x01\n\x08\x41rtifact\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x0b\n\x03try\x18\x03 \x01(\r\x12(\n\x05\x66iles\x18\x04 \x03(\x0b\x32\x19.headrace.v1.ArtifactFile\x12\x14\n\x0cpublished_ms\x18\x05 \x01(\x03\x12\x12\n\nexpires_ms\x18\x06 \x01(\x03\x12\x0f\n\x07\x65xpired\x18\x07 \x01(\x08\"&\n\x14ListArtifactsRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\"A\n\x15ListArtifactsResponse\x12(\n\tartifacts\x18\x01 \x03(\x0b\x32\x15.headrace.v1.Artifact\"7\n\x17\x44ownloadArtifactRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\"m\n\x18\x44ownloadArtifactResponse\x12\'\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x15.headrace.v1.Artifact\x12(\n\ttransfers\x18\x02 \x03(\x0b\x32\x15.headrace.v1.Transfer\"=\n\x14PrepareBundleRequest\x12%\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x15.headrace.v1.BlobFile\"@\n\x15PrepareBundleResponse\x12\'\n\x08transfer\x18\x01 \x01(\x0b\x32\x15.headrace.v1.Transfer2\xfe\x04\n\x0b\x42lobService\x12V\n\rPrepareUpload\x12!.headrace.v1.PrepareUploadRequest\x1a\".headrace.v1.PrepareUploadResponse\x12\\\n\x0fPublishArtifact\x12#.headrace.v1.PublishArtifactRequest\x1a$.headrace.v1.PublishArtifactResponse\x12V\n\rFetchArtifact\x12!.headrace.v1.FetchArtifactRequest\x1a\".headrace.v1.FetchArtifactResponse\x12P\n\x0b\x46\x65tchBundle\x12\x1f.headrace.v1.FetchBundleRequest\x1a .headrace.v1.FetchBundleResponse\x12V\n\rListArtifacts\x12!.headrace.v1.ListArtifactsRequest\x1a\".headrace.v1.ListArtifactsResponse\x12_\n\x10\x44ownloadArtifact\x12$.headrace.v1.DownloadArtifactRequest\x1a%.headrace.v1.DownloadArtifactResponse\x12V\n\rPrepareBundle\x12!.headrace.v1.PrepareBundleRequest\x1a\".headrace.v1.PrepareBundleResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -55,19 +55,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FETCHBUNDLERESPONSE']._serialized_start=776
   _globals['_FETCHBUNDLERESPONSE']._serialized_end=838
   _globals['_ARTIFACT']._serialized_start=841
-  _globals['_ARTIFACT']._serialized_end=975
-  _globals['_LISTARTIFACTSREQUEST']._serialized_start=977
-  _globals['_LISTARTIFACTSREQUEST']._serialized_end=1015
-  _globals['_LISTARTIFACTSRESPONSE']._serialized_start=1017
-  _globals['_LISTARTIFACTSRESPONSE']._serialized_end=1082
-  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_start=1084
-  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_end=1139
-  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_start=1141
-  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_end=1250
-  _globals['_PREPAREBUNDLEREQUEST']._serialized_start=1252
-  _globals['_PREPAREBUNDLEREQUEST']._serialized_end=1313
-  _globals['_PREPAREBUNDLERESPONSE']._serialized_start=1315
-  _globals['_PREPAREBUNDLERESPONSE']._serialized_end=1379
-  _globals['_BLOBSERVICE']._serialized_start=1382
-  _globals['_BLOBSERVICE']._serialized_end=2020
+  _globals['_ARTIFACT']._serialized_end=992
+  _globals['_LISTARTIFACTSREQUEST']._serialized_start=994
+  _globals['_LISTARTIFACTSREQUEST']._serialized_end=1032
+  _globals['_LISTARTIFACTSRESPONSE']._serialized_start=1034
+  _globals['_LISTARTIFACTSRESPONSE']._serialized_end=1099
+  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_start=1101
+  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_end=1156
+  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_start=1158
+  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_end=1267
+  _globals['_PREPAREBUNDLEREQUEST']._serialized_start=1269
+  _globals['_PREPAREBUNDLEREQUEST']._serialized_end=1330
+  _globals['_PREPAREBUNDLERESPONSE']._serialized_start=1332
+  _globals['_PREPAREBUNDLERESPONSE']._serialized_end=1396
+  _globals['_BLOBSERVICE']._serialized_start=1399
+  _globals['_BLOBSERVICE']._serialized_end=2037
 # @@protoc_insertion_point(module_scope)

@@ -294,11 +294,14 @@ class Artifact(_message.Message):
     FILES_FIELD_NUMBER: _builtins.int
     PUBLISHED_MS_FIELD_NUMBER: _builtins.int
     EXPIRES_MS_FIELD_NUMBER: _builtins.int
+    EXPIRED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     job: _builtins.str
     published_ms: _builtins.int
     expires_ms: _builtins.int
     """0: never"""
+    expired: _builtins.bool
+    """it cannot be downloaded any more, and its files are not listed"""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArtifactFile]: ...
     def __init__(
@@ -309,10 +312,11 @@ class Artifact(_message.Message):
         files: _abc.Iterable[Global___ArtifactFile] | None = ...,
         published_ms: _builtins.int = ...,
         expires_ms: _builtins.int = ...,
+        expired: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_ms", b"expires_ms", "files", b"files", "job", b"job", "name", b"name", "published_ms", b"published_ms", "try", b"try"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expired", b"expired", "expires_ms", b"expires_ms", "files", b"files", "job", b"job", "name", b"name", "published_ms", b"published_ms", "try", b"try"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -336,6 +336,8 @@ class Blobs(blob_pb2_grpc.BlobServiceServicer):
         found = self.fake.artifacts[request.run_id].get(request.name)
         if found is None:
             context.abort(grpc.StatusCode.NOT_FOUND, f"run {request.run_id} has no artifact {request.name}")
+        if found.expired:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"artifact {request.name} of run {request.run_id} has expired")
         return blob_pb2.DownloadArtifactResponse(
             artifact=found, transfers=[self.fake.transfer(each.sha256, each.size, "GET") for each in found.files]
         )

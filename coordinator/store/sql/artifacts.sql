@@ -27,12 +27,14 @@ SELECT artifact_id, path, sha256, size, executable FROM artifact_file
 WHERE artifact_id = ANY($1::bigint[]) ORDER BY artifact_id, path COLLATE "C";
 
 -- newest: the newest attempt's artifact of a name
-SELECT x.id, x.name, x.run_id, x.job_id, x.attempt_id, j.key AS job, a.try, x.published_at, x.expires_at
+SELECT x.id, x.name, x.run_id, x.job_id, x.attempt_id, j.key AS job, a.try, x.published_at, x.expires_at,
+       x.state <> 'there' OR coalesce(x.expires_at <= clock_timestamp(), false) AS expired
 FROM artifact x JOIN job j ON j.id = x.job_id JOIN attempt a ON a.id = x.attempt_id
 WHERE x.run_id = $1 AND x.name = $2 ORDER BY x.attempt_id DESC LIMIT 1;
 
 -- newest_of_run: the newest attempt's artifact of each name
-SELECT DISTINCT ON (x.name) x.id, x.name, x.run_id, x.job_id, x.attempt_id, j.key AS job, a.try, x.published_at, x.expires_at
+SELECT DISTINCT ON (x.name) x.id, x.name, x.run_id, x.job_id, x.attempt_id, j.key AS job, a.try, x.published_at, x.expires_at,
+       x.state <> 'there' OR coalesce(x.expires_at <= clock_timestamp(), false) AS expired
 FROM artifact x JOIN job j ON j.id = x.job_id JOIN attempt a ON a.id = x.attempt_id
 WHERE x.run_id = $1 ORDER BY x.name, x.attempt_id DESC;
 

@@ -9,7 +9,7 @@ import time
 import grpc
 import pytest
 
-from headrace.v1 import common_pb2, fleet_pb2, run_pb2
+from headrace.v1 import blob_pb2, common_pb2, fleet_pb2, run_pb2
 from tests.harness.command_line import CommandLine, Terminal, git_repository
 from tests.harness.fake_coordinator import TOKEN, FakeCoordinator
 from tests.harness.faults import Fault, bad_request
@@ -332,6 +332,17 @@ def test_a_reader_that_leaves_is_no_mistake(world):
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 0
+
+
+def test_an_expired_artifact_is_said_after_all_others_are_saved(world):
+    """In the list it has no files; whoever downloads gets what is left, and one sentence about the rest."""
+    here = world(passes)
+    here.headrace("run")
+    here.fake.artifacts[1]["a"] = blob_pb2.Artifact(name="a", job="build", expired=True)
+    assert "expired" in here.headrace("artifacts").out
+    done = here.headrace("artifacts", "--download", "out")
+    assert (done.code, done.err) == (2, "headrace: artifact a of run 1 has expired\n")
+    assert (here.headrace.folder / "out/dist/a.whl").exists()
 
 
 def test_retry_and_cancel_say_what_came_of_it(world):

@@ -316,9 +316,14 @@ CREATE TABLE artifact (
     name        text NOT NULL,
     published_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     expires_at  timestamptz,
+    -- expiring: refused for good, and its objects are being deleted; expired: they are gone, and so are the names of its files
+    state       text NOT NULL DEFAULT 'there' CHECK (state IN ('there', 'expiring', 'expired')),
     UNIQUE (attempt_id, name)
 );
 CREATE INDEX artifact_of_run ON artifact (run_id, name, attempt_id DESC);
+-- What the sweep looks through: few are due, and few are half gone.
+CREATE INDEX artifact_due ON artifact (expires_at) WHERE state = 'there';
+CREATE INDEX artifact_expiring ON artifact (id) WHERE state = 'expiring';
 
 CREATE TABLE artifact_file (
     artifact_id bigint NOT NULL REFERENCES artifact ON DELETE CASCADE,

@@ -1,0 +1,70 @@
+"""Deletes the files of artifacts whose time is over.
+
+First the row says that the artifact is refused for good, then its objects are deleted, then the names of its files:
+nothing that is offered is ever without its object, and a sweep that breaks off anywhere is taken up by the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from coordinator.blobs.keys import artifact_key
+from coordinator.blobs.store import BlobError, BlobStore
+from coordinator.errors import StoreDown
+from coordinator.store import expiry
+from coordinator.store.database import Database
+from coordinator.store.singletons import Singleton
+
+POLL_S = 60.0
+_BITE = 1_000
+"""Objects deleted before the term is renewed."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Expiry:
+    """Runs at every replica; acts only while it holds the term."""
+
+    def __init__(self, database: Database, blobs: BlobStore, term: Singleton) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._term = term
+
+    async def run(self) -> None:
+        """Runs until it is cancelled."""
+        while True:
+            try:
+                busy = await self.once()
+            except (StoreDown, BlobError) as error:
+                _log.warning("expired artifacts are not being deleted", reason=str(error))
+                busy = False
+            if not busy:
+                await asyncio.sleep(POLL_S)
+
+    async def once(self) -> bool:
+        """One round. Returns whether there may be more to do at once. Raises StoreDown, BlobError."""
+        term = await self._term.hold()
+        if term is None:
+            return False
+        async with self._database.connection() as db:
+            begun = await expiry.expire(db, term)
+            artifacts = await expiry.expiring(db)
+        for artifact in artifacts:
+            if not await self._delete(artifact, term):
+                return False
+        return bool(begun or artifacts)
+
+    async def _delete(self, artifact: expiry.Expiring, term: str) -> bool:
+        """Deletes what only this artifact named. False: the term is over, and another goes on."""
+        async with self._database.connection() as db:
+            digests = await expiry.unneeded(db, artifact)
+        for first in range(0, len(digests), _BITE):
+            some = digests[first : first + _BITE]
+            await self._blobs.delete([artifact_key(artifact.run_id, artifact.attempt_id, each) for each in some])
+            if await self._term.hold() != term:
+                return False
+        async with self._database.connection() as db:
+            await expiry.expired(db, artifact, term)
+        return True

@@ -1,0 +1,25 @@
+-- expire: what is refused from now on for good, a bounded bite. Their time has been over for an hour: no signed request for them is good any more. A living attempt may yet publish the same objects under another name, so it has to be over. The time is that of the statement, so that the index is used
+WITH due AS (
+    SELECT x.id FROM artifact x JOIN attempt a ON a.id = x.attempt_id
+    WHERE x.state = 'there' AND x.expires_at < statement_timestamp() - interval '1 hour' AND a.ended_at IS NOT NULL
+      AND EXISTS (SELECT 1 FROM singleton WHERE name = 'expiry' AND term = $1)
+    ORDER BY x.expires_at LIMIT 100 FOR UPDATE OF x SKIP LOCKED
+)
+UPDATE artifact SET state = 'expiring' WHERE id = ANY(array(SELECT id FROM due)) -- by key: a join may read the whole table
+RETURNING id;
+
+-- expiring: those whose objects have to be deleted, also what another sweep has left
+SELECT id, run_id, attempt_id FROM artifact WHERE state = 'expiring' ORDER BY id LIMIT 20;
+
+-- unneeded: the objects of an artifact that no other one of its attempt names
+SELECT f.sha256 FROM artifact_file f WHERE f.artifact_id = $1
+EXCEPT
+SELECT f.sha256 FROM artifact x JOIN artifact_file f ON f.artifact_id = x.id WHERE x.attempt_id = $2 AND x.state = 'there';
+
+-- expired: its objects are gone, and now the names of its files; the row stays, to say so
+WITH over AS (
+    UPDATE artifact SET state = 'expired' WHERE id = $1 AND state = 'expiring'
+      AND EXISTS (SELECT 1 FROM singleton WHERE name = 'expiry' AND term = $2)
+    RETURNING id
+)
+DELETE FROM artifact_file f USING over o WHERE f.artifact_id = o.id;
