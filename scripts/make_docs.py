@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from pydantic_settings import BaseSettings
 
 from agent.metrics import Metrics as AgentMetrics
+from agent.sandbox import passed
 from agent.settings import Settings as AgentSettings
 from coordinator.core import attempt, job, run
 from coordinator.core.states import AttemptState, JobState, RunState
@@ -79,12 +80,24 @@ def metrics(registry: CollectorRegistry) -> str:
     return "\n".join(rows)
 
 
+def passed_variables() -> str:
+    """The names that jobs are given, from the pattern that decides it. Raises ValueError for what this cannot read."""
+    pattern = re.sub(r"\[[^]]+\]\+", "*", passed._NAMES.pattern)  # noqa: SLF001 - the list itself, or it goes stale
+    while group := re.search(r"(?<![^|])\(([^()]+)\)([^|]*)", pattern):
+        names = "|".join(each + group[2] for each in group[1].split("|"))
+        pattern = pattern[: group.start()] + names + pattern[group.end() :]
+    if not re.fullmatch(r"[A-Za-z0-9_*|]+", pattern):
+        raise ValueError(f"no list of names: {pattern}")
+    return "\n".join(f"- `{name}`" for name in pattern.split("|"))
+
+
 PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "run states": ("architecture.md", run_diagram),
     "job states": ("architecture.md", lambda: diagram(of_table(job.TABLE), JobState.WAITING)),
     "attempt states": ("architecture.md", lambda: diagram(of_table(attempt.TABLE), AttemptState.LEASED)),
     "coordinator settings": ("reference/settings.md", lambda: settings(CoordinatorSettings)),
     "agent settings": ("reference/settings.md", lambda: settings(AgentSettings)),
+    "passed variables": ("reference/settings.md", passed_variables),
     "coordinator metrics": ("reference/metrics.md", lambda: metrics(CoordinatorMetrics().registry)),
     "agent metrics": ("reference/metrics.md", lambda: metrics(AgentMetrics().registry)),
 }
