@@ -37,7 +37,8 @@ class AgentServiceStub:
 
     Fenced: every write about an attempt carries the attempt's token (random, 128 bits, compared for equality);
     a stale one changes nothing and is answered with abort. May be repeated: Heartbeat, Acknowledgement, Report,
-    PermitRequest. Must not be repeated: Credit (an increment that dies with the session).
+    PermitRequest, Draining. Must not be repeated: Credit (an increment that dies with the session), and Hello but on
+    a new stream, where it fences the session before.
 
     Status codes that end the agent rather than the connection: UNAUTHENTICATED (wrong token),
     PERMISSION_DENIED (pool or agent barred), ALREADY_EXISTS (another instance lives under this identity),
@@ -53,7 +54,8 @@ class AgentServiceAsyncStub(AgentServiceStub):
 
     Fenced: every write about an attempt carries the attempt's token (random, 128 bits, compared for equality);
     a stale one changes nothing and is answered with abort. May be repeated: Heartbeat, Acknowledgement, Report,
-    PermitRequest. Must not be repeated: Credit (an increment that dies with the session).
+    PermitRequest, Draining. Must not be repeated: Credit (an increment that dies with the session), and Hello but on
+    a new stream, where it fences the session before.
 
     Status codes that end the agent rather than the connection: UNAUTHENTICATED (wrong token),
     PERMISSION_DENIED (pool or agent barred), ALREADY_EXISTS (another instance lives under this identity),
@@ -72,7 +74,8 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Fenced: every write about an attempt carries the attempt's token (random, 128 bits, compared for equality);
         a stale one changes nothing and is answered with abort. May be repeated: Heartbeat, Acknowledgement, Report,
-        PermitRequest. Must not be repeated: Credit (an increment that dies with the session).
+        PermitRequest, Draining. Must not be repeated: Credit (an increment that dies with the session), and Hello but on
+        a new stream, where it fences the session before.
 
         Status codes that end the agent rather than the connection: UNAUTHENTICATED (wrong token),
         PERMISSION_DENIED (pool or agent barred), ALREADY_EXISTS (another instance lives under this identity),

@@ -104,14 +104,15 @@ class BlobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListArtifacts(self, request, context):
-        """Clients.
+        """Clients. May be repeated: it only reads.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DownloadArtifact(self, request, context):
-        """Clients. Signed requests for the files of one artifact.
+        """Clients. May be repeated, and has to be when the requests have grown old. Signed requests for the files of one
+        artifact. NOT_FOUND, with a sentence, for one that has expired.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

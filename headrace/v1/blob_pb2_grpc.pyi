@@ -45,9 +45,11 @@ class BlobServiceStub:
     FetchBundle: _grpc.UnaryUnaryMultiCallable[_blob_pb2.FetchBundleRequest, _blob_pb2.FetchBundleResponse]
     """Agents. May be repeated. Fenced. The run's source bundle."""
     ListArtifacts: _grpc.UnaryUnaryMultiCallable[_blob_pb2.ListArtifactsRequest, _blob_pb2.ListArtifactsResponse]
-    """Clients."""
+    """Clients. May be repeated: it only reads."""
     DownloadArtifact: _grpc.UnaryUnaryMultiCallable[_blob_pb2.DownloadArtifactRequest, _blob_pb2.DownloadArtifactResponse]
-    """Clients. Signed requests for the files of one artifact."""
+    """Clients. May be repeated, and has to be when the requests have grown old. Signed requests for the files of one
+    artifact. NOT_FOUND, with a sentence, for one that has expired.
+    """
     PrepareBundle: _grpc.UnaryUnaryMultiCallable[_blob_pb2.PrepareBundleRequest, _blob_pb2.PrepareBundleResponse]
     """Clients. Where to put a git bundle. May be repeated."""
 
@@ -65,9 +67,11 @@ class BlobServiceAsyncStub(BlobServiceStub):
     FetchBundle: _aio.UnaryUnaryMultiCallable[_blob_pb2.FetchBundleRequest, _blob_pb2.FetchBundleResponse]  # type: ignore[assignment]
     """Agents. May be repeated. Fenced. The run's source bundle."""
     ListArtifacts: _aio.UnaryUnaryMultiCallable[_blob_pb2.ListArtifactsRequest, _blob_pb2.ListArtifactsResponse]  # type: ignore[assignment]
-    """Clients."""
+    """Clients. May be repeated: it only reads."""
     DownloadArtifact: _aio.UnaryUnaryMultiCallable[_blob_pb2.DownloadArtifactRequest, _blob_pb2.DownloadArtifactResponse]  # type: ignore[assignment]
-    """Clients. Signed requests for the files of one artifact."""
+    """Clients. May be repeated, and has to be when the requests have grown old. Signed requests for the files of one
+    artifact. NOT_FOUND, with a sentence, for one that has expired.
+    """
     PrepareBundle: _aio.UnaryUnaryMultiCallable[_blob_pb2.PrepareBundleRequest, _blob_pb2.PrepareBundleResponse]  # type: ignore[assignment]
     """Clients. Where to put a git bundle. May be repeated."""
 
@@ -112,7 +116,7 @@ class BlobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _blob_pb2.ListArtifactsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_blob_pb2.ListArtifactsResponse, _abc.Awaitable[_blob_pb2.ListArtifactsResponse]]:
-        """Clients."""
+        """Clients. May be repeated: it only reads."""
 
     @_abc_1.abstractmethod
     def DownloadArtifact(
@@ -120,7 +124,9 @@ class BlobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _blob_pb2.DownloadArtifactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_blob_pb2.DownloadArtifactResponse, _abc.Awaitable[_blob_pb2.DownloadArtifactResponse]]:
-        """Clients. Signed requests for the files of one artifact."""
+        """Clients. May be repeated, and has to be when the requests have grown old. Signed requests for the files of one
+        artifact. NOT_FOUND, with a sentence, for one that has expired.
+        """
 
     @_abc_1.abstractmethod
     def PrepareBundle(

@@ -65,20 +65,22 @@ class FleetServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def ListAgents(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """May be repeated: it only reads.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchAgents(self, request, context):
-        """A snapshot, then every agent that changes.
+        """May be repeated: whoever was cut off begins anew. A snapshot, then every agent that changes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListPools(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """May be repeated: it only reads.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

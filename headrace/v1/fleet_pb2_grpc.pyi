@@ -32,9 +32,11 @@ class FleetServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FleetServiceAsyncStub: ...
     ListAgents: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListAgentsRequest, _fleet_pb2.ListAgentsResponse]
+    """May be repeated: it only reads."""
     WatchAgents: _grpc.UnaryStreamMultiCallable[_fleet_pb2.WatchAgentsRequest, _fleet_pb2.AgentChange]
-    """A snapshot, then every agent that changes."""
+    """May be repeated: whoever was cut off begins anew. A snapshot, then every agent that changes."""
     ListPools: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListPoolsRequest, _fleet_pb2.ListPoolsResponse]
+    """May be repeated: it only reads."""
     DrainAgent: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.DrainAgentRequest, _fleet_pb2.Agent]
     """Idempotent by request_id. A drained agent finishes what it has and takes nothing new, until undone."""
     PausePool: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.PausePoolRequest, _fleet_pb2.Pool]
@@ -44,9 +46,11 @@ class FleetServiceStub:
 class FleetServiceAsyncStub(FleetServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListAgents: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListAgentsRequest, _fleet_pb2.ListAgentsResponse]  # type: ignore[assignment]
+    """May be repeated: it only reads."""
     WatchAgents: _aio.UnaryStreamMultiCallable[_fleet_pb2.WatchAgentsRequest, _fleet_pb2.AgentChange]  # type: ignore[assignment]
-    """A snapshot, then every agent that changes."""
+    """May be repeated: whoever was cut off begins anew. A snapshot, then every agent that changes."""
     ListPools: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListPoolsRequest, _fleet_pb2.ListPoolsResponse]  # type: ignore[assignment]
+    """May be repeated: it only reads."""
     DrainAgent: _aio.UnaryUnaryMultiCallable[_fleet_pb2.DrainAgentRequest, _fleet_pb2.Agent]  # type: ignore[assignment]
     """Idempotent by request_id. A drained agent finishes what it has and takes nothing new, until undone."""
     PausePool: _aio.UnaryUnaryMultiCallable[_fleet_pb2.PausePoolRequest, _fleet_pb2.Pool]  # type: ignore[assignment]
@@ -58,7 +62,8 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _fleet_pb2.ListAgentsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_fleet_pb2.ListAgentsResponse, _abc.Awaitable[_fleet_pb2.ListAgentsResponse]]: ...
+    ) -> _typing.Union[_fleet_pb2.ListAgentsResponse, _abc.Awaitable[_fleet_pb2.ListAgentsResponse]]:
+        """May be repeated: it only reads."""
 
     @_abc_1.abstractmethod
     def WatchAgents(
@@ -66,14 +71,15 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_pb2.WatchAgentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_fleet_pb2.AgentChange], _abc.AsyncIterator[_fleet_pb2.AgentChange]]:
-        """A snapshot, then every agent that changes."""
+        """May be repeated: whoever was cut off begins anew. A snapshot, then every agent that changes."""
 
     @_abc_1.abstractmethod
     def ListPools(
         self,
         request: _fleet_pb2.ListPoolsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_fleet_pb2.ListPoolsResponse, _abc.Awaitable[_fleet_pb2.ListPoolsResponse]]: ...
+    ) -> _typing.Union[_fleet_pb2.ListPoolsResponse, _abc.Awaitable[_fleet_pb2.ListPoolsResponse]]:
+        """May be repeated: it only reads."""
 
     @_abc_1.abstractmethod
     def DrainAgent(

@@ -58,7 +58,8 @@ class LogServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Tail(self, request, context):
-        """From any offset, live without a gap, from any replica, until the log is complete.
+        """May be repeated: it only reads. From any offset, live without a gap, from any replica, until the log is complete;
+        whoever was cut off goes on at the offset that he has reached.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

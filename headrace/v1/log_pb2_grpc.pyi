@@ -40,7 +40,9 @@ class LogServiceStub:
     stays good for Append alone until the log is sealed.
     """
     Tail: _grpc.UnaryStreamMultiCallable[_log_pb2.TailRequest, _log_pb2.TailResponse]
-    """From any offset, live without a gap, from any replica, until the log is complete."""
+    """May be repeated: it only reads. From any offset, live without a gap, from any replica, until the log is complete;
+    whoever was cut off goes on at the offset that he has reached.
+    """
 
 @_typing.type_check_only
 class LogServiceAsyncStub(LogServiceStub):
@@ -50,7 +52,9 @@ class LogServiceAsyncStub(LogServiceStub):
     stays good for Append alone until the log is sealed.
     """
     Tail: _aio.UnaryStreamMultiCallable[_log_pb2.TailRequest, _log_pb2.TailResponse]  # type: ignore[assignment]
-    """From any offset, live without a gap, from any replica, until the log is complete."""
+    """May be repeated: it only reads. From any offset, live without a gap, from any replica, until the log is complete;
+    whoever was cut off goes on at the offset that he has reached.
+    """
 
 class LogServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -69,6 +73,8 @@ class LogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _log_pb2.TailRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_log_pb2.TailResponse], _abc.AsyncIterator[_log_pb2.TailResponse]]:
-        """From any offset, live without a gap, from any replica, until the log is complete."""
+        """May be repeated: it only reads. From any offset, live without a gap, from any replica, until the log is complete;
+        whoever was cut off goes on at the offset that he has reached.
+        """
 
 def add_LogServiceServicer_to_server(servicer: LogServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

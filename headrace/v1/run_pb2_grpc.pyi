@@ -36,10 +36,12 @@ class RunServiceStub:
     field violation a mistake, `field` = "file:line:column".
     """
     Get: _grpc.UnaryUnaryMultiCallable[_run_pb2.GetRunRequest, _run_pb2.Run]
+    """May be repeated: it only reads."""
     List: _grpc.UnaryUnaryMultiCallable[_run_pb2.ListRunsRequest, _run_pb2.ListRunsResponse]
+    """May be repeated: it only reads."""
     Watch: _grpc.UnaryStreamMultiCallable[_run_pb2.WatchRunRequest, _run_pb2.RunChange]
-    """A snapshot, then every change until the run has ended. Resumed with
-    `after`, it goes on behind that change.
+    """May be repeated: it only reads. A snapshot, then every change until the run has ended. Resumed with `after`, it
+    goes on behind that change.
     """
     Cancel: _grpc.UnaryUnaryMultiCallable[_run_pb2.CancelRunRequest, _run_pb2.Run]
     """Idempotent by request_id, and by itself: a run that has ended is left as it is."""
@@ -54,10 +56,12 @@ class RunServiceAsyncStub(RunServiceStub):
     field violation a mistake, `field` = "file:line:column".
     """
     Get: _aio.UnaryUnaryMultiCallable[_run_pb2.GetRunRequest, _run_pb2.Run]  # type: ignore[assignment]
+    """May be repeated: it only reads."""
     List: _aio.UnaryUnaryMultiCallable[_run_pb2.ListRunsRequest, _run_pb2.ListRunsResponse]  # type: ignore[assignment]
+    """May be repeated: it only reads."""
     Watch: _aio.UnaryStreamMultiCallable[_run_pb2.WatchRunRequest, _run_pb2.RunChange]  # type: ignore[assignment]
-    """A snapshot, then every change until the run has ended. Resumed with
-    `after`, it goes on behind that change.
+    """May be repeated: it only reads. A snapshot, then every change until the run has ended. Resumed with `after`, it
+    goes on behind that change.
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_run_pb2.CancelRunRequest, _run_pb2.Run]  # type: ignore[assignment]
     """Idempotent by request_id, and by itself: a run that has ended is left as it is."""
@@ -80,14 +84,16 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _run_pb2.GetRunRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_run_pb2.Run, _abc.Awaitable[_run_pb2.Run]]: ...
+    ) -> _typing.Union[_run_pb2.Run, _abc.Awaitable[_run_pb2.Run]]:
+        """May be repeated: it only reads."""
 
     @_abc_1.abstractmethod
     def List(
         self,
         request: _run_pb2.ListRunsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_run_pb2.ListRunsResponse, _abc.Awaitable[_run_pb2.ListRunsResponse]]: ...
+    ) -> _typing.Union[_run_pb2.ListRunsResponse, _abc.Awaitable[_run_pb2.ListRunsResponse]]:
+        """May be repeated: it only reads."""
 
     @_abc_1.abstractmethod
     def Watch(
@@ -95,8 +101,8 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _run_pb2.WatchRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_run_pb2.RunChange], _abc.AsyncIterator[_run_pb2.RunChange]]:
-        """A snapshot, then every change until the run has ended. Resumed with
-        `after`, it goes on behind that change.
+        """May be repeated: it only reads. A snapshot, then every change until the run has ended. Resumed with `after`, it
+        goes on behind that change.
         """
 
     @_abc_1.abstractmethod
