@@ -123,6 +123,7 @@ class BlobService(blob_pb2_grpc.BlobServiceServicer):
         if request.bundle.size > BUNDLE_MOST:
             sentence = "a bundle is at most 200 MiB: push the commit to a server that agents reach, and use --repo"
             raise BadInput(sentence, (Violation("bundle.size", sentence),))
+        await self._artifacts.hand_in(request.bundle.sha256)
         transfer = await self._upload(bundle_key(request.bundle.sha256), request.bundle)
         return blob_pb2.PrepareBundleResponse(transfer=transfer)
 

@@ -55,6 +55,7 @@ def new_run(request: wire.CreateRunRequest, plan: Plan, run_id: int, job_ids: Se
         priority=plan.priority,
         stages=tuple((stage.name, stage.environment) for stage in plan.stages),
         jobs=tuple(jobs),
+        bundle=bytes.fromhex(request.source.bundle_sha256) or None,
     )
 
 

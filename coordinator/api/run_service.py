@@ -21,6 +21,7 @@ from headrace.v1 import run_pb2 as wire
 from headrace.v1 import run_pb2_grpc as stubs
 
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _MOST_RUNS = 200
 _POLL_S = 2.0
 _INDEXED_MOST = 1_024
@@ -63,6 +64,8 @@ class RunService(stubs.RunServiceServicer):
             raise BadInput(f"the repository's address has more than {_INDEXED_MOST:,} bytes: name a shorter one")
         if not _COMMIT.fullmatch(source.commit):
             raise BadInput("a run names its commit by its full hash")
+        if source.bundle_sha256 and not _DIGEST.fullmatch(source.bundle_sha256):
+            raise BadInput("a run names its bundle by the bundle's SHA-256, in lower-case hexadecimal")
         is_here = source.path or source.own_code or source.url.strip().lower().startswith("file://")
         if is_here and not self._local:
             raise BadInput(

@@ -1,6 +1,6 @@
-"""Deletes the files of artifacts whose time is over.
+"""Deletes the files of artifacts whose time is over, and git bundles that no run needs.
 
-First the row says that the artifact is refused for good, then its objects are deleted, then the names of its files:
+First an artifact's row says that it is refused for good, then its objects are deleted, then the names of its files:
 nothing that is offered is ever without its object, and a sweep that breaks off anywhere is taken up by the next.
 """
 
@@ -10,7 +10,7 @@ import asyncio
 
 import structlog
 
-from coordinator.blobs.keys import artifact_key
+from coordinator.blobs.keys import artifact_key, bundle_key
 from coordinator.blobs.store import BlobError, BlobStore
 from coordinator.errors import StoreDown
 from coordinator.store import expiry
@@ -38,7 +38,7 @@ class Expiry:
             try:
                 busy = await self.once()
             except (StoreDown, BlobError) as error:
-                _log.warning("expired artifacts are not being deleted", reason=str(error))
+                _log.warning("what has expired is not being deleted", reason=str(error))
                 busy = False
             if not busy:
                 await asyncio.sleep(POLL_S)
@@ -54,7 +54,8 @@ class Expiry:
         for artifact in artifacts:
             if not await self._delete(artifact, term):
                 return False
-        return bool(begun or artifacts)
+        bundles = await self._delete_bundles(term)
+        return bool(begun or artifacts or bundles)
 
     async def _delete(self, artifact: expiry.Expiring, term: str) -> bool:
         """Deletes what only this artifact named. False: the term is over, and another goes on."""
@@ -68,3 +69,13 @@ class Expiry:
         async with self._database.connection() as db:
             await expiry.expired(db, artifact, term)
         return True
+
+    async def _delete_bundles(self, term: str) -> int:
+        """Deletes some old bundles; returns how many. Whoever hands one in meanwhile waits for the transaction, and
+        finds the object gone, or its row as it was."""
+        async with self._database.transaction() as db:
+            bundles = await expiry.old_bundles(db, term)
+            if bundles:
+                await self._blobs.delete([bundle_key(each.hex()) for each in bundles])
+                await expiry.forget_bundles(db, bundles)
+        return len(bundles)

@@ -122,6 +122,11 @@ class Artifacts:
             files = await _files(db, [row["id"] for row in rows])
         return [_artifact(row, files) for row in rows]
 
+    async def hand_in(self, bundle_sha256: str) -> None:
+        """Notes that somebody comes with a git bundle: its object is kept for a week from now."""
+        async with self._database.connection() as db:
+            await db.execute(SQL.hand_in, bytes.fromhex(bundle_sha256))
+
     async def source(self, attempt: LiveAttempt) -> bytes:
         """The serialised `headrace.v1.Source` of the attempt's run."""
         async with self._database.connection() as db:

@@ -35,6 +35,16 @@ async def unneeded(db: Connection, artifact: Expiring) -> Sequence[str]:
     return [row["sha256"].hex() for row in await db.fetch(SQL.unneeded, artifact.id, artifact.attempt_id)]
 
 
+async def old_bundles(db: Connection, term: str) -> Sequence[bytes]:
+    """Digests of bundles that nobody needs, held until the transaction ends; only for the sweep of this term."""
+    return [bytes(row["sha256"]) for row in await db.fetch(SQL.old_bundles, term)]
+
+
+async def forget_bundles(db: Connection, bundles: Sequence[bytes]) -> None:
+    """Their objects are gone."""
+    await db.execute(SQL.forget_bundles, bundles)
+
+
 async def expired(db: Connection, artifact: Expiring, term: str) -> None:
     """Its objects are gone."""
     await db.execute(SQL.expired, artifact.id, term)

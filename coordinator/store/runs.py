@@ -59,6 +59,8 @@ class NewRun:
     stages: tuple[tuple[str, str], ...]
     """(name, environment), in order."""
     jobs: tuple[NewJob, ...]
+    bundle: bytes | None = None
+    """SHA-256 of the git bundle that the source names."""
 
 
 class PostgresRuns:
@@ -133,7 +135,7 @@ async def _insert(db: Connection, new: NewRun) -> Wake:
         SQL.insert_run,
         *(new.id, project_id, new.pipeline, new.pipeline_file, new.pipeline_text, new.source, new.commit, new.event),
         *(new.trusted, json.dumps(dict(new.parameters)), new.priority, run.state),
-        *(run.unfinished, run.active, run.blocked, run.failed, run.canceled),
+        *(run.unfinished, run.active, run.blocked, run.failed, run.canceled, new.bundle),
     )
     await db.execute(
         SQL.insert_stages,

@@ -119,7 +119,8 @@ class BlobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PrepareBundle(self, request, context):
-        """Clients. Where to put a git bundle. May be repeated.
+        """Clients. Where to put a git bundle. May be repeated. It is kept for a week from the last time that somebody came
+        with it, and for as long as an unfinished run needs it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

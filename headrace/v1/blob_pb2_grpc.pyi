@@ -51,7 +51,9 @@ class BlobServiceStub:
     artifact. NOT_FOUND, with a sentence, for one that has expired.
     """
     PrepareBundle: _grpc.UnaryUnaryMultiCallable[_blob_pb2.PrepareBundleRequest, _blob_pb2.PrepareBundleResponse]
-    """Clients. Where to put a git bundle. May be repeated."""
+    """Clients. Where to put a git bundle. May be repeated. It is kept for a week from the last time that somebody came
+    with it, and for as long as an unfinished run needs it.
+    """
 
 @_typing.type_check_only
 class BlobServiceAsyncStub(BlobServiceStub):
@@ -73,7 +75,9 @@ class BlobServiceAsyncStub(BlobServiceStub):
     artifact. NOT_FOUND, with a sentence, for one that has expired.
     """
     PrepareBundle: _aio.UnaryUnaryMultiCallable[_blob_pb2.PrepareBundleRequest, _blob_pb2.PrepareBundleResponse]  # type: ignore[assignment]
-    """Clients. Where to put a git bundle. May be repeated."""
+    """Clients. Where to put a git bundle. May be repeated. It is kept for a week from the last time that somebody came
+    with it, and for as long as an unfinished run needs it.
+    """
 
 class BlobServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -134,6 +138,8 @@ class BlobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _blob_pb2.PrepareBundleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_blob_pb2.PrepareBundleResponse, _abc.Awaitable[_blob_pb2.PrepareBundleResponse]]:
-        """Clients. Where to put a git bundle. May be repeated."""
+        """Clients. Where to put a git bundle. May be repeated. It is kept for a week from the last time that somebody came
+        with it, and for as long as an unfinished run needs it.
+        """
 
 def add_BlobServiceServicer_to_server(servicer: BlobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

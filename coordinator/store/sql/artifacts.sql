@@ -56,5 +56,8 @@ SELECT 1 FROM run WHERE id = $1;
 -- job_key: for sentences
 SELECT key FROM job WHERE id = $1;
 
+-- hand_in: somebody comes with a bundle; waits for a sweep that is deleting it
+INSERT INTO bundle (sha256) VALUES ($1) ON CONFLICT (sha256) DO UPDATE SET asked_at = clock_timestamp();
+
 -- source: where the code of an attempt's run comes from
 SELECT r.source FROM run r WHERE r.id = $1;

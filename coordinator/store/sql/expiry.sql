@@ -23,3 +23,13 @@ WITH over AS (
     RETURNING id
 )
 DELETE FROM artifact_file f USING over o WHERE f.artifact_id = o.id;
+
+-- old_bundles: nobody has handed them in for a week, and no unfinished run needs them. Held while their objects are deleted, so that who hands one in again waits, and is told the truth
+SELECT b.sha256 FROM bundle b
+WHERE b.asked_at < statement_timestamp() - interval '7 days'
+  AND NOT EXISTS (SELECT 1 FROM run r WHERE r.bundle = b.sha256 AND r.ended_at IS NULL)
+  AND EXISTS (SELECT 1 FROM singleton WHERE name = 'expiry' AND term = $1)
+ORDER BY b.asked_at LIMIT 50 FOR UPDATE OF b SKIP LOCKED;
+
+-- forget_bundles: their objects are gone
+DELETE FROM bundle WHERE sha256 = ANY($1::bytea[]);

@@ -45,9 +45,9 @@ SELECT count(cls) FROM c;
 
 -- insert_run: with the counters of its first rows
 INSERT INTO run (id, project_id, pipeline, pipeline_file, pipeline_text, source, commit, event, trusted, parameters, priority, state,
-                 unfinished, active, blocked, failed, canceled)
+                 unfinished, active, blocked, failed, canceled, bundle)
 OVERRIDING SYSTEM VALUE
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::jsonb, $11, $12, $13, $14, $15, $16, $17);
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::jsonb, $11, $12, $13, $14, $15, $16, $17, $18);
 
 -- insert_stages: with their gates
 INSERT INTO stage (run_id, index, name, environment, unfinished, failed, decider)

@@ -62,6 +62,7 @@ CREATE TABLE run (
     pipeline_file   text NOT NULL,
     pipeline_text   bytea NOT NULL,
     source          bytea NOT NULL,                    -- a serialised headrace.v1.Source
+    bundle          bytea,                             -- SHA-256 of the git bundle that it names
     commit          text NOT NULL,
     event           text NOT NULL,
     trusted         boolean NOT NULL,
@@ -85,6 +86,14 @@ CREATE TABLE run (
     CHECK ((state IN ('passed', 'failed', 'canceled')) = (unfinished = 0))
 );
 CREATE INDEX run_of_project ON run (project_id, id DESC);
+CREATE INDEX run_needs_bundle ON run (bundle) WHERE bundle IS NOT NULL AND ended_at IS NULL;
+
+-- Git bundles that clients hand in, noted before they are uploaded.
+CREATE TABLE bundle (
+    sha256      bytea PRIMARY KEY CHECK (length(sha256) = 32),
+    asked_at    timestamptz NOT NULL DEFAULT clock_timestamp()  -- when somebody last came with it
+);
+CREATE INDEX bundle_age ON bundle (asked_at);
 
 -- A stage and its gate: the gate opens when all jobs of this and all earlier stages have ended.
 CREATE TABLE stage (
