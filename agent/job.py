@@ -28,6 +28,8 @@ from headrace.v1 import agent_pb2, common_pb2
 
 _SLACK_MS = 30_000
 """The supervisor's own end of the job comes so long after the agent's: for an agent that is not there."""
+_ENGINE_PAUSE_S = 5.0
+"""An engine that could not kill a container is asked again after so long."""
 _DEAD = "the job's supervisor died, and the sandbox with it"
 
 
@@ -128,14 +130,18 @@ class Job:
         await self._supervise()
         if self.record.phase is Phase.ARTIFACTS:
             return self.record.ended or outcome.of_steps(self.record.steps)
-        orders = asyncio.create_task(self._pass_orders_on(), name=f"orders of {self.record.attempt}")
+        beside = [
+            asyncio.create_task(self._pass_orders_on(), name=f"orders of {self.record.attempt}"),
+            asyncio.create_task(self._kill_by_engine(), name=f"refused kills of {self.record.attempt}"),
+        ]
         try:
             if self.record.phase is Phase.PREPARING:
                 await self._prepare()
             return await self._steps.run()
         finally:
-            orders.cancel()
-            await asyncio.gather(orders, return_exceptions=True)
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
 
     # Supervisor
 
@@ -178,6 +184,13 @@ class Job:
             await self._halt.killed.wait()
             assert self._halt.outcome is not None
             await client.kill(self._halt.outcome.cause or Cause.CANCELED, self._halt.outcome.sentence)
+
+    async def _kill_by_engine(self) -> None:
+        """Ends the sandbox where the kernel does not let its supervisor: a container, and the agent is not root."""
+        await self._alive.kill_refused.wait()
+        while True:  # until the supervisor has seen its end, and the step with it
+            await self._remove_made(self._parts.sandboxes[SandboxKind(self.record.sandbox)])
+            await asyncio.sleep(_ENGINE_PAUSE_S)
 
     async def _wait_for_halt(self) -> None:
         while not self._halt.halted.is_set():

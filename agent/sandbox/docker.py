@@ -196,7 +196,8 @@ class Docker:
         return "0:0" if self._euid == 0 or request.trusted else f"{self._euid}:{os.getegid()}"
 
     async def remove(self, attempt: int) -> None:
-        """Removes the attempt's containers, with their volumes, then its network, then the rules.
+        """Removes the attempt's containers, with their volumes, then its network, then the rules. What runs is killed:
+        no other way has an agent that is not root, which may signal nothing in a container.
 
         Raises `NotRemovedError`; it may be tried again.
         """
@@ -217,16 +218,6 @@ class Docker:
             left |= await self._firewall.attempts()
         for attempt in sorted(left - keep):
             await self.remove(attempt)
-
-    async def kill(self, attempt: int) -> None:
-        """Kills the attempt's containers: how an agent that is not root ends a job."""
-
-        def kill(engine: docker.APIClient) -> None:
-            for found in engine.containers(filters={"label": self._filter(f"{LABEL_ATTEMPT}={attempt}")}):
-                with contextlib.suppress(APIError):  # it ended by itself
-                    engine.kill(found["Id"])
-
-        await self._call(kill)
 
     async def close(self) -> None:
         """Closes the connection to the engine."""

@@ -132,7 +132,9 @@ class Sandbox(Protocol):
         ...
 
     async def remove(self, attempt: int) -> None:
-        """Removes all that was made for the attempt; repeatable, also after a crash of whoever made it."""
+        """Kills what still runs of the attempt and removes all that was made for it; repeatable, also after a crash of
+        whoever made it. Raises `NotRemovedError`.
+        """
         ...
 
     async def sweep(self, keep: frozenset[int]) -> None:

@@ -31,6 +31,8 @@ class Agent:
     data: Path
     flags: dict[str, object] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
+    python: tuple[str, ...] = (sys.executable,)
+    """The interpreter, or a command that ends in it."""
     process: asyncio.subprocess.Process | None = None
     said: str = ""
 
@@ -40,7 +42,7 @@ class Agent:
         flags = {"url": self.side.address, "data_dir": str(self.data), "slots": 2, "name": "tested", "ready_fd": write}
         with (self.data.parent / "agent.log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable,
+                *self.python,
                 "-c",
                 _START,
                 json.dumps(flags | self.flags),
@@ -80,6 +82,18 @@ class Agent:
         assert self.process is not None
         return await asyncio.wait_for(self.process.wait(), seconds)
 
+    async def left(self) -> None:
+        """Has it leave at once, if it runs; what resists is killed."""
+        if self.process is None or self.process.returncode is not None:
+            return
+        self.terminate()
+        self.terminate()
+        try:
+            await self.ended(15)
+        except TimeoutError:
+            self.kill()
+            await self.ended()
+
 
 @pytest.fixture
 def short_path() -> Iterator[Path]:
@@ -103,14 +117,7 @@ async def agent(side: OtherSide, short_path: Path) -> AsyncIterator[Agent]:
     """An agent that is not yet started; whatever it leaves behind fails the test."""
     found = Agent(side, short_path / "data")
     yield found
-    if found.process is not None and found.process.returncode is None:
-        found.terminate()
-        found.terminate()
-        try:
-            await found.ended(15)
-        except TimeoutError:
-            found.kill()
-            await found.ended()
+    await found.left()
     left = supervisors(found.data)
     for pid in left:
         os.kill(pid, signal.SIGKILL)
