@@ -17,7 +17,7 @@ import zstandard
 from agent.clock import Clock
 from agent.problems import JobProblem
 from agent.supervisor.client import SupervisorClient, SupervisorGone
-from agent.supervisor.records import Kind, Record
+from agent.supervisor.records import Kind, Record, shortened
 from agent.supervisor.results import SupervisorState
 from agent.supervisor.spool import LIMIT, Spool, SpoolFull, SpoolReader, segments
 
@@ -112,7 +112,7 @@ def close_orphaned_log(folder: Path, sentence: str, clock: Clock, *, limit: int 
 def _append_end(spool: Spool, last: Record | None, sentence: str, now: int) -> None:
     section = 0 if last is None else last.section
     if last is not None and last.kind is not Kind.CLOSED:
-        spool.append(Kind.CLOSED, _json(result=sentence), time_ms=now, section=section)
+        spool.append(Kind.CLOSED, _json(result=shortened(sentence)), time_ms=now, section=section)
     opened = _json(kind="cleanup", title="Clean up", step=-1, ours=True)
     spool.append(Kind.OPENED, opened, time_ms=now, section=section + 1)
     raw = f"{MARKER}headrace: {sentence}\n".encode()

@@ -17,6 +17,9 @@ MAIN: Final = 0
 """Number of the stream `main`: the only one so far; services will get theirs."""
 STREAMS: Final = {MAIN: "main"}
 
+TEXT_MOST: Final = 1_000
+"""Characters of a section's title or result: a coordinator refuses more, and with it all of the log."""
+
 _HEADER: Final = struct.Struct("<2sBBHQQQIII")
 _MAGIC: Final = b"HR"
 _FORMAT: Final = 1
@@ -56,6 +59,11 @@ class Record(NamedTuple):
         """The payload of all kinds but frames."""
         found = json.loads(self.payload)
         return found if isinstance(found, dict) else {}
+
+
+def shortened(text: str) -> str:
+    """`text`, or as much of it as a title or a result may have, and `…`."""
+    return text if len(text) <= TEXT_MOST else f"{text[: TEXT_MOST - 1]}…"
 
 
 def encode(record: Record) -> bytes:

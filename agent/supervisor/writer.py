@@ -15,7 +15,7 @@ import zstandard
 
 from agent.supervisor.framer import Framer
 from agent.supervisor.masker import Masker
-from agent.supervisor.records import Kind
+from agent.supervisor.records import Kind, shortened
 from agent.supervisor.spool import Spool, SpoolFull
 
 HOLD_MS: Final = 15 * 60_000
@@ -86,14 +86,16 @@ class LogWriter:
         self.close_section("")
         self._sections += 1
         self.open = self._sections
-        self._record(Kind.OPENED, {"kind": kind, "title": self._plain(title), "step": step, "ours": step < 0})
+        self._record(
+            Kind.OPENED, {"kind": kind, "title": shortened(self._plain(title)), "step": step, "ours": step < 0}
+        )
         return self.open
 
     def close_section(self, result: str) -> None:
         """Ends the open section; `result` empty: all went well."""
         self.flush()
         if self.open is not None:
-            self._record(Kind.CLOSED, {"result": self._plain(result)})
+            self._record(Kind.CLOSED, {"result": shortened(self._plain(result))})
             self.open = None
 
     def outcome(self, cause: str, sentence: str) -> tuple[int, int]:

@@ -13,6 +13,8 @@ from headrace.pipeline.plan import SandboxKind
 from headrace.pipeline.problems import Report, shown
 
 MAX_JOBS = 1_000
+MAX_STEPS = 500
+"""Of a job: each is a section of its log, beside our own, and a log has at most 1,000."""
 MAX_ENV_BYTES = 16 << 20
 
 
@@ -25,6 +27,9 @@ def check(pipeline: Pipeline, report: Report) -> None:
     _twice((stage.name for stage in pipeline.stages), "stage", report)
     _twice((job.name for job in jobs), "job", report)
     for job in jobs:
+        if len(job.steps) > MAX_STEPS:
+            message = f"the job {shown(job.name.value)} has {len(job.steps):,} steps; a job has at most {MAX_STEPS}"
+            report.add(job.steps[MAX_STEPS].place, f"{message}, so put some into one script, or into another job")
         _twice((step.id for step in job.steps if step.id), "step id", report)
     _check_images(pipeline, report)
     pipeline = _without_doubles(pipeline)

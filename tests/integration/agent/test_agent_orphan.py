@@ -14,7 +14,7 @@ from agent.orphan import close_orphaned_log, end_supervisor, ended_within
 from agent.supervisor.client import SupervisorClient
 from agent.supervisor.records import Kind
 from agent.supervisor.results import SupervisorSettings
-from agent.supervisor.spool import Spool, SpoolFull
+from agent.supervisor.spool import Spool, SpoolFull, SpoolReader
 
 
 async def test_the_wait_for_a_sandbox_has_an_end(short_path: Path) -> None:
@@ -55,6 +55,17 @@ def test_a_spool_that_is_full_is_closed_without_the_marker(tmp_path: Path, kind:
     again.close()
     assert offset == again.offset == full.offset
     assert full.sequence <= again.sequence <= full.sequence + 4
+
+
+def test_the_end_of_an_orphaned_log_keeps_to_what_the_coordinator_takes(tmp_path: Path) -> None:
+    """A sentence may quote what a job said, at any length: a record that is refused would lose all of the log."""
+    spool = Spool(tmp_path, 1 << 20)
+    spool.append(Kind.OPENED, b"{}", time_ms=1, section=1)
+    spool.close()
+    close_orphaned_log(tmp_path, "no " * 1000, SystemClock())
+    closed = next(record for record in SpoolReader(tmp_path).read(1) if record.kind is Kind.CLOSED)
+    result = closed.facts()["result"]
+    assert (len(result), result[-1]) == (1000, "…")
 
 
 def runs(pid: int) -> bool:

@@ -10,7 +10,17 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.logs.bounds import RAW_MOST, BadRecord, check_record, check_stream, check_zstd
+from agent.supervisor import records
+from coordinator.logs.bounds import (
+    RAW_MOST,
+    SECTIONS_MOST,
+    TEXT_MOST,
+    BadRecord,
+    check_record,
+    check_stream,
+    check_zstd,
+)
+from headrace.pipeline.checks import MAX_STEPS
 from headrace.v1 import log_pb2
 
 
@@ -82,3 +92,12 @@ def test_what_is_no_name_of_a_stream_is_refused(name: str) -> None:
     """Names of streams become parts of keys."""
     with pytest.raises(BadRecord):
         check_stream(name)
+
+
+def test_no_log_of_a_pipeline_that_loads_is_out_of_bounds() -> None:
+    """A refused record loses all of the log: what writes it and what loads the file keep to the same bounds.
+
+    Beside the steps there are our own sections; an agent that is restarted while it prepares opens some again.
+    """
+    assert records.TEXT_MOST <= TEXT_MOST
+    assert MAX_STEPS + 100 <= SECTIONS_MOST

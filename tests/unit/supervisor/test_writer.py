@@ -60,6 +60,16 @@ def test_our_own_line_neither_tears_a_secret_nor_tells_one(tmp_path: Path) -> No
     assert not any(b"secret" in record.payload for record in world.records())
 
 
+def test_a_title_and_a_result_are_cut_to_what_the_coordinator_takes(tmp_path: Path) -> None:
+    """A record that it refuses would lose all of the log; what is a secret is masked before, not half of it after."""
+    world = World(tmp_path)
+    world.writer.mask([b"secret"])
+    world.writer.open_section("step", "é" * 997 + "secret", step=0)
+    world.writer.close_section("x" * 1001)
+    texts = [record.facts().get("title") or record.facts().get("result") for record in world.records()]
+    assert texts == ["é" * 997 + "***", "x" * 999 + "…"]
+
+
 def test_a_full_spool_blocks_and_goes_on_with_room_without_losing_a_byte(tmp_path: Path) -> None:
     """Back-pressure: the job waits in its write."""
     world = World(tmp_path, limit=200_000)
