@@ -32,7 +32,7 @@ class Sources:
 
         `is_host`: the sandbox is the host itself and finds the mirror where it lies.
         """
-        mirror = self._mirrors.of(spec.project, trusted=spec.trusted)
+        mirror = self._mirrors.of(spec.source.repository, trusted=spec.trusted)
         bundle = folder.parent / "bundle"
         try:
             origin = await self._origin(spec, blobs, bundle)

@@ -274,10 +274,13 @@ class Mirrors:
         self._folder = folder
         self._keep = keep_commits
 
-    def of(self, project: str, *, trusted: bool) -> Mirror:
-        """The mirror of a project at one trust: an untrusted run can plant nothing in what a trusted one reads."""
+    def of(self, repository: str, *, trusted: bool) -> Mirror:
+        """The mirror of a project at one trust: an untrusted run can plant nothing in what a trusted one reads.
+
+        `repository`: all of what makes the project, for its name alone may be another's too.
+        """
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        name = hashlib.sha256(f"{'trusted' if trusted else 'untrusted'}\0{project}".encode()).hexdigest()[:32]
+        name = hashlib.sha256(f"{'trusted' if trusted else 'untrusted'}\0{repository}".encode()).hexdigest()[:32]
         return Mirror(self._git, self._folder / name, self._keep)
 
     def remove_unused(self, now: Callable[[], float], seconds: float) -> list[Path]:

@@ -6,14 +6,17 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from agent.source import Sources
 from agent.workspace.checkout import Wanted, check_out
 from agent.workspace.git import Git
 from agent.workspace.mirror import Mirrors, Origin
 from headrace.cli.source import NoSuchFile, Source, SourceError, make_bundle, resolve
 from headrace.pipeline.plan import Checkout
+from headrace.v1 import common_pb2 as pb
 from tests.harness.git_repo import ENVIRONMENT, Repository, fingerprint, git, git_daemon, http_backend
 
 Resolve = Callable[..., Source]
@@ -293,3 +296,23 @@ def test_snapshots_do_not_pile_up(repository: Repository, ask: Resolve, tmp_path
     kept = list((source.scratch / "refs" / "headrace").iterdir())
     assert 50 <= len(kept) <= 100
     assert not list(source.scratch.glob("index-*"))
+
+
+async def test_projects_of_one_name_share_no_mirror(tmp_path: Path) -> None:
+    """A job of teamA/web must not find the code of teamB/web among the objects that its workspace borrows."""
+    runner = Git(tmp_path / "agent" / "git", {})
+    unused = cast("Any", None)
+    sources = Sources(runner, Mirrors(runner, tmp_path / "agent" / "mirrors"), unused, local=True)
+    commits, folders = [], []
+    for team in ("teamA", "teamB"):
+        repository = Repository(tmp_path / team / "web")
+        commits.append(repository.commit({"of": team}))
+        folders.append(tmp_path / "agent" / team)
+        where = str(repository.path)
+        source = pb.Source(repository=where, path=where, commit=commits[-1])
+        spec = pb.JobSpec(project="web", source=source, trusted=True, checkout=pb.Checkout(enabled=True))
+        await sources.make(spec, folders[-1], blobs=unused, owner=None, is_host=True)
+    for folder, own, other in ((folders[0], *commits), (folders[1], *reversed(commits))):
+        git(folder, "cat-file", "-e", own)
+        with pytest.raises(AssertionError, match="cat-file"):
+            git(folder, "cat-file", "-e", other)
