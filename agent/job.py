@@ -15,7 +15,7 @@ from agent.halt import Halt, Halted
 from agent.orphan import ENDING_S, close_orphaned_log, end_supervisor, ended_within, lives
 from agent.outcome import Outcome
 from agent.parts import Parts
-from agent.preparing import Home, choose_sandbox, facts_of, make_sandbox, make_workspace
+from agent.preparing import Home, choose_sandbox, clear_home, facts_of, make_sandbox, make_workspace
 from agent.problems import Cause, JobProblem
 from agent.record import Phase, Record
 from agent.sandbox.protocol import NotRemovedError, Sandbox
@@ -342,8 +342,8 @@ class Job:
 
     async def _remove_workspace(self) -> None:
         try:
-            await asyncio.to_thread(self._home.clear)
-        except (NotRemoved, OSError) as error:
+            await clear_home(self.record, self._parts, self._home)
+        except (NotRemoved, NotRemovedError, OSError) as error:
             self._parts.journal.warning("workspace not removed", attempt=self.record.attempt, error=str(error))
 
     async def _give_up(self, sentence: str) -> None:

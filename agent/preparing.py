@@ -11,11 +11,11 @@ from pathlib import Path
 from agent.parts import Parts
 from agent.record import Record
 from agent.sandbox.choose import Choice, Wish, choose
-from agent.sandbox.protocol import Bind, Prepared, SandboxRequest
+from agent.sandbox.protocol import Bind, Emptying, Prepared, SandboxRequest
 from agent.sandboxes import OwnSettings
 from agent.supervisor.client import SupervisorClient
 from agent.workspace.checkout import Workspace
-from agent.workspace.removal import remove_tree
+from agent.workspace.removal import NotRemoved, remove_tree
 from headrace.pipeline.plan import Network, SandboxKind
 
 SAY = "/headrace"
@@ -106,7 +106,22 @@ async def make_sandbox(
 def facts_of(prepared: Prepared, home: Home, choice: Choice) -> dict[str, object]:
     """What the steps need to know of the place, for the attempt's record."""
     say = str(home.say) if choice.kind is SandboxKind.HOST else SAY
-    return {"env": dict(prepared.env), "workspace": prepared.workspace, "say": say}
+    return {"env": dict(prepared.env), "workspace": prepared.workspace, "say": say, "image": prepared.image}
+
+
+async def clear_home(record: Record, parts: Parts, home: Home) -> None:
+    """Removes the attempt's place; what a container's root left in it and the agent may not remove, a container does.
+
+    Raises `NotRemoved`, `NotRemovedError`, `OSError`.
+    """
+    try:
+        await asyncio.to_thread(home.clear)
+    except (NotRemoved, OSError):
+        sandbox = parts.sandboxes[SandboxKind(record.sandbox)] if record.facts.get("image") else None
+        if not isinstance(sandbox, Emptying):
+            raise
+        await sandbox.empty(record.attempt, home.folder, (home.tree.name, home.say.name), record.facts["image"])
+        await asyncio.to_thread(home.clear)
 
 
 def free_space(folder: Path) -> str:

@@ -89,6 +89,29 @@ def body(request: SandboxRequest, container: Container) -> dict[str, Any]:
     }
 
 
+def emptying(image: str, folder: Path, names: Sequence[str], *, busybox: Path | None, seccomp: str) -> dict[str, Any]:
+    """The body for a container that removes the folders `names` of `folder` as root, and has nothing else to do."""
+    shell = () if busybox is None else (Bind(busybox, entry.BUSYBOX),)
+    command = [*(() if busybox is None else (entry.BUSYBOX,)), "rm"]
+    return {
+        "Image": image,
+        "Entrypoint": command[:1],
+        "Cmd": [*command[1:], "-rf", *(f"{entry.WORKSPACE}/{name}" for name in names)],
+        "Env": [f"PATH={entry.PATH}"],
+        "User": "0:0",
+        "WorkingDir": "/",
+        "Healthcheck": {"Test": ["NONE"]},
+        "HostConfig": {
+            "NetworkMode": "none",
+            "Mounts": [_mount(bind) for bind in (Bind(folder, entry.WORKSPACE, writable=True), *shell)],
+            "LogConfig": {"Type": "none"},
+            "CapDrop": ["ALL"],
+            "CapAdd": ["DAC_OVERRIDE", "FOWNER"],
+            "SecurityOpt": ["no-new-privileges", f"seccomp={seccomp}"],
+        },
+    }
+
+
 def _host(request: SandboxRequest, container: Container) -> dict[str, Any]:
     limits = container.limits
     host: dict[str, Any] = {

@@ -13,7 +13,7 @@ import os
 import platform
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -37,6 +37,7 @@ DEFAULT_URL: Final = "unix:///var/run/docker.sock"
 _OLDEST_API: Final = (1, 41)
 _TIMEOUT_S: Final = 60
 _PULL_TIMEOUT_S: Final = 1800
+_EMPTYING_S: Final = 300
 _WATCHED: Final = frozenset({"memory", "pids", "cpu", "cpuacct", ""})
 
 
@@ -130,7 +131,7 @@ class Docker:
             raise JobProblem(Cause.ERRORED, sentence)
         env = {"PATH": entry.PATH, **self._env, **image.env}
         env.setdefault("HOME", "/root" if self._user(request) == "0:0" else entry.WORKSPACE)
-        return Prepared(Attach(pid, created["Id"]), env=env, cgroups=_cgroups(pid))
+        return Prepared(Attach(pid, created["Id"]), env=env, cgroups=_cgroups(pid), image=image.digest)
 
     async def resolve(self, name: str) -> Image:
         """The image, pulled if it is not here. Raises `JobProblem` with `IMAGE_UNAVAILABLE`."""
@@ -218,6 +219,27 @@ class Docker:
             left |= await self._firewall.attempts()
         for attempt in sorted(left - keep):
             await self.remove(attempt)
+
+    async def empty(self, attempt: int, folder: Path, names: Sequence[str], image: str) -> None:
+        """Has a container of root remove what a job left. Raises `NotRemovedError`."""
+        profile = seccomp.profile(platform.machine())
+        made = container.emptying(image, folder, names, busybox=self._busybox, seccomp=profile)
+        made["Labels"] = container.labels(self._agent, attempt)
+
+        def work(engine: docker.APIClient) -> int:
+            found = _create(engine, made)["Id"]
+            try:
+                engine.start(found)
+                return int(engine.wait(found, timeout=_EMPTYING_S)["StatusCode"])
+            finally:
+                engine.remove_container(found, force=True, v=True)
+
+        try:
+            code = await self._call(work)
+        except (DockerException, RequestException) as error:
+            raise NotRemovedError(f"{folder} is not emptied by the engine: {_sentence(error)}") from error
+        if code != 0:
+            raise NotRemovedError(f"{folder} is not emptied: rm in a container ended with code {code}")
 
     async def close(self) -> None:
         """Closes the connection to the engine."""

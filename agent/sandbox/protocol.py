@@ -7,10 +7,10 @@ same for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from headrace.pipeline.plan import Network, SandboxKind
 
@@ -100,6 +100,8 @@ class Prepared:
     cgroups: tuple[Path, ...] = ()
     """Cgroup folders (v1: one per controller; v2: one) whose memory and pids files tell an out-of-memory kill;
     empty where there is none (a plain user's agent)."""
+    image: str = ""
+    """Digest of the image that it is made of; empty: of none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,4 +141,13 @@ class Sandbox(Protocol):
 
     async def sweep(self, keep: frozenset[int]) -> None:
         """Removes all that bears this agent's id but belongs to no attempt in `keep`."""
+        ...
+
+
+@runtime_checkable
+class Emptying(Protocol):
+    """A sandbox whose jobs may be somebody else than the agent, and that can remove what they leave."""
+
+    async def empty(self, attempt: int, folder: Path, names: Sequence[str], image: str) -> None:
+        """Removes the folders `names` of `folder`; `image` is that of `Prepared`. Raises `NotRemovedError`."""
         ...

@@ -121,3 +121,13 @@ async def test_a_kill_reaches_a_container_of_root(plain: Agent, side: OtherSide,
     side.cancel(attempt)
     await side.until(lambda: attempt in side.ended)
     assert side.ended[attempt].state == pb.ATTEMPT_STATE_CANCELED, side.ended[attempt]
+
+
+async def test_what_a_job_left_as_root_is_removed_by_a_container(plain: Agent, side: OtherSide, image: str) -> None:
+    """A plain user may not remove it: the disk would fill up with each job."""
+    await plain.start()
+    script = "mkdir -p mine/deeper; echo x > mine/deeper/.file; chmod 700 mine; mkdir -m 1777 sticky; echo x > sticky/x"
+    attempt = side.give(job(None, script, sandbox="docker", image=image, trusted=True))
+    await side.until(lambda: attempt in side.ended)
+    assert side.ended[attempt].state == pb.ATTEMPT_STATE_PASSED, side.ended[attempt]
+    assert list((plain.data / "workspaces").iterdir()) == [], plain.log
