@@ -107,7 +107,7 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> Ending | No
             hand_in=outbox.hand_in,
             permit=jobs.permit,
             lease=Lease(),
-            policy=Policy(spool_limit=settings.spool_limit, local=settings.local, own=machine.own),
+            policy=_policy(settings, machine),
             metrics=metrics,
             journal=_log,
         )
@@ -245,6 +245,10 @@ def _access(settings: Settings) -> Callable[[str], Access]:
     except OSError as error:
         raise BadSettings(f"ca_file: {settings.ca_file} cannot be read: {error.strerror}") from error
     return lambda address: Access(token, secure=settings.is_secure(address), roots=roots)
+
+
+def _policy(settings: Settings, machine: Machine) -> Policy:
+    return Policy(spool_limit=settings.spool_limit, log_limit=settings.log_limit, local=settings.local, own=machine.own)
 
 
 def _identity(settings: Settings, parts: Parts, machine: Machine) -> Identity:

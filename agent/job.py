@@ -160,6 +160,7 @@ class Job:
                 heartbeat_sent_boot_ms=parts.lease.sent_boot_ms or parts.clock.boot_ms(),
                 spool=self._spool,
                 spool_limit=parts.policy.spool_limit,
+                log_limit=parts.policy.log_limit,
             )
             client = await SupervisorClient.start(self._folder, record.attempt, settings=settings)
         if not record.facts.get("supervised"):  # also one that was found: the agent was killed while it started

@@ -44,6 +44,8 @@ class Policy:
 
     spool_limit: int
     """Bytes of log on disk for one attempt."""
+    log_limit: int
+    """Bytes of output that the log of one attempt takes."""
     local: bool
     """A local `headrace run`: own code runs under the user's own hand."""
     own: OwnSettings

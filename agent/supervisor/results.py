@@ -26,6 +26,8 @@ class SupervisorSettings:
     spool: Path | None = None
     """A folder on disk for the spool, where the attempt's own folder is in memory; None: A/priv."""
     spool_limit: int = 256 << 20
+    log_limit: int = 2 << 30
+    """Bytes of output that the log takes; the job goes on past them."""
     hold_ms: int = 15 * 60_000
     """How long a full spool holds the job before the log is cut."""
     guard: bool = True
@@ -40,7 +42,13 @@ class SupervisorSettings:
             "deadline": self.deadline_boot_ms,
             "heartbeat_sent": self.heartbeat_sent_boot_ms,
         }
-        return {"terms": terms, "limit": self.spool_limit, "hold_ms": self.hold_ms, "guard": self.guard}
+        return {
+            "terms": terms,
+            "limit": self.spool_limit,
+            "log_limit": self.log_limit,
+            "hold_ms": self.hold_ms,
+            "guard": self.guard,
+        }
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The one writer of an attempt's log: masks, frames, compresses and spools, in one order.
 
+Past `most` bytes the job's output is read and dropped, and the log says where it was cut and how much is missing.
 When the spool is full the writer is `blocked`: records wait in memory, nothing more is read from the job, and the
 job waits in its write. After `hold_ms` it cuts instead: what is lost is counted, and the log says so.
 """
@@ -19,6 +20,8 @@ from agent.supervisor.records import Kind, shortened
 from agent.supervisor.spool import Spool, SpoolFull
 
 HOLD_MS: Final = 15 * 60_000
+MOST: Final = 2 << 30
+"""Bytes of output that a log takes."""
 _LEVEL: Final = 1
 
 
@@ -33,11 +36,23 @@ class _Waiting(NamedTuple):
 class LogWriter:
     """Sections and bytes in, records in the spool out. `wall` and `boot` give milliseconds."""
 
-    def __init__(self, spool: Spool, wall: Callable[[], int], boot: Callable[[], int], hold_ms: int = HOLD_MS) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        wall: Callable[[], int],
+        boot: Callable[[], int],
+        *,
+        hold_ms: int = HOLD_MS,
+        most: int = MOST,
+    ) -> None:
         self._spool = spool
         self._wall = wall
         self._boot = boot
         self._hold_ms = hold_ms
+        self._most = most
+        self._left = most
+        """How many bytes of output may still come."""
+        self._dropped = 0
         self._masker = Masker()
         self._framer = Framer()
         self._compress = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=False).compress
@@ -74,7 +89,7 @@ class LogWriter:
 
     def write(self, data: bytes) -> None:
         """Bytes of the job."""
-        self._frame(self._masker.feed(data))
+        self._take(self._masker.feed(data))
 
     def say(self, text: bytes) -> None:
         """Our own line. It is masked by itself, so that it cannot tear a secret of the job's that is under way."""
@@ -100,6 +115,8 @@ class LogWriter:
 
     def outcome(self, cause: str, sentence: str) -> tuple[int, int]:
         """Writes the last record. Returns the final offset and the number of records, itself included."""
+        if self._dropped:
+            self.say(f"\n*** headrace: {self._dropped} bytes are missing: the log had reached its limit ***\n".encode())
         self.close_section("")
         offset, records = self.offset, self.records + 1
         facts = {"offset": offset, "records": records, "cause": cause, "sentence": self._plain(sentence)}
@@ -108,7 +125,7 @@ class LogWriter:
 
     def flush(self) -> None:
         """Everything that is held back goes out: the end of a step."""
-        self._frame(self._masker.flush())
+        self._take(self._masker.flush())
         self._put_frame(self._framer.flush())
 
     def tick(self) -> None:
@@ -136,6 +153,18 @@ class LogWriter:
 
     def _record(self, kind: Kind, facts: dict[str, Any]) -> None:
         self._put(kind, json.dumps(facts).encode())
+
+    def _take(self, data: bytes) -> None:
+        """Bytes of the job, as many as the log may still have of them."""
+        taken = data[: self._left]
+        self._frame(taken)
+        self._left -= len(taken)
+        if len(taken) == len(data):
+            return
+        if not self._dropped:
+            cut = f"\n*** headrace: the log is cut here: it has reached its limit of {self._most} bytes ***\n"
+            self._frame(cut.encode())
+        self._dropped += len(data) - len(taken)
 
     def _frame(self, data: bytes) -> None:
         for frame in self._framer.feed(data, self._boot()):

@@ -15,11 +15,11 @@ from agent.supervisor.writer import LogWriter
 class World:
     """A writer over a real spool, with a clock that the test moves."""
 
-    def __init__(self, folder: Path, limit: int = 1 << 20) -> None:
+    def __init__(self, folder: Path, limit: int = 1 << 20, log_limit: int = 1 << 30) -> None:
         self.now = 0
         self.folder = folder
         self.spool = Spool(folder, limit)
-        self.writer = LogWriter(self.spool, lambda: 7, lambda: self.now, hold_ms=1000)
+        self.writer = LogWriter(self.spool, lambda: 7, lambda: self.now, hold_ms=1000, most=log_limit)
 
     def records(self) -> list[Record]:
         reader = SpoolReader(self.folder)
@@ -117,3 +117,24 @@ def test_after_the_time_it_may_hold_the_log_is_cut_and_says_by_how_much(tmp_path
     assert kept + int(found[0]) == sent + len(b"after")
     assert world.records()[-1].facts() == {"offset": offset, "records": records, "cause": "", "sentence": ""}
     assert (world.spool.sequence, world.spool.offset) == (records, offset)
+
+
+def test_past_its_limit_the_output_is_dropped_and_the_log_says_where_and_how_much(tmp_path: Path) -> None:
+    """A job that prints for ever must not fill every disk on the way; it goes on, and its end is told."""
+    world = World(tmp_path, log_limit=100_000)
+    world.writer.open_section("step", "chatty", step=0)
+    data = noise(80_000)
+    for _ in range(100):
+        world.writer.write(data)
+        assert not world.writer.blocked
+    world.writer.close_section("exit code 1")
+    world.writer.open_section("cleanup", "Clean up")
+    world.writer.say(b"removed\n")
+    offset, records = world.writer.outcome("", "")
+    cut = b"\n*** headrace: the log is cut here: it has reached its limit of 100000 bytes ***\n"
+    missing = b"\n*** headrace: 7900000 bytes are missing: the log had reached its limit ***\n"
+    assert world.text() == data + data[:20_000] + cut + b"removed\n" + missing
+    sections = [(r.kind, r.section) for r in world.records() if r.kind is not Kind.FRAME]
+    assert sections == [(Kind.OPENED, 1), (Kind.CLOSED, 1), (Kind.OPENED, 2), (Kind.CLOSED, 2), (Kind.OUTCOME, 2)]
+    assert (world.spool.sequence, world.spool.offset) == (records, offset)
+    assert offset == len(world.text())
