@@ -115,7 +115,7 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> Ending | No
         if settings.metrics_listen:
             socket = listen(settings.metrics_listen, setting="HEADRACE_METRICS_LISTEN")
             listener.http = address_of(socket)
-            app = pages(metrics, lambda: listener.connected, lambda: metrics.spool_bytes.set(_size(directory.logs)))
+            app = pages(metrics, lambda: listener.connected, lambda: metrics.spool_bytes.set(directory.spooled()))
             await up.enter_async_context(serving(app, socket))
         metrics.slots.set(settings.slots)
         connection = Connection(
@@ -248,7 +248,13 @@ def _access(settings: Settings) -> Callable[[str], Access]:
 
 
 def _policy(settings: Settings, machine: Machine) -> Policy:
-    return Policy(spool_limit=settings.spool_limit, log_limit=settings.log_limit, local=settings.local, own=machine.own)
+    return Policy(
+        spool_limit=settings.spool_limit,
+        spool_agent=settings.spool_agent,
+        log_limit=settings.log_limit,
+        local=settings.local,
+        own=machine.own,
+    )
 
 
 def _identity(settings: Settings, parts: Parts, machine: Machine) -> Identity:
@@ -277,7 +283,3 @@ def _tell_abilities(abilities: Mapping[SandboxKind, Ability]) -> None:
     for kind, ability in abilities.items():
         facts = {"networks": sorted(ability.networks), "hard_limits": ability.hard_limits}
         _log.info("sandbox", kind=kind.value, **({"why_not": ability.why_not} if ability.why_not else facts))
-
-
-def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.glob("*/spool.*"))

@@ -88,6 +88,15 @@ class RunningJobs:
         """The attempts whose slot is taken."""
         return frozenset(self._taken)
 
+    def why_not(self) -> str:
+        """No job is taken while logs that nobody takes fill the disk. Those that run are held to their own bounds."""
+        if len(self._jobs) == len(self._taken):
+            return ""
+        limit = self.parts.policy.spool_agent
+        if self.parts.directory.spooled() <= limit:
+            return ""
+        return f"logs that are not handed in yet take more than {limit >> 20} MiB of the agent's disk"
+
     def begin(self, assignment: pb.Assignment) -> str:
         """Takes an assignment, or says why not."""
         if assignment.attempt_id in self._jobs:
@@ -184,7 +193,11 @@ class RunningJobs:
         if record.attempt in self._jobs and _is_over(record) and record.log_done:
             del self._jobs[record.attempt]
             self.parts.forwarder.forget(record.attempt)
-            self._spawn(asyncio.to_thread(self._remove, record.attempt), f"forget {record.attempt}")
+            self._spawn(self._forget(record.attempt), f"forget {record.attempt}")
+
+    async def _forget(self, attempt: int) -> None:
+        await asyncio.to_thread(self._remove, attempt)
+        self._outbox.slots_changed()  # there is room again
 
     def _remove(self, attempt: int) -> None:
         self.parts.records.remove(attempt)  # first: what a killed agent leaves of the rest is swept at its next start

@@ -44,6 +44,8 @@ class Policy:
 
     spool_limit: int
     """Bytes of log on disk for one attempt."""
+    spool_agent: int
+    """The same for all together: above it no job is taken."""
     log_limit: int
     """Bytes of output that the log of one attempt takes."""
     local: bool

@@ -54,6 +54,10 @@ class Jobs(Protocol):
         """The attempts whose slot is taken: the sandbox is not yet gone."""
         ...
 
+    def why_not(self) -> str:
+        """Why no job can be taken now, in one sentence; empty: nothing speaks against it. Asked now and then."""
+        ...
+
     def begin(self, assignment: pb.Assignment) -> str:
         """Takes an assignment, or says in one sentence why not; empty: taken, and `held` from now on."""
         ...
@@ -173,7 +177,7 @@ class Session:
         held = list(self._jobs.held())
         named = {each.attempt_id for each in held} | self._jobs.occupying()
         leaving = self._said_leaving = self._outbox.leaving
-        self._granted = 0 if leaving else max(0, self._identity.slots - len(named))
+        self._granted = 0 if leaving or self._jobs.why_not() else max(0, self._identity.slots - len(named))
         return pb.Hello(
             instance_id=self._identity.instance_id,
             name=self._identity.name,
@@ -236,7 +240,7 @@ class Session:
             yield pb.SessionRequest(credit=pb.Credit(slots=credit))
 
     def _grantable(self) -> int:
-        if self._drained or self._outbox.leaving:
+        if self._drained or self._outbox.leaving or self._jobs.why_not():
             return 0
         return self._identity.slots - len(self._jobs.occupying())
 
@@ -287,7 +291,7 @@ class Session:
         elif len(self._jobs.occupying()) >= self._identity.slots:
             sentence = "no slot is free"
         else:
-            sentence = self._jobs.begin(assignment)
+            sentence = self._jobs.why_not() or self._jobs.begin(assignment)
         self._acknowledgements.append(
             pb.Acknowledgement(
                 number=assignment.number,

@@ -75,7 +75,9 @@ class Settings(BaseSettings):
     pass_env: bool = Field(default=False, description="give jobs the agent's own proxy, CA and package index variables")
     log_limit: int = Field(2 << 30, ge=1 << 20, description="bytes of output in one attempt's log; the rest is dropped")
     spool_attempt: int = Field(256 << 20, ge=1 << 20, description="bytes of log kept on disk for one attempt")
-    spool_agent: int = Field(2 << 30, ge=1 << 20, description="bytes of log kept on disk in all")
+    spool_agent: int = Field(
+        2 << 30, ge=1 << 20, description="bytes of log kept on disk in all; above it no job is taken"
+    )
     first_uid: int = Field(200_000, ge=1000, description="first of the uids, one for each slot, that jobs get (root)")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug | info | warning | error")
     local: bool = Field(

@@ -69,6 +69,14 @@ class DataDirectory:
         """The attempts' spools, on disk."""
         return self.root / "logs"
 
+    def spooled(self) -> int:
+        """Bytes of log on disk."""
+        size = 0
+        for file in self.logs.glob("*/spool.*"):
+            with contextlib.suppress(FileNotFoundError):  # handed in meanwhile
+                size += file.stat().st_size
+        return size
+
     @property
     def attempts(self) -> Path:
         """The attempts' folders: sockets, FIFOs, spools, scripts."""

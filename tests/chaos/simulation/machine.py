@@ -148,6 +148,9 @@ class SimulatedJobs:
     def occupying(self) -> frozenset[int]:
         return frozenset(self._taken)
 
+    def why_not(self) -> str:
+        return ""
+
     def begin(self, assignment: pb.Assignment) -> str:
         machine = self._machine
         if assignment.attempt_id in machine.disk:

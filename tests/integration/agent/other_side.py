@@ -76,6 +76,7 @@ class OtherSide(
         self.out: asyncio.Queue[agent_pb2.SessionResponse] | None = None
         self.answer_heartbeats = True
         self.cut_logs_after: int | None = None
+        self.take_logs = True
         self.blob_url = ""
         self.uploads = 0
         self.hold_uploads = False
@@ -203,6 +204,8 @@ class OtherSide(
         await check(context)
         taken = 0
         async for request in requests:
+            if not self.take_logs:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "no log is taken now")
             response = log_pb2.AppendResponse()
             for batch in request.batches:
                 log = self.logs[batch.attempt_id]

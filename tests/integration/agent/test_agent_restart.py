@@ -324,3 +324,18 @@ async def test_an_agent_that_has_left_leaves_nothing_on_the_machine(agent: Agent
     assert await agent.ended() == 0, agent.log
     assert str(agent.data) not in mounts()
     assert runtime not in runtime.parent.glob("*")
+
+
+async def test_an_agent_whose_disk_is_full_of_logs_takes_no_new_job(agent: Agent, side: OtherSide) -> None:
+    """Each job that ends leaves its slot before its log: with nobody who takes logs they would pile up for ever."""
+    agent.flags |= {"slots": 1, "spool_agent": 1 << 20}
+    side.take_logs = False
+    await agent.start()
+    spec = job(None, "head -c 650000 /dev/urandom | base64 -w 70")
+    first, second = side.give(spec), side.give(spec)
+    await side.until(lambda: {first, second} <= set(side.ended), 90)
+    third, beats = side.give(spec), len(side.heartbeats)
+    await side.until(lambda: len(side.heartbeats) > beats + 2)
+    assert (side.credit, third in side.accepted) == (0, False)
+    side.take_logs = True
+    await side.until(lambda: third in side.ended, 90)

@@ -259,6 +259,7 @@ class SleepingJobs:
         self.most = 0
         self.beats: list[int] = []
         self.refusal = ""
+        self.offers = 0
         self.lasts: float | None = None
         for key in disk:
             self.start(key)
@@ -284,7 +285,11 @@ class SleepingJobs:
     def occupying(self) -> frozenset[int]:
         return frozenset(self.taken)
 
+    def why_not(self) -> str:
+        return self.refusal
+
     def begin(self, assignment: pb.Assignment) -> str:
+        self.offers += 1
         if not self.refusal:
             self.disk[assignment.attempt_id] = pb.HeldAttempt(
                 attempt_id=assignment.attempt_id, token=assignment.token, state=common_pb2.ATTEMPT_STATE_RUNNING

@@ -248,6 +248,21 @@ def test_a_report_that_a_coordinator_lost_is_said_again_on_the_same_connection()
     simulate(main, seed=12)
 
 
+def test_an_agent_that_has_no_room_grants_nothing_until_it_has() -> None:
+    """Told of a job only to refuse it, it would be told of it again at once, and again."""
+
+    async def main(rng: random.Random) -> None:
+        world = World(rng, jobs=1, slots=1)
+        world.jobs.refusal = "its disk is full of logs"
+        async with world.running():
+            await world.until(lambda: len(world.jobs.beats) >= 3)
+            assert world.jobs.offers == 0
+            world.jobs.refusal = ""
+            await world.until(lambda: world.coordinator.jobs[0].accepted == 1, seconds=120)
+
+    simulate(main, seed=13)
+
+
 @pytest.mark.parametrize("code", list(FINAL))
 def test_refusals_that_can_never_change_end_the_agent(code: grpc.StatusCode) -> None:
     """An agent with a wrong token that knocks for ever only fills the log of a coordinator."""
