@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import platform
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -122,8 +121,3 @@ async def clear_home(record: Record, parts: Parts, home: Home) -> None:
             raise
         await sandbox.empty(record.attempt, home.folder, (home.tree.name, home.say.name), record.facts["image"])
         await asyncio.to_thread(home.clear)
-
-
-def free_space(folder: Path) -> str:
-    """For the log: how much room the workspace's disk has."""
-    return f"{shutil.disk_usage(folder).free >> 30} GiB free"

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from agent.clock import SystemClock
+from agent.orphan import close_orphaned_log
 from agent.problems import Cause
 from agent.supervisor.client import SupervisorClient, SupervisorGone
 from agent.supervisor.records import Kind
 from agent.supervisor.results import SupervisorSettings
-from agent.supervisor.salvage import salvage
 from agent.supervisor.spool import SpoolReader
 from tests.integration.supervisor.conftest import Held, Starter, bubblewrap, plain, when_dead
 
@@ -157,9 +158,10 @@ async def test_a_sandbox_dies_with_its_supervisor(held: Held) -> None:
     with pytest.raises(SupervisorGone):
         await running
     assert await SupervisorClient.find(held.folder) is None
-    ended = salvage(held.folder / "priv", 0)
-    assert ended.cause is Cause.ERRORED
-    assert b"may be missing here" in held.text()
+    close_orphaned_log(held.folder / "priv", "its supervisor died", SystemClock())
+    assert held.records()[-1].facts()["cause"] == Cause.ERRORED
+    assert held.text().startswith(b"up\n")
+    assert b"may be missing" in held.text()
 
 
 async def test_a_sandbox_that_is_killed_from_outside_is_named_as_that(held: Held) -> None:

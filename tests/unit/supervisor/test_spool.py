@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.clock import SystemClock
+from agent.orphan import close_orphaned_log
 from agent.supervisor.records import OVERHEAD, Kind, Record, decode, encode
-from agent.supervisor.salvage import salvage
 from agent.supervisor.spool import Spool, SpoolFull, SpoolGone, SpoolReader, segments
 
 
@@ -139,8 +140,9 @@ def test_the_spool_of_a_dead_supervisor_is_ended_once(tmp_path: Path) -> None:
     spool.close()
     with segments(tmp_path)[0][1].open("ab") as file:
         file.write(b"torn")
-    ended = salvage(tmp_path, 7)
-    assert salvage(tmp_path, 8) == ended
+    ended = close_orphaned_log(tmp_path, "it died", SystemClock())
+    assert close_orphaned_log(tmp_path, "it died", SystemClock()) == ended
     records = all_of(tmp_path)
-    assert [r.kind for r in records] == [Kind.OPENED, Kind.FRAME, Kind.FRAME, Kind.CLOSED, Kind.OUTCOME]
-    assert (ended.records, ended.offset) == (5, records[-1].offset)
+    marker = [Kind.OPENED, Kind.FRAME, Kind.CLOSED]
+    assert [r.kind for r in records] == [Kind.OPENED, Kind.FRAME, Kind.CLOSED, *marker, Kind.OUTCOME]
+    assert ended == (len(records) - 1, records[-1].offset)
