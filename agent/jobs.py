@@ -45,6 +45,8 @@ class RunningJobs:
         over = (Phase.CLEANUP, Phase.SETTLED)
         await self._sweep_sandboxes(frozenset(r.attempt for r in found if r.phase not in over))
         await asyncio.to_thread(self._sweep_folders, {record.attempt for record in found})  # nothing lives there now
+        if not found:
+            await self._tidy_sources()
         for record in found:
             if _is_over(record) and record.log_done:  # the last agent died while it forgot this one
                 self._spawn(asyncio.to_thread(self._remove, record.attempt), f"forget {record.attempt}")
@@ -244,6 +246,13 @@ class RunningJobs:
                     await sandbox.sweep(held)
                 except NotRemovedError as error:
                     self.parts.journal.warning("sweep failed", sandbox=kind.value, error=str(error))
+
+    async def _tidy_sources(self) -> None:
+        parts = self.parts
+        try:
+            await asyncio.to_thread(parts.sources.tidy, parts.clock.wall_ms() / 1000)
+        except (NotRemoved, OSError) as error:
+            parts.journal.warning("mirror not removed", error=str(error))
 
     def _sweep_folders(self, held: set[int]) -> None:
         """Removes folders of attempts that nobody holds: the agent was killed while it removed them."""

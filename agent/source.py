@@ -15,6 +15,9 @@ from agent.workspace.tree import Owner
 from headrace.pipeline.plan import Checkout
 from headrace.v1 import common_pb2 as pb
 
+_UNUSED_S = 30 * 86_400.0
+"""Seconds after which a mirror that nobody used goes."""
+
 
 class Sources:
     """Makes workspaces. `local`: who asks for runs is this machine's own user, who may name `file://` URLs on it."""
@@ -24,6 +27,13 @@ class Sources:
         self._mirrors = mirrors
         self._courier = courier
         self._local = local
+
+    def tidy(self, now_s: float) -> None:
+        """Removes mirrors that nobody has used for long. Blocks; only while no attempt of this agent lives.
+
+        Raises `NotRemoved`, `OSError`.
+        """
+        self._mirrors.remove_unused(lambda: now_s, _UNUSED_S)
 
     async def make(
         self, spec: pb.JobSpec, folder: Path, *, blobs: AttemptBlobs, owner: Owner | None, is_host: bool

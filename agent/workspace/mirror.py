@@ -34,6 +34,7 @@ _PROTOCOLS = {
 }
 _LOCK_PAUSE = 0.02
 _MANY_PACKS = 40
+_TIDY_S = 120.0
 _NOT_THERE = re.compile(r"not our ref|couldn't find remote ref|no such remote ref|unadvertised object", re.IGNORECASE)
 
 
@@ -123,8 +124,11 @@ class Mirror:
         async with self._locked(fcntl.LOCK_EX):
             if await self._has(commit, tag):  # somebody else was faster
                 return Fetched()
+            packs = len(self._packs())
             try:
-                return await self._bring(origin, commit)
+                fetched = await self._bring(origin, commit)
+                await self._tidy(packs)
+                return fetched
             except GitFailed as error:
                 if _NOT_THERE.search(error.sentence) or not await self._damaged():
                     raise failed_checkout(f"Commit {commit[:12]} cannot be fetched from {origin}", error) from error
@@ -140,11 +144,16 @@ class Mirror:
                 return True
             return False
 
-    async def tidy(self) -> None:
-        """Folds many small packs into few. Objects stay; whoever borrows them finds them in the new packs."""
-        async with self._locked(fcntl.LOCK_EX):
-            if len(self._packs()) > _MANY_PACKS:
-                await self._git.run(self.place, "repack", "--geometric=2", "-d", "-q", "--no-write-bitmap-index")
+    async def _tidy(self, before: int) -> None:
+        """Folds many small packs into few, each time that there are another `_MANY_PACKS`; large ones stay.
+
+        No object goes, also none that nothing leads to: a job that borrows them, and finds a pack gone that it knew,
+        looks again and finds the new one. When it fails, all is as it was.
+        """
+        if len(self._packs()) // _MANY_PACKS > before // _MANY_PACKS:
+            with contextlib.suppress(GitFailed):
+                words = ("--geometric=2", "-d", "-q", "--no-write-bitmap-index")
+                await self._git.run(self.place, "repack", *words, seconds=_TIDY_S)
 
     async def _bring(self, origin: Origin, commit: str) -> Fetched:
         if not (self.place.git_dir / "HEAD").exists():

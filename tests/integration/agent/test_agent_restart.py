@@ -339,3 +339,26 @@ async def test_an_agent_whose_disk_is_full_of_logs_takes_no_new_job(agent: Agent
     assert (side.credit, third in side.accepted) == (0, False)
     side.take_logs = True
     await side.until(lambda: third in side.ended, 90)
+
+
+async def test_mirrors_that_nobody_used_for_a_month_go_when_an_idle_agent_starts(
+    agent: Agent, side: OtherSide, repository: tuple[Path, str]
+) -> None:
+    """Projects are renamed and leave, their mirrors would stay for good. Not while a job may borrow from one."""
+    await agent.start()
+    attempt = side.give(job(repository, "echo up; until [ -e done ]; do sleep 0.05; done"))
+    await side.until(lambda: attempt in side.logs and "up" in side.logs[attempt].text)
+    (mirror,) = (agent.data / "mirrors").iterdir()
+    os.utime(mirror / "lock", (1, 1))
+    agent.kill()
+    await agent.ended()
+    await agent.start()
+    assert mirror.exists()
+    (agent.data / "workspaces" / str(attempt) / "tree" / "done").touch()
+    await side.until(
+        lambda: attempt in side.ended and len(side.logs[attempt].records) == side.ended[attempt].log_records["main"]
+    )
+    agent.terminate()
+    await agent.ended()
+    await agent.start()
+    assert not mirror.exists()

@@ -145,9 +145,37 @@ async def test_old_commits_are_let_go_of_by_number_and_trusts_are_apart(agent: A
     untrusted = agent.mirrors.of("shop", trusted=False)
     assert isinstance(untrusted, Mirror)
     assert untrusted.objects != agent.mirror.objects
-    await agent.mirror.tidy()
     assert agent.mirrors.remove_unused(lambda: 4e9, 1.0)
     assert not agent.mirror.objects.exists()
+
+
+async def test_many_small_packs_are_folded_while_a_job_reads_them(agent: Agent, repository: Repository) -> None:
+    """Each fetch brings a pack, and git looks through all of them; who borrows from them must not notice.
+
+    Nor when the commit is one that the mirror has let go of since, and to which nothing else leads.
+    """
+    trees = [_tree(repository, [("100644", "blob", _blob(repository, b"%d" % n), "a")]) for n in range(45)]
+    commits = [repository.git("commit-tree", "-m", "alone", tree) for tree in trees]
+    workspace = await agent.check_out(Origin.of_path(repository.path), commits[0])
+    reader = await asyncio.create_subprocess_exec(
+        *("git", "-C", str(workspace.folder), "cat-file", "--batch-check"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env=ENVIRONMENT,
+    )
+    assert reader.stdin is not None
+    assert reader.stdout is not None
+    reader.stdin.write(f"{commits[0]}\n".encode())
+    assert (await reader.stdout.readline()).startswith(commits[0].encode())
+    for commit in commits[1:]:
+        await agent.mirror.fetch(Origin.of_path(repository.path), commit)
+    assert len(list(agent.mirror.objects.glob("pack/*.pack"))) < 20
+    reader.stdin.write("".join(f"{commit}^{{tree}}\n" for commit in commits).encode())
+    reader.stdin.close()
+    told = (await reader.stdout.read()).decode().splitlines()
+    assert (len(told), [line for line in told if " tree " not in line]) == (45, [])
+    assert await reader.wait() == 0
+    git(agent.mirror.place.git_dir, "fsck", "--full")
 
 
 async def test_a_cancelled_checkout_leaves_no_process_lock_or_folder(agent: Agent, repository: Repository) -> None:
