@@ -81,7 +81,7 @@ def find(settings: Settings, agent: str, state: Path, environment: Mapping[str, 
         ),
         staging=staging,
         cgroups=cgroups,
-        networks=VethNetworks(agent, Firewall(agent, SandboxKind.BUBBLEWRAP), resolvers)
+        networks=VethNetworks(agent, Firewall(agent, SandboxKind.BUBBLEWRAP), resolvers, settings.job_addresses)
         if root and not VethNetworks.why_not()
         else None,
         busybox=busybox,
@@ -95,6 +95,7 @@ def find(settings: Settings, agent: str, state: Path, environment: Mapping[str, 
         resolvers=resolvers,
         busybox=busybox,
         own_network=settings.local,
+        runtime=settings.docker_runtime,
         url=environment.get("DOCKER_HOST") or DEFAULT_URL,
     )
     found: dict[SandboxKind, Sandbox] = {SandboxKind.BUBBLEWRAP: bubblewrap, SandboxKind.DOCKER: docker}

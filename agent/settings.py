@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +39,7 @@ def _paths(value: object) -> object:
 
 
 _LEAST_SPOOL = 1 << 20
+_SMALLEST_NETWORK = 28
 Labels = Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs)]
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
 Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_paths)]
@@ -70,6 +72,12 @@ class Settings(BaseSettings):
     memory: int | None = Field(None, ge=1 << 24, description="bytes for all jobs together; left out: nine tenths")
     allow_host: bool = Field(default=False, description="let jobs ask for `sandbox: host`, that is for no sandbox")
     docker_image: str = Field("", description="image of jobs that name none, where bubblewrap is missing")
+    docker_runtime: str = Field(
+        "", description="OCI runtime of docker jobs, as the engine names it; empty: its default"
+    )
+    job_addresses: IPv4Network = Field(
+        IPv4Network("10.222.0.0/16"), description="addresses of bubblewrap jobs with a network, four for each (root)"
+    )
     tool_paths: Paths = Field((), description="toolchains outside /usr that jobs see read-only, with colons")
     read_only_paths: Paths = Field((), description="more files and folders that jobs see read-only, with colons")
     pass_env: bool = Field(default=False, description="give jobs the agent's own proxy, CA and package index variables")
@@ -94,6 +102,13 @@ class Settings(BaseSettings):
             host, _, port = each.rpartition(":")
             if not host or not port.isdigit() or "/" in each:
                 raise ValueError(f"{each!r} is not HOST:PORT")
+        return value
+
+    @field_validator("job_addresses")
+    @classmethod
+    def _has_room(cls, value: IPv4Network) -> IPv4Network:
+        if value.prefixlen > _SMALLEST_NETWORK:
+            raise ValueError(f"{value} has no room for jobs: name a network of at least /{_SMALLEST_NETWORK}")
         return value
 
     @property

@@ -95,6 +95,9 @@ class Docker:
         if api < _OLDEST_API:
             wanted = ".".join(map(str, _OLDEST_API))
             return self._cannot(f"the Docker engine is too old: its API is {version['ApiVersion']}, {wanted} is needed")
+        if self._runtime and self._runtime not in facts.get("Runtimes", {}):
+            mend = "install it there, or change docker_runtime"
+            return self._cannot(f"the Docker engine knows no runtime {self._runtime}: {mend}")
         full = self._own_network or (self._firewall is not None and await self._firewall.try_out())
         networks = frozenset({Network.NONE, Network.FULL} if full else {Network.NONE})
         return Ability(self.kind, networks, hard_limits=bool(facts.get("MemoryLimit") and facts.get("PidsLimit")))
@@ -225,6 +228,8 @@ class Docker:
         profile = seccomp.profile(platform.machine())
         made = container.emptying(image, folder, names, busybox=self._busybox, seccomp=profile)
         made["Labels"] = container.labels(self._agent, attempt)
+        if self._runtime:  # the image is as hostile as the job was
+            made["HostConfig"]["Runtime"] = self._runtime
 
         def work(engine: docker.APIClient) -> int:
             found = _create(engine, made)["Id"]

@@ -23,8 +23,6 @@ from agent.sandbox import names
 from agent.sandbox.commands import CommandFailedError, run
 from agent.sandbox.firewall import Firewall, Rules
 
-ADDRESSES: Final = ipaddress.IPv4Network("10.222.0.0/16")
-"""Where jobs get their addresses from, four for each; a setting, for machines whose networks overlap it."""
 _NAMESPACES: Final = Path("/run/netns")
 _INTERFACES: Final = Path("/sys/class/net")
 _FORWARDING: Final = Path("/proc/sys/net/ipv4/ip_forward")
@@ -42,8 +40,9 @@ class VethNetworks:
         agent: str,
         firewall: Firewall,
         resolvers: tuple[str, ...],
-        addresses: ipaddress.IPv4Network = ADDRESSES,
+        addresses: ipaddress.IPv4Network,
     ) -> None:
+        """`addresses`: where jobs get theirs from, four for each."""
         self._agent = agent
         self._firewall = firewall
         self._resolvers = resolvers

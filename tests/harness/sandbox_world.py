@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import sys
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ FIRST_UID = 390_000
 BWRAP_AGENT = f"test-bwrap-{os.getpid()}"
 DOCKER_AGENT = f"test-docker-{os.getpid()}"
 """Of this test process alone: several may run on one machine."""
+ADDRESSES = ipaddress.IPv4Network("10.222.0.0/16")
 SLOT = Limits(cpu=1.0, memory=1 << 30, pids=300)
 
 
@@ -44,7 +46,7 @@ def bubblewrap(state: Path, agent: str, *, own_network: bool = False, busybox: P
     root = os.geteuid() == 0
     staging = Staging.find(FIRST_UID) if root else None
     assert not isinstance(staging, str)
-    networks = VethNetworks(agent, Firewall(agent, SandboxKind.BUBBLEWRAP), resolvers()) if root else None
+    networks = VethNetworks(agent, Firewall(agent, SandboxKind.BUBBLEWRAP), resolvers(), ADDRESSES) if root else None
     return Bubblewrap(
         binary=bwrap_path(),
         state=state,
