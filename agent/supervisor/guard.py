@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -43,6 +44,7 @@ class Guard(NamedTuple):
 def begin() -> Guard:
     """Forks the guard."""
     mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    gc.freeze()  # else the supervisor's first collection writes to each page that it shares with the guard
     pid = os.fork()
     if pid:
         its.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import select
 import socket
 import struct
@@ -101,7 +100,7 @@ class Server:
         self._spool = spool
         self._boot = Clocks.boot
         self._heard = self._boot()
-        self._nonce = secrets.token_hex(16)
+        self._nonce = os.urandom(16).hex()
         self._notes: dict[str, str] = {}
         self._connections: list[Connection] = []
         self._kept = -1

