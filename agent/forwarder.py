@@ -255,7 +255,8 @@ def on_wire(record: Record) -> pb.Record:
     told = pb.Record(sequence=record.sequence, offset=record.offset, time_ms=record.time_ms)
     match record.kind:
         case Kind.FRAME:
-            told.frame.CopyFrom(pb.Frame(raw_length=record.raw_length, zstd=record.payload, section=record.section))
+            told.frame.raw_length, told.frame.zstd = record.raw_length, record.payload
+            told.frame.section, told.frame.ours = record.section, record.ours
         case Kind.OPENED:
             facts = record.facts()
             told.opened.CopyFrom(

@@ -118,7 +118,7 @@ def _append_end(spool: Spool, last: Record | None, sentence: str, now: int) -> N
     raw = f"{MARKER}headrace: {sentence}\n".encode()
     frame = zstandard.ZstdCompressor(level=1).compress(raw)
     with contextlib.suppress(SpoolFull):
-        spool.append(Kind.FRAME, frame, time_ms=now, section=section + 1, raw_length=len(raw))
+        spool.append(Kind.FRAME, frame, time_ms=now, section=section + 1, raw_length=len(raw), ours=True)
     spool.append(Kind.CLOSED, _json(result=""), time_ms=now, section=section + 1)
     facts = _json(offset=spool.offset, records=spool.sequence + 1, cause="errored", sentence=sentence)
     spool.append(Kind.OUTCOME, facts, time_ms=now, section=section + 1)

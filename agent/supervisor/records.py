@@ -20,9 +20,11 @@ STREAMS: Final = {MAIN: "main"}
 TEXT_MOST: Final = 1_000
 """Characters of a section's title or result: a coordinator refuses more, and with it all of the log."""
 
-_HEADER: Final = struct.Struct("<2sBBHQQQIII")
+_HEADER: Final = struct.Struct("<2sBBBBQQQIII")
 _MAGIC: Final = b"HR"
 _FORMAT: Final = 1
+_OURS: Final = 1
+"""The one flag so far."""
 _CRC: Final = struct.Struct("<I")
 OVERHEAD: Final = _HEADER.size + _CRC.size
 _MOST: Final = 1 << 20
@@ -54,6 +56,8 @@ class Record(NamedTuple):
     """Bytes of the log in it: 0 for all but frames."""
     payload: bytes
     stream: int = MAIN
+    ours: bool = False
+    """A frame of what Headrace itself says, not the job."""
 
     def facts(self) -> dict[str, Any]:
         """The payload of all kinds but frames."""
@@ -73,6 +77,7 @@ def encode(record: Record) -> bytes:
         _FORMAT,
         record.kind,
         record.stream,
+        _OURS if record.ours else 0,
         record.sequence,
         record.offset,
         record.time_ms,
@@ -88,7 +93,7 @@ def decode(data: bytes, at: int = 0) -> tuple[Record, int] | None:
     """The record at `at` and where the next one begins; None if there is no whole and sound one."""
     if len(data) - at < OVERHEAD:
         return None
-    magic, version, kind, stream, sequence, offset, time_ms, section, raw, length = _HEADER.unpack_from(data, at)
+    magic, version, kind, stream, flags, sequence, offset, time_ms, section, raw, length = _HEADER.unpack_from(data, at)
     end = at + OVERHEAD + length
     if magic != _MAGIC or version != _FORMAT or length > _MOST or end > len(data):
         return None
@@ -96,4 +101,4 @@ def decode(data: bytes, at: int = 0) -> tuple[Record, int] | None:
     if zlib.crc32(data[at : end - _CRC.size]) != crc:
         return None
     payload = data[at + _HEADER.size : end - _CRC.size]
-    return Record(sequence, Kind(kind), offset, time_ms, section, raw, payload, stream), end
+    return Record(sequence, Kind(kind), offset, time_ms, section, raw, payload, stream, bool(flags & _OURS)), end

@@ -107,9 +107,12 @@ class Spool:
         """Whether frames with these payloads fit under the limit, all of them."""
         return self.used + sum(OVERHEAD + len(payload) for payload in payloads) <= self._limit - self._reserve
 
-    def append(self, kind: Kind, payload: bytes, *, time_ms: int, section: int, raw_length: int = 0) -> Record:
+    def append(
+        self, kind: Kind, payload: bytes, *, time_ms: int, section: int, raw_length: int = 0, ours: bool = False
+    ) -> Record:
         """Appends a record, whole or not at all. Raises SpoolFull."""
-        record = Record(self.sequence + 1, kind, self.offset, time_ms, section, raw_length, payload)
+        number = self.sequence + 1
+        record = Record(number, kind, self.offset, time_ms, section, raw_length, payload, ours=ours)
         data = encode(record)
         room = self._limit - (self._reserve if kind is Kind.FRAME else 0)
         if self.used + len(data) > room:

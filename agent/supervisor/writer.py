@@ -14,13 +14,13 @@ from typing import Any, Final, NamedTuple
 
 import zstandard
 
-from agent.supervisor.framer import Framer
+from agent.supervisor.framer import MOST, Framer
 from agent.supervisor.masker import Masker
 from agent.supervisor.records import Kind, shortened
 from agent.supervisor.spool import Spool, SpoolFull
 
 HOLD_MS: Final = 15 * 60_000
-MOST: Final = 2 << 30
+LOG_MOST: Final = 2 << 30
 """Bytes of output that a log takes."""
 _LEVEL: Final = 1
 
@@ -31,6 +31,7 @@ class _Waiting(NamedTuple):
     time_ms: int
     section: int
     raw_length: int
+    ours: bool
 
 
 class LogWriter:
@@ -43,7 +44,7 @@ class LogWriter:
         boot: Callable[[], int],
         *,
         hold_ms: int = HOLD_MS,
-        most: int = MOST,
+        most: int = LOG_MOST,
     ) -> None:
         self._spool = spool
         self._wall = wall
@@ -92,9 +93,11 @@ class LogWriter:
         self._take(self._masker.feed(data))
 
     def say(self, text: bytes) -> None:
-        """Our own line. It is masked by itself, so that it cannot tear a secret of the job's that is under way."""
+        """Our own lines, in frames of their own that say so: a job could print the same. Masked by themselves, so that
+        they cannot tear a secret of the job's that is under way.
+        """
         own = Masker(self._masker.secrets)
-        self._frame(own.feed(text) + own.flush())
+        self._say(own.feed(text) + own.flush())
 
     def open_section(self, kind: str, title: str, *, step: int = -1) -> int:
         """Opens a section, and ends the open one; `step` -1: one of our own."""
@@ -163,19 +166,24 @@ class LogWriter:
             return
         if not self._dropped:
             cut = f"\n*** headrace: the log is cut here: it has reached its limit of {self._most} bytes ***\n"
-            self._frame(cut.encode())
+            self._say(cut.encode())
         self._dropped += len(data) - len(taken)
 
     def _frame(self, data: bytes) -> None:
         for frame in self._framer.feed(data, self._boot()):
             self._put_frame(frame)
 
-    def _put_frame(self, raw: bytes) -> None:
-        if raw:
-            self._put(Kind.FRAME, self._compress(raw), len(raw))
+    def _say(self, text: bytes) -> None:
+        self._put_frame(self._framer.flush())
+        for at in range(0, len(text), MOST):
+            self._put_frame(text[at : at + MOST], ours=True)
 
-    def _put(self, kind: Kind, payload: bytes, raw_length: int = 0) -> None:
-        record = _Waiting(kind, payload, self._wall(), self._sections, raw_length)
+    def _put_frame(self, raw: bytes, *, ours: bool = False) -> None:
+        if raw:
+            self._put(Kind.FRAME, self._compress(raw), len(raw), ours=ours)
+
+    def _put(self, kind: Kind, payload: bytes, raw_length: int = 0, *, ours: bool = False) -> None:
+        record = _Waiting(kind, payload, self._wall(), self._sections, raw_length, ours)
         if self._lost and not self._said_lost(payload) and kind is Kind.FRAME:
             self._lost += raw_length
             return
@@ -184,9 +192,9 @@ class LogWriter:
             self._full_since = self._boot() if self._full_since is None else self._full_since
 
     def _append(self, record: _Waiting) -> bool:
-        kind, payload, time_ms, section, raw_length = record
+        kind, payload, time_ms, section, raw_length, ours = record
         try:
-            self._spool.append(kind, payload, time_ms=time_ms, section=section, raw_length=raw_length)
+            self._spool.append(kind, payload, time_ms=time_ms, section=section, raw_length=raw_length, ours=ours)
         except SpoolFull:
             return False
         return True
@@ -199,7 +207,7 @@ class LogWriter:
     def _said_lost(self, payload: bytes) -> bool:
         """The marker goes in front of what comes next; as long as there is no room for both the count goes on."""
         raw = f"\n*** headrace: {self._lost} bytes are missing here: the log could not be handed on ***\n".encode()
-        marker = _Waiting(Kind.FRAME, self._compress(raw), self._wall(), self._sections, len(raw))
+        marker = _Waiting(Kind.FRAME, self._compress(raw), self._wall(), self._sections, len(raw), ours=True)
         if self._waiting or not self._spool.fits(marker.payload, payload) or not self._append(marker):
             return False
         self._lost = 0

@@ -6,7 +6,7 @@ The object alone is one zstd stream of the raw log (`zstd -d` reads it). The ind
 magic       4 bytes, HRS1
 count       u32: records
 entry * count:
-    kind    u8: 0 a frame, 1 a section record
+    kind    u8: 0 a frame of the job's, 1 a section record, 2 a frame of ours
     time    i64: milliseconds since the Unix epoch
     a b c   u32 each: raw length, section, compressed length; of a section record: 0, 0, length of its bytes
 sections    the section records as they came, in order
@@ -33,7 +33,7 @@ PAGE_RECORDS = 512
 _HEAD = struct.Struct("<4sI")
 _ENTRY = struct.Struct("<BqIII")
 _MAGIC = b"HRS1"
-_FRAME, _SECTION = 0, 1
+_FRAME, _SECTION, _OURS = 0, 1, 2
 
 
 class DamagedSegment(CoordinatorError):
@@ -56,7 +56,8 @@ class SegmentWriter:
         self.count += 1
         if record.HasField("frame"):
             frame = record.frame
-            self._entries += _ENTRY.pack(_FRAME, record.time_ms, frame.raw_length, frame.section, len(frame.zstd))
+            kind = _OURS if frame.ours else _FRAME
+            self._entries += _ENTRY.pack(kind, record.time_ms, frame.raw_length, frame.section, len(frame.zstd))
             self.raw += frame.raw_length
             self.size += len(frame.zstd)
             return frame.zstd
@@ -116,7 +117,7 @@ class Segment:
                 break
             chosen.append(place)
             size += place.end - place.start
-        frames = [place for place in chosen if place.kind == _FRAME and place.end > place.start]
+        frames = [place for place in chosen if place.kind != _SECTION and place.end > place.start]
         begin = frames[0].start if frames else 0
         data = bytearray()
         if frames:
@@ -136,6 +137,7 @@ class Segment:
             raw_length=place.raw_length,
             zstd=bytes(data[place.start - begin : place.end - begin]),
             section=place.section,
+            ours=place.kind == _OURS,
         )
         return log_pb2.Record(sequence=sequence, offset=place.offset, time_ms=place.time_ms, frame=frame)
 
@@ -150,7 +152,7 @@ def _read(row: SegmentRow) -> tuple[tuple[_Place, ...], bytes]:
         raise DamagedSegment("the index of a part of a log is damaged")
     places, at, at_section, offset = list[_Place](), 0, 0, row.bytes_from
     for kind, time_ms, raw_length, section, length in _ENTRY.iter_unpack(index[_HEAD.size : body]):
-        if kind == _FRAME and length <= COMPRESSED_MOST:
+        if kind in {_FRAME, _OURS} and length <= COMPRESSED_MOST:
             places.append(_Place(kind, time_ms, raw_length, section, at, at + length, offset))
             at += length
         elif kind == _SECTION and not raw_length:

@@ -13,14 +13,23 @@ KEPT_LINES = 200
 _LONGEST_LINE = 16 * 1024
 
 
+class OurLine(str):
+    """A line that Headrace itself wrote into a job's log, and not the job."""
+
+    __slots__ = ()
+
+
 class Lines:
     """Cuts a stream of bytes into lines of harmless text. A line over 16 KiB is cut into several."""
 
     def __init__(self) -> None:
         self._rest = b""
 
-    def add(self, data: bytes) -> list[str]:
-        """The lines that these bytes complete."""
+    def add(self, data: bytes, *, ours: bool = False) -> list[str]:
+        """The lines that these bytes complete; `ours` are `OurLine`, and whole in themselves."""
+        if ours:
+            texts = (plain(line.decode("utf-8", "replace")) for line in data.split(b"\n"))
+            return [*self.end(), *(OurLine(text) for text in texts if text)]
         *whole, self._rest = (self._rest + data).split(b"\n")
         while len(self._rest) > _LONGEST_LINE:
             whole.append(self._rest[:_LONGEST_LINE])

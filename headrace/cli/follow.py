@@ -121,7 +121,7 @@ class Follower:
             async for record in self._client.tail(self._run.id, job, attempt=number):
                 self._view.record(job, record)
                 if isinstance(record, LogBytes):
-                    self._show(job, lines.add(record.data))
+                    self._show(job, lines.add(record.data, ours=record.ours))
                 elif isinstance(record, LogGap):
                     self._show(job, [*lines.end(), f"[{record.length} bytes are missing here]"])
             self._show(job, lines.end())

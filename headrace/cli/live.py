@@ -11,7 +11,7 @@ from rich.live import Live as RichLive
 from rich.rule import Rule
 from rich.text import Text
 
-from headrace.cli.board import Board
+from headrace.cli.board import Board, OurLine
 from headrace.cli.output import between, plain, span
 from headrace.cli.views import View
 from headrace.client.types import Job, JobState, LogRecord, Run
@@ -80,8 +80,13 @@ def picture(board: Board, time: datetime, height: int) -> RenderableType:
     if board.pane is None or left < 2:
         return jobs
     lines = board.last_lines(board.pane, left)
-    pane = Text("\n".join(plain(line) for line in lines), style="dim", no_wrap=True, overflow="ellipsis")
+    pane = Text("\n", no_wrap=True, overflow="ellipsis").join(_line(line) for line in lines)
     return Group(jobs, Rule(Text(plain(board.pane), style="bold"), align="left", style="dim"), pane)
+
+
+def _line(line: str) -> Text:
+    """Ours in a colour of its own: nobody else can print that."""
+    return Text(f"# {plain(line)}", style="cyan") if isinstance(line, OurLine) else Text(plain(line), style="dim")
 
 
 def tree(board: Board, time: datetime, *, rows: int) -> Text:

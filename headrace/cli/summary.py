@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping, Sequence
 
-from headrace.cli.board import Board
+from headrace.cli.board import Board, OurLine
 from headrace.cli.output import between, plain, size, span, table
 from headrace.client.types import Artifact, Attempt, Job, JobState, Run, RunState, StepResult
 
@@ -94,7 +94,10 @@ def _last_lines(board: Board, job: Job) -> list[str]:
     lines = board.last_lines(job.key, LAST_LINES)
     if not lines:
         return ["  it wrote no log"]
-    return [f"  the last {len(lines)} lines of its log:", *(f"  | {line}" for line in lines)]
+    return [
+        f"  the last {len(lines)} lines of its log:",
+        *(f"  {'#' if isinstance(line, OurLine) else '|'} {line}" for line in lines),
+    ]
 
 
 def happened(job: Job) -> str:

@@ -6,8 +6,11 @@ import sys
 from collections.abc import Iterator
 
 from headrace.cli import output
-from headrace.cli.board import Lines
+from headrace.cli.board import Lines, OurLine
 from headrace.client.types import LogBytes, LogGap, LogRecord
+
+_OURS, _AS_BEFORE = "\x1b[36m", "\x1b[39m"
+"""A colour of its own, in which nothing that a job wrote is ever shown."""
 
 
 def print_log(records: Iterator[LogRecord], *, as_json: bool) -> None:
@@ -26,8 +29,8 @@ def _lines(records: Iterator[LogRecord]) -> None:
     lines = Lines()
     for record in records:
         if isinstance(record, LogBytes):
-            for line in lines.add(record.data):
-                output.say(line)
+            for line in lines.add(record.data, ours=record.ours):
+                output.say(f"{_OURS}# {line}{_AS_BEFORE}" if isinstance(line, OurLine) else line)
         else:
             _gap(record)
     for line in lines.end():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from headrace.cli import output
-from headrace.cli.board import Board
+from headrace.cli.board import Board, OurLine
 from headrace.cli.summary import happened
 from headrace.client.types import Job, LogBytes, LogRecord, Run, SectionOpened, json_value
 
@@ -33,7 +33,9 @@ class View(Protocol):
 
 
 class Plain:
-    """Lines that can be grepped: `job | what it wrote`, `job > a step begins`, `job * its state`, `run 7 * …`."""
+    """Lines that can be grepped: `job | what it wrote`, `job # what Headrace wrote into its log`,
+    `job > a step begins`, `job * its state`, `run 7 * …`.
+    """
 
     def __init__(self) -> None:
         self._said: dict[str, str] = {}
@@ -69,7 +71,7 @@ class Plain:
     def lines(self, job: str, lines: list[str]) -> None:
         """Each with its job before it."""
         if lines:
-            output.say("\n".join(f"{job} | {line}" for line in lines))
+            output.say("\n".join(f"{job} {'#' if isinstance(line, OurLine) else '|'} {line}" for line in lines))
 
     def note(self, text: str) -> None:
         """Beside the output."""

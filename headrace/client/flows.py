@@ -235,7 +235,7 @@ class _Reader:
         data = data[self.offset - record.offset :]
         if data:
             at = wire.moment(record.time_ms)
-            found.append(LogBytes(self.number, self.offset, record.frame.section, at, data))
+            found.append(LogBytes(self.number, self.offset, record.frame.section, at, data, record.frame.ours))
             self.offset += len(data)
         return found
 

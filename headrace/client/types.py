@@ -244,6 +244,8 @@ class LogBytes(Value):
     section: int
     time: datetime | None
     data: bytes
+    ours: bool
+    """Headrace itself wrote them, not the job."""
 
     def to_json(self) -> dict[str, object]:
         """Bytes that are no UTF-8 become U+FFFD in `text`; `length` counts the bytes."""
@@ -255,6 +257,7 @@ class LogBytes(Value):
             "section": self.section,
             "time": json_value(self.time),
             "text": self.data.decode("utf-8", "replace"),
+            "ours": self.ours,
         }
 
 

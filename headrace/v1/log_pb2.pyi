@@ -121,20 +121,24 @@ class Frame(_message.Message):
     RAW_LENGTH_FIELD_NUMBER: _builtins.int
     ZSTD_FIELD_NUMBER: _builtins.int
     SECTION_FIELD_NUMBER: _builtins.int
+    OURS_FIELD_NUMBER: _builtins.int
     raw_length: _builtins.int
     """declared, and bounded before anything is inflated"""
     zstd: _builtins.bytes
     section: _builtins.int
+    ours: _builtins.bool
+    """Headrace itself wrote these bytes, not the job"""
     def __init__(
         self,
         *,
         raw_length: _builtins.int = ...,
         zstd: _builtins.bytes = ...,
         section: _builtins.int = ...,
+        ours: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["raw_length", b"raw_length", "section", b"section", "zstd", b"zstd"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ours", b"ours", "raw_length", b"raw_length", "section", b"section", "zstd", b"zstd"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

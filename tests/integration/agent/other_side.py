@@ -7,7 +7,7 @@ import collections
 import contextlib
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 
 import grpc
@@ -37,9 +37,17 @@ class Log:
     @property
     def text(self) -> str:
         """All frames, inflated."""
+        return self._inflated(record.frame for record in self.records)
+
+    @property
+    def ours(self) -> str:
+        """Those that are Headrace's own."""
+        return self._inflated(record.frame for record in self.records if record.frame.ours)
+
+    @staticmethod
+    def _inflated(frames: Iterable[log_pb2.Frame]) -> str:
         inflate = zstandard.ZstdDecompressor().decompress
-        frames = (record.frame.zstd for record in self.records if record.WhichOneof("what") == "frame")
-        return b"".join(inflate(frame, max_output_size=1 << 16) for frame in frames).decode()
+        return b"".join(inflate(frame.zstd, max_output_size=1 << 16) for frame in frames if frame.zstd).decode()
 
     @property
     def sections(self) -> list[tuple[str, str]]:

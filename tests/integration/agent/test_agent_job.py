@@ -24,6 +24,19 @@ async def test_a_job_runs_end_to_end(agent: Agent, side: OtherSide, repository: 
     assert "never" not in side.logs[attempt].text
 
 
+async def test_what_headrace_says_in_a_log_is_marked_as_its_own(agent: Agent, side: OtherSide) -> None:
+    """A job that prints `headrace: deployed` must not be believed."""
+    await agent.start()
+    slow = pb.Step(number=0, name="slow", run=pb.RunStep(script="echo headrace: a lie; sleep 60"), timeout_ms=300)
+    attempt = side.give(job(None, steps=[slow], grace_ms=0))
+    await side.until(lambda: attempt in side.ended)
+    await side.until(lambda: len(side.logs[attempt].records) == side.ended[attempt].log_records["main"])
+    assert "headrace: a lie\n" in side.logs[attempt].text
+    assert "headrace: the step took longer than its timeout of 0.3 s\n" in side.logs[attempt].ours
+    assert "sandbox bubblewrap" in side.logs[attempt].ours
+    assert "a lie" not in side.logs[attempt].ours
+
+
 async def test_what_steps_write_to_headrace_env_reaches_later_steps(agent: Agent, side: OtherSide) -> None:
     """Precedence: the step's own, then what steps exported, then the job's."""
     await agent.start()

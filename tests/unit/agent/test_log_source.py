@@ -92,3 +92,13 @@ async def test_a_frozen_supervisor_holds_up_no_other_log(tmp_path: Path) -> None
         await asyncio.gather(receiving, return_exceptions=True)
         await client.close()
         its.close()
+
+
+def test_what_is_ours_is_handed_in_as_ours(tmp_path: Path) -> None:
+    """The mark is made in the supervisor, and is worth what it is worth at the reader."""
+    spool = Spool(tmp_path)
+    for ours in (True, False):
+        spool.append(Kind.FRAME, b".", time_ms=5, section=1, raw_length=1, ours=ours)
+    spool.close()
+    source = LogSource(1, b"token", tmp_path, lambda: None)
+    assert [record.frame.ours for record in source.take(source.read())] == [True, False]

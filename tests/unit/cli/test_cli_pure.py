@@ -14,12 +14,13 @@ from rich.console import Console
 from agent.settings import Settings as AgentSettings
 from coordinator.settings import Settings as CoordinatorSettings
 from headrace.cli import output, settings
-from headrace.cli.board import Board, Lines
+from headrace.cli.board import Board, Lines, OurLine
 from headrace.cli.live import picture
 from headrace.cli.processes import last_reason
 from headrace.cli.runs import the_job
 from headrace.cli.starter import starter
 from headrace.cli.summary import exit_code, summary
+from headrace.cli.views import Plain
 from headrace.client.types import (
     Artifact,
     ArtifactFile,
@@ -170,6 +171,19 @@ def test_a_progress_bar_is_its_last_version_and_colours_go():
     assert output.plain("\x1b]0;owned\x07text") == "text"
 
 
+def test_our_own_lines_stand_apart_wherever_the_jobs_have_no_end(capsys):
+    """Behind a sign of its own, which no job can print at that place; an empty one says nothing."""
+    lines = Lines()
+    shown = [*lines.add(b"# headrace: a lie\nhalf"), *lines.add(b"\nheadrace: the truth\n", ours=True)]
+    Plain().lines("unit", [*shown, *lines.add(b"\x1b[31mred\n")])
+    assert capsys.readouterr().out.splitlines() == [
+        "unit | # headrace: a lie",
+        "unit | half",
+        "unit # headrace: the truth",
+        "unit | red",
+    ]
+
+
 def test_a_line_without_end_does_not_fill_the_memory():
     """A job may write a gigabyte without a line break."""
     lines = Lines()
@@ -273,7 +287,7 @@ def test_the_picture_shows_the_tree_and_the_log_of_the_running_job():
     running = job("unit", JobState.RUNNING, stage=1, started_at=at(12), ended_at=None)
     waiting = job("docs", JobState.WAITING, stage=1, started_at=None, sentence="waits for unit", attempts=())
     made = board(run(job("wheel"), running, waiting, state=RunState.RUNNING, ended_at=None))
-    made.log("unit", ["collecting", "\x1b[31mtest_a ok"])
+    made.log("unit", [OurLine("sandbox host"), "collecting", "\x1b[31mtest_a ok"])
     assert drawn(made) == [
         "build  1/1",
         "  ✔ wheel  7.5 s",
@@ -282,6 +296,7 @@ def test_the_picture_shows_the_tree_and_the_log_of_the_running_job():
         "  · docs  waits for unit",
         "running 20.0 s",
         "unit " + "─" * 75,
+        "# sandbox host",
         "collecting",
         "test_a ok",
     ]

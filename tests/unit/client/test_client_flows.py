@@ -109,6 +109,14 @@ def test_a_tail_gives_every_byte_once_however_often_it_is_cut(frames, cuts, data
     assert not any(isinstance(each, LogGap) for each in given_out)
 
 
+def test_a_tail_tells_our_lines_from_the_jobs():
+    """A job can print what it likes, but not in our name."""
+    server = LogServer([b"headrace: a lie\n", b"headrace: the truth\n"], [])
+    server.records[1].frame.ours = True
+    given_out, _ = play(flows.tail(pace(), flows.TailOf(1, "unit")), {flows.Open: server.open, flows.Next: server.next})
+    assert [each.ours for each in given_out if isinstance(each, LogBytes)] == [False, True]
+
+
 def test_a_tail_says_which_bytes_are_missing_for_good():
     """A log that was cut at its limit must not look whole."""
     server = LogServer([b"abc", b"defg", b"hi"], [])

@@ -138,3 +138,19 @@ def test_past_its_limit_the_output_is_dropped_and_the_log_says_where_and_how_muc
     assert sections == [(Kind.OPENED, 1), (Kind.CLOSED, 1), (Kind.OPENED, 2), (Kind.CLOSED, 2), (Kind.OUTCOME, 2)]
     assert (world.spool.sequence, world.spool.offset) == (records, offset)
     assert offset == len(world.text())
+
+
+def test_our_own_lines_are_frames_of_their_own_and_marked(tmp_path: Path) -> None:
+    """Any job can print `headrace: …`: who reads a log must be able to tell who said it."""
+    world = World(tmp_path, log_limit=30)
+    world.writer.open_section("step", "liar", step=0)
+    world.writer.write(b"headrace: all is well\n")
+    world.writer.say(b"headrace: it is not\n" * 4000)
+    world.writer.write(b"more than fits\n")
+    world.writer.outcome("", "")
+    frames = [record for record in world.records() if record.kind is Kind.FRAME]
+    text = {ours: b"".join(zstandard.decompress(r.payload) for r in frames if r.ours is ours) for ours in (True, False)}
+    assert text[False] == b"headrace: all is well\nmore tha"
+    assert text[True].count(b"it is not") == 4000
+    assert text[True].count(b"***") == 4
+    assert max(record.raw_length for record in frames) <= 1 << 16
