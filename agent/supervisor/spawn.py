@@ -7,7 +7,6 @@ a file for what the starter has to say when it fails.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import platform
 import signal
@@ -93,24 +92,27 @@ def _become(what: Start, numbers: Mapping[str, int], log: str, told: int) -> Non
 
 
 _RT_SIGACTION: Final = {"x86_64": 13, "aarch64": 134}
-_LIBC: Final = ctypes.CDLL(None)
+_OF_THE_LIBRARY: Final = (32, 33)
+"""Signals that the C library keeps for its own threads, and does not let anybody set."""
 
 
 def _heed_signals() -> None:
-    """Lets no signal be ignored because whoever started us ignored it.
+    """Lets no signal be ignored because whoever started us ignored it."""
+    for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(signum, signal.SIG_DFL)
+    with open("/proc/self/status", encoding="ascii") as file:  # noqa: PTH123 - as small as can be
+        ignored = next((int(line.split()[1], 16) for line in file if line.startswith("SigIgn:")), 0)
+    if any(ignored >> signum - 1 & 1 for signum in _OF_THE_LIBRARY):  # its posix_spawn leaves them ignored
+        _heed_signals_of_the_library()
 
-    By the system call, for the C library does not touch the two signals (32, 33) that it keeps for its own threads,
-    and its posix_spawn leaves them ignored.
-    """
+
+def _heed_signals_of_the_library() -> None:
+    import ctypes  # only here: it costs 5 ms of every start
+
     number = _RT_SIGACTION.get(platform.machine())
     default = ctypes.create_string_buffer(32)  # a kernel sigaction of zeros: the default, no flags, no mask
-    for signum in range(1, 65):
-        if signum in (signal.SIGKILL, signal.SIGSTOP):
-            continue
-        if number is not None:
-            _LIBC.syscall(number, signum, default, None, 8)
-        elif signum in signal.valid_signals():
-            signal.signal(signum, signal.SIG_DFL)
+    for signum in _OF_THE_LIBRARY if number is not None else ():
+        ctypes.CDLL(None).syscall(number, signum, default, None, 8)
 
 
 def _write(file: str, data: bytes) -> None:
