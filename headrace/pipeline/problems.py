@@ -51,17 +51,10 @@ class Report:
 
     def nearest(self, name: str, known: list[str] | tuple[str, ...]) -> str:
         """The known name within two edits (one for short names), or an empty text."""
-        best, best_distance = "", 3 if len(name) > 4 else 2
-        for each in known:
-            if abs(len(each) - len(name)) >= best_distance or len(name) > 64:
-                continue
-            if self.comparisons <= 0:
-                return best
-            self.comparisons -= 1
-            distance = _edits(name.lower(), each.lower())
-            if distance < best_distance:
-                best, best_distance = each, distance
-        return best
+        if self.comparisons <= 0:
+            return ""
+        self.comparisons -= len(known)
+        return nearest(name, known)
 
     def suggestion(self, name: str, known: list[str] | tuple[str, ...]) -> str:
         """`; did you mean `x`?` where a known name is near, else nothing."""
@@ -72,6 +65,19 @@ class Report:
         """Raise `PipelineError` when anything was noted."""
         if self.problems:
             raise PipelineError(tuple(self.problems))
+
+
+def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
+    """The known name within two edits (one for short names), or an empty text."""
+    best, best_distance = "", 3 if len(name) > 4 else 2
+    if len(name) > 64:
+        return ""
+    for each in known:
+        if abs(len(each) - len(name)) < best_distance:
+            distance = _edits(name.lower(), each.lower())
+            if distance < best_distance:
+                best, best_distance = each, distance
+    return best
 
 
 def _edits(one: str, other: str) -> int:

@@ -457,12 +457,15 @@ class Assignment(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     TRY_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
+    NEEDS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """from 1 within the session, without gaps"""
     attempt_id: _builtins.int
     token: _builtins.bytes
     spec: _builtins.bytes
     """a serialised JobSpec, as made when the run was created"""
+    needs: _builtins.bytes
+    """a JSON object: `needs` as expressions see it; empty: nothing asks for it"""
     def __init__(
         self,
         *,
@@ -470,10 +473,11 @@ class Assignment(_message.Message):
         attempt_id: _builtins.int = ...,
         token: _builtins.bytes = ...,
         spec: _builtins.bytes = ...,
+        needs: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "number", b"number", "spec", b"spec", "token", b"token", "try", b"try"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "needs", b"needs", "number", b"number", "spec", b"spec", "token", b"token", "try", b"try"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -663,10 +667,15 @@ class Ended(_message.Message):
     LOG_RECORDS_FIELD_NUMBER: _builtins.int
     LOG_BYTES_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    TESTS_FIELD_NUMBER: _builtins.int
+    LOG_PATTERNS_FIELD_NUMBER: _builtins.int
     state: _common_pb2.AttemptState.ValueType
     """passed | failed | errored | timed_out | canceled"""
     cause: _common_pb2.Cause.ValueType
     sentence: _builtins.str
+    outputs: _builtins.bytes
+    """a JSON object: the job's outputs by name"""
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.StepResult]: ...
     @_builtins.property
@@ -679,6 +688,14 @@ class Ended(_message.Message):
 
     @_builtins.property
     def timings(self) -> Global___Timings: ...
+    @_builtins.property
+    def tests(self) -> _common_pb2.TestReport:
+        """unset: the job names no reports, or left none"""
+
+    @_builtins.property
+    def log_patterns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """those of the spec that the log of the failed step holds"""
+
     def __init__(
         self,
         *,
@@ -689,10 +706,13 @@ class Ended(_message.Message):
         log_records: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         log_bytes: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         timings: Global___Timings | None = ...,
+        outputs: _builtins.bytes = ...,
+        tests: _common_pb2.TestReport | None = ...,
+        log_patterns: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tests", b"tests", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "log_bytes", b"log_bytes", "log_records", b"log_records", "sentence", b"sentence", "state", b"state", "steps", b"steps", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "log_bytes", b"log_bytes", "log_patterns", b"log_patterns", "log_records", b"log_records", "outputs", b"outputs", "sentence", b"sentence", "state", b"state", "steps", b"steps", "tests", b"tests", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

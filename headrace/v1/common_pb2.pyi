@@ -312,6 +312,68 @@ class JobSpec(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class LateEnvEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___Template: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___Template | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class OutputsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___Template: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___Template | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class GivenEnvEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     RUN_ID_FIELD_NUMBER: _builtins.int
     JOB_ID_FIELD_NUMBER: _builtins.int
     PROJECT_FIELD_NUMBER: _builtins.int
@@ -332,6 +394,16 @@ class JobSpec(_message.Message):
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     TRUSTED_FIELD_NUMBER: _builtins.int
     RUN_URL_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    LATE_ENV_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    JUNIT_FIELD_NUMBER: _builtins.int
+    RESOURCES_FIELD_NUMBER: _builtins.int
+    SERVICES_FIELD_NUMBER: _builtins.int
+    CACHES_FIELD_NUMBER: _builtins.int
+    LATE_IMAGE_FIELD_NUMBER: _builtins.int
+    GIVEN_ENV_FIELD_NUMBER: _builtins.int
+    LOG_PATTERNS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.int
     job_id: _builtins.int
     project: _builtins.str
@@ -353,6 +425,11 @@ class JobSpec(_message.Message):
     """empty: none; otherwise the job is delivered at most once"""
     trusted: _builtins.bool
     run_url: _builtins.str
+    context: _builtins.bytes
+    """A JSON object: what expressions see, but for `needs` (of the assignment), `env` and `steps`:
+    {"run": {"id", "url"}, "event": {…}, "branch", "tag", "commit", "params": {…}, "matrix": {…},
+     "shard": {"index", "total"}}. Empty: the job has no expression that the agent evaluates.
+    """
     @_builtins.property
     def source(self) -> Global___Source: ...
     @_builtins.property
@@ -365,6 +442,38 @@ class JobSpec(_message.Message):
     def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArtifactSpec]: ...
     @_builtins.property
     def checkout(self) -> Global___Checkout: ...
+    @_builtins.property
+    def late_env(self) -> _containers.MessageMap[_builtins.str, Global___Template]:
+        """values of `env` that the agent evaluates; a name is in one of the two"""
+
+    @_builtins.property
+    def outputs(self) -> _containers.MessageMap[_builtins.str, Global___Template]:
+        """evaluated after the last step"""
+
+    @_builtins.property
+    def junit(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """globs of JUnit reports"""
+
+    @_builtins.property
+    def resources(self) -> Global___Resources:
+        """unset: one slot's share"""
+
+    @_builtins.property
+    def services(self) -> _containers.RepeatedCompositeFieldContainer[Global___Service]: ...
+    @_builtins.property
+    def caches(self) -> _containers.RepeatedCompositeFieldContainer[Global___CacheSpec]: ...
+    @_builtins.property
+    def late_image(self) -> Global___Template:
+        """instead of `image`, where that is known only when the job begins"""
+
+    @_builtins.property
+    def given_env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """MATRIX_<NAME>, PARAM_<NAME>, HEADRACE_SHARD, HEADRACE_SHARDS: set by us"""
+
+    @_builtins.property
+    def log_patterns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """RE2; which of them a failed job's log holds is told with its outcome"""
+
     def __init__(
         self,
         *,
@@ -388,14 +497,245 @@ class JobSpec(_message.Message):
         environment: _builtins.str = ...,
         trusted: _builtins.bool = ...,
         run_url: _builtins.str = ...,
+        context: _builtins.bytes = ...,
+        late_env: _abc.Mapping[_builtins.str, Global___Template] | None = ...,
+        outputs: _abc.Mapping[_builtins.str, Global___Template] | None = ...,
+        junit: _abc.Iterable[_builtins.str] | None = ...,
+        resources: Global___Resources | None = ...,
+        services: _abc.Iterable[Global___Service] | None = ...,
+        caches: _abc.Iterable[Global___CacheSpec] | None = ...,
+        late_image: Global___Template | None = ...,
+        given_env: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        log_patterns: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkout", b"checkout", "source", b"source"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkout", b"checkout", "late_image", b"late_image", "resources", b"resources", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "checkout", b"checkout", "env", b"env", "environment", b"environment", "event", b"event", "grace_ms", b"grace_ms", "image", b"image", "job", b"job", "job_id", b"job_id", "network", b"network", "pipeline", b"pipeline", "project", b"project", "run_id", b"run_id", "run_url", b"run_url", "sandbox", b"sandbox", "source", b"source", "stage", b"stage", "steps", b"steps", "timeout_ms", b"timeout_ms", "trusted", b"trusted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "caches", b"caches", "checkout", b"checkout", "context", b"context", "env", b"env", "environment", b"environment", "event", b"event", "given_env", b"given_env", "grace_ms", b"grace_ms", "image", b"image", "job", b"job", "job_id", b"job_id", "junit", b"junit", "late_env", b"late_env", "late_image", b"late_image", "log_patterns", b"log_patterns", "network", b"network", "outputs", b"outputs", "pipeline", b"pipeline", "project", b"project", "resources", b"resources", "run_id", b"run_id", "run_url", b"run_url", "sandbox", b"sandbox", "services", b"services", "source", b"source", "stage", b"stage", "steps", b"steps", "timeout_ms", b"timeout_ms", "trusted", b"trusted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JobSpec: _TypeAlias = JobSpec  # noqa: Y015
+
+@_typing.final
+class Expression(_message.Message):
+    """A CEL expression; `place` is file:line:column, for whoever is told that it failed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    place: _builtins.str
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        place: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["place", b"place", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Expression: _TypeAlias = Expression  # noqa: Y015
+
+@_typing.final
+class Template(_message.Message):
+    """A text with expressions in it. One expression alone keeps the type of its value."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___TemplatePart]: ...
+    def __init__(
+        self,
+        *,
+        parts: _abc.Iterable[Global___TemplatePart] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parts", b"parts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Template: _TypeAlias = Template  # noqa: Y015
+
+@_typing.final
+class TemplatePart(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    EXPRESSION_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    @_builtins.property
+    def expression(self) -> Global___Expression: ...
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        expression: Global___Expression | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expression", b"expression", "text", b"text", "what", b"what"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expression", b"expression", "text", b"text", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["text", "expression"]  # noqa: Y015
+    _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
+
+Global___TemplatePart: _TypeAlias = TemplatePart  # noqa: Y015
+
+@_typing.final
+class Resources(_message.Message):
+    """What a job asks for; 0: one slot's share."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CPU_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    DISK_FIELD_NUMBER: _builtins.int
+    PIDS_FIELD_NUMBER: _builtins.int
+    cpu: _builtins.float
+    memory: _builtins.int
+    disk: _builtins.int
+    pids: _builtins.int
+    def __init__(
+        self,
+        *,
+        cpu: _builtins.float = ...,
+        memory: _builtins.int = ...,
+        disk: _builtins.int = ...,
+        pids: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu", b"cpu", "disk", b"disk", "memory", b"memory", "pids", b"pids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Resources: _TypeAlias = Resources  # noqa: Y015
+
+@_typing.final
+class Service(_message.Message):
+    """A container beside the job, on a network of the two alone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class EnvEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    ENV_FIELD_NUMBER: _builtins.int
+    READY_FIELD_NUMBER: _builtins.int
+    TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """its host name"""
+    image: _builtins.str
+    ready: _builtins.str
+    """a command in the container; empty: ready when it runs"""
+    timeout_ms: _builtins.int
+    """to become ready"""
+    @_builtins.property
+    def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        image: _builtins.str = ...,
+        env: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        ready: _builtins.str = ...,
+        timeout_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["env", b"env", "image", b"image", "name", b"name", "ready", b"ready", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Service: _TypeAlias = Service  # noqa: Y015
+
+@_typing.final
+class CacheSpec(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    RESTORE_FIELD_NUMBER: _builtins.int
+    PATHS_FIELD_NUMBER: _builtins.int
+    SAVE_FIELD_NUMBER: _builtins.int
+    save: _builtins.str
+    """passed | always"""
+    @_builtins.property
+    def key(self) -> Global___Template: ...
+    @_builtins.property
+    def restore(self) -> _containers.RepeatedCompositeFieldContainer[Global___Template]:
+        """prefixes, tried in order"""
+
+    @_builtins.property
+    def paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        key: Global___Template | None = ...,
+        restore: _abc.Iterable[Global___Template] | None = ...,
+        paths: _abc.Iterable[_builtins.str] | None = ...,
+        save: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "paths", b"paths", "restore", b"restore", "save", b"save"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CacheSpec: _TypeAlias = CacheSpec  # noqa: Y015
+
+@_typing.final
+class StepRetry(_message.Message):
+    """Tried again by the agent, in the same sandbox."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_FIELD_NUMBER: _builtins.int
+    DELAY_MS_FIELD_NUMBER: _builtins.int
+    BACKOFF_FIELD_NUMBER: _builtins.int
+    max: _builtins.int
+    """tries beyond the first"""
+    delay_ms: _builtins.int
+    backoff: _builtins.float
+    """each delay is the one before times this; 0: 1"""
+    def __init__(
+        self,
+        *,
+        max: _builtins.int = ...,
+        delay_ms: _builtins.int = ...,
+        backoff: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backoff", b"backoff", "delay_ms", b"delay_ms", "max", b"max"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepRetry: _TypeAlias = StepRetry  # noqa: Y015
 
 @_typing.final
 class Checkout(_message.Message):
@@ -470,16 +810,29 @@ class Step(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     USE_ARTIFACT_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    CONDITION_FIELD_NUMBER: _builtins.int
+    ALLOW_FAILURE_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """from 0"""
     id: _builtins.str
     name: _builtins.str
     timeout_ms: _builtins.int
     """0: none of its own"""
+    allow_failure: _builtins.bool
+    """a failure is shown and counts for nothing"""
     @_builtins.property
     def run(self) -> Global___RunStep: ...
     @_builtins.property
     def use_artifact(self) -> Global___UseArtifactStep: ...
+    @_builtins.property
+    def condition(self) -> Global___Expression:
+        """unset: runs if no earlier step has failed"""
+
+    @_builtins.property
+    def retry(self) -> Global___StepRetry:
+        """unset: none"""
+
     def __init__(
         self,
         *,
@@ -489,10 +842,13 @@ class Step(_message.Message):
         run: Global___RunStep | None = ...,
         use_artifact: Global___UseArtifactStep | None = ...,
         timeout_ms: _builtins.int = ...,
+        condition: Global___Expression | None = ...,
+        allow_failure: _builtins.bool = ...,
+        retry: Global___StepRetry | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run", "use_artifact", b"use_artifact", "what", b"what"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "retry", b"retry", "run", b"run", "use_artifact", b"use_artifact", "what", b"what"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "name", b"name", "number", b"number", "run", b"run", "timeout_ms", b"timeout_ms", "use_artifact", b"use_artifact", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_failure", b"allow_failure", "condition", b"condition", "id", b"id", "name", b"name", "number", b"number", "retry", b"retry", "run", b"run", "timeout_ms", b"timeout_ms", "use_artifact", b"use_artifact", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["run", "use_artifact"]  # noqa: Y015
     _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
@@ -524,16 +880,42 @@ class RunStep(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class LateEnvEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___Template: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___Template | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SCRIPT_FIELD_NUMBER: _builtins.int
     SHELL_FIELD_NUMBER: _builtins.int
     WORKDIR_FIELD_NUMBER: _builtins.int
     ENV_FIELD_NUMBER: _builtins.int
+    LATE_ENV_FIELD_NUMBER: _builtins.int
     script: _builtins.str
     shell: _builtins.str
     """default | bash | sh | python"""
     workdir: _builtins.str
     @_builtins.property
     def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def late_env(self) -> _containers.MessageMap[_builtins.str, Global___Template]:
+        """values that the agent evaluates; a name is in one of the two"""
+
     def __init__(
         self,
         *,
@@ -541,10 +923,11 @@ class RunStep(_message.Message):
         shell: _builtins.str = ...,
         workdir: _builtins.str = ...,
         env: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        late_env: _abc.Mapping[_builtins.str, Global___Template] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["env", b"env", "script", b"script", "shell", b"shell", "workdir", b"workdir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["env", b"env", "late_env", b"late_env", "script", b"script", "shell", b"shell", "workdir", b"workdir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -587,6 +970,8 @@ class StepResult(_message.Message):
     SENTENCE_FIELD_NUMBER: _builtins.int
     BEGAN_MS_FIELD_NUMBER: _builtins.int
     ENDED_MS_FIELD_NUMBER: _builtins.int
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    TRIES_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     name: _builtins.str
     cause: Global___Cause.ValueType
@@ -597,6 +982,10 @@ class StepResult(_message.Message):
     sentence: _builtins.str
     began_ms: _builtins.int
     ended_ms: _builtins.int
+    allowed: _builtins.bool
+    """it failed under `allow_failure`"""
+    tries: _builtins.int
+    """0: one"""
     def __init__(
         self,
         *,
@@ -609,10 +998,12 @@ class StepResult(_message.Message):
         sentence: _builtins.str = ...,
         began_ms: _builtins.int = ...,
         ended_ms: _builtins.int = ...,
+        allowed: _builtins.bool = ...,
+        tries: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "_signal", b"_signal", "exit_code", b"exit_code", "signal", b"signal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "_signal", b"_signal", "began_ms", b"began_ms", "cause", b"cause", "ended_ms", b"ended_ms", "exit_code", b"exit_code", "name", b"name", "number", b"number", "sentence", b"sentence", "signal", b"signal", "skipped", b"skipped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "_signal", b"_signal", "allowed", b"allowed", "began_ms", b"began_ms", "cause", b"cause", "ended_ms", b"ended_ms", "exit_code", b"exit_code", "name", b"name", "number", b"number", "sentence", b"sentence", "signal", b"signal", "skipped", b"skipped", "tries", b"tries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015
@@ -624,6 +1015,84 @@ class StepResult(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__signal) -> _WhichOneofReturnType__signal | None: ...
 
 Global___StepResult: _TypeAlias = StepResult  # noqa: Y015
+
+@_typing.final
+class TestReport(_message.Message):
+    """What JUnit reports of an attempt say together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TESTS_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
+    DURATION_MS_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    tests: _builtins.int
+    failures: _builtins.int
+    errors: _builtins.int
+    skipped: _builtins.int
+    duration_ms: _builtins.int
+    @_builtins.property
+    def failed(self) -> _containers.RepeatedCompositeFieldContainer[Global___TestFailure]:
+        """the first hundred"""
+
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """reports that could not be read, a sentence each"""
+
+    def __init__(
+        self,
+        *,
+        tests: _builtins.int = ...,
+        failures: _builtins.int = ...,
+        errors: _builtins.int = ...,
+        skipped: _builtins.int = ...,
+        duration_ms: _builtins.int = ...,
+        failed: _abc.Iterable[Global___TestFailure] | None = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ms", b"duration_ms", "errors", b"errors", "failed", b"failed", "failures", b"failures", "problems", b"problems", "skipped", b"skipped", "tests", b"tests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TestReport: _TypeAlias = TestReport  # noqa: Y015
+
+@_typing.final
+class TestFailure(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUITE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    DURATION_MS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    suite: _builtins.str
+    name: _builtins.str
+    message: _builtins.str
+    """shortened to 2,000 characters"""
+    duration_ms: _builtins.int
+    error: _builtins.bool
+    """else a failure"""
+    def __init__(
+        self,
+        *,
+        suite: _builtins.str = ...,
+        name: _builtins.str = ...,
+        message: _builtins.str = ...,
+        duration_ms: _builtins.int = ...,
+        error: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ms", b"duration_ms", "error", b"error", "message", b"message", "name", b"name", "suite", b"suite"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TestFailure: _TypeAlias = TestFailure  # noqa: Y015
 
 @_typing.final
 class Transfer(_message.Message):
