@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from agent.workspace.globs import Patterns, State
+from headrace.pipeline.globs import Patterns, State
 
 DEEPEST = 200
 """Components of a path that is read or placed."""

@@ -4,7 +4,8 @@
 """
 
 from headrace.pipeline.as_json import plan_to_json
-from headrace.pipeline.expand import Event, expand
+from headrace.pipeline.event import Event, PullRequest
+from headrace.pipeline.expand import expand
 from headrace.pipeline.loading import load
 from headrace.pipeline.model import Pipeline
 from headrace.pipeline.plan import Plan, PlannedJob, PlannedStage, SandboxKind
@@ -18,6 +19,7 @@ __all__ = [
     "PlannedJob",
     "PlannedStage",
     "Problem",
+    "PullRequest",
     "SandboxKind",
     "expand",
     "load",

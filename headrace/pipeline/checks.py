@@ -5,11 +5,15 @@ Everything here is linear in jobs plus needs; sets of jobs are bit sets, so that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from headrace.pipeline.model import JobDef, Pipeline, Placed
-from headrace.pipeline.plan import SandboxKind
+from headrace.pipeline.artifact_checks import check_artifacts
+from headrace.pipeline.cells import TooManyCells, cells_of, described, double
+from headrace.pipeline.expression_checks import check_expressions
+from headrace.pipeline.model import JobDef, Late, Pipeline, Placed
+from headrace.pipeline.plan import Network, SandboxKind
 from headrace.pipeline.problems import Report, shown
 
 MAX_JOBS = 1_000
@@ -21,9 +25,7 @@ MAX_ENV_BYTES = 16 << 20
 def check(pipeline: Pipeline, report: Report) -> None:
     """Note every mistake that shows only when the file is looked at as a whole."""
     jobs = pipeline.jobs
-    if len(jobs) > MAX_JOBS:
-        message = f"the pipeline has {len(jobs):,} jobs; a run has at most {MAX_JOBS:,}"
-        report.add(jobs[MAX_JOBS].name.place, message)
+    _check_number(jobs, report)
     _twice((stage.name for stage in pipeline.stages), "stage", report)
     _twice((job.name for job in jobs), "job", report)
     for job in jobs:
@@ -32,12 +34,15 @@ def check(pipeline: Pipeline, report: Report) -> None:
             report.add(job.steps[MAX_STEPS].place, f"{message}, so put some into one script, or into another job")
         _twice((step.id for step in job.steps if step.id), "step id", report)
     _check_images(pipeline, report)
+    for job in jobs:
+        _check_services(job, report)
     pipeline = _without_doubles(pipeline)
     stage_of = {job.name.value: i for i, stage in enumerate(pipeline.stages) for job in stage.jobs}
     usable = _check_needs(pipeline, stage_of, report)
     if (order := _in_order(usable, pipeline, report)) is not None:
-        _check_artifacts(pipeline, usable, order, report)
+        check_artifacts(pipeline, _ancestors(pipeline, usable, order), report)
     _check_env(pipeline, report)
+    check_expressions(pipeline, report)
 
 
 def _without_doubles(pipeline: Pipeline) -> Pipeline:
@@ -71,9 +76,53 @@ def _check_images(pipeline: Pipeline, report: Report) -> None:
             continue
         whence = "its image" if job.image else "the image of `defaults`"
         message = (
-            f"`sandbox: {kind}` cannot run an image, but {shown(job.name.value)} has {whence} {shown(image.value)}"
+            f"`sandbox: {kind}` cannot run an image, but {shown(job.name.value)} has {whence} {_shown_image(image)}"
         )
         report.add(job.sandbox.place, f"{message}; use `sandbox: docker`, or remove the image")
+
+
+def _shown_image(image: Placed[str] | Late) -> str:
+    return shown(image.node.text if isinstance(image, Late) else image.value)
+
+
+def _check_services(job: JobDef, report: Report) -> None:
+    """Services are containers, on a network of the job."""
+    if job.services and job.sandbox and job.sandbox.value is not SandboxKind.DOCKER:
+        message = f"`sandbox: {job.sandbox.value}` has no services; use `sandbox: docker`, or remove the services"
+        report.add(job.sandbox.place, message)
+    if job.network is Network.SERVICES and not job.services:
+        report.add(job.name.place, f"{shown(job.name.value)} has `network: services` and no services; write `none`")
+
+
+def _check_number(jobs: Iterable[JobDef], report: Report) -> None:
+    """How many jobs the file makes, cells and copies counted, as far as that is known by now."""
+    total = 0
+    for job in jobs:
+        count = max(1, job.parallel) * _check_matrix(job, report)
+        if total <= MAX_JOBS < total + count:
+            message = f"the pipeline has {total + count:,} jobs by here; a run has at most {MAX_JOBS:,}"
+            report.add(job.name.place, message)
+        total += count
+
+
+def _check_matrix(job: JobDef, report: Report) -> int:
+    """The cells of a job, 1 without a matrix; 0 where they are not known, or too many."""
+    matrix = job.matrix
+    if matrix is None:
+        return 1
+    if any(isinstance(each, Late) for each in matrix.values.values()):
+        return 0
+    values = {key: each for key, each in matrix.values.items() if not isinstance(each, Late)}
+    try:
+        found = cells_of(values, matrix.include, matrix.exclude, most=MAX_JOBS)
+    except TooManyCells as error:
+        report.add(matrix.place, f"the matrix makes {error} cells; a run has at most {MAX_JOBS:,} jobs")
+        return 0
+    if not found.cells and values:
+        report.add(matrix.place, "the matrix is empty once `exclude` has taken its cells; leave one, or remove the job")
+    if (twice := double(found.cells)) is not None:
+        report.add(matrix.place, f"the cell {described(twice)} stands there twice; remove one")
+    return len(found.cells)
 
 
 def _check_needs(pipeline: Pipeline, stage_of: dict[str, int], report: Report) -> dict[str, list[Placed[str]]]:
@@ -150,40 +199,15 @@ def _ancestors(pipeline: Pipeline, needs: dict[str, list[Placed[str]]], order: l
     return found
 
 
-def _check_artifacts(pipeline: Pipeline, needs: dict[str, list[Placed[str]]], order: list[str], report: Report) -> None:
-    """One producer for each name, and it is done before anybody uses it."""
-    jobs = pipeline.jobs
-    number = {job.name.value: i for i, job in enumerate(jobs)}
-    producer: dict[str, JobDef] = {}
-    for job in jobs:
-        for artifact in job.artifacts:
-            name = artifact.spec.name
-            if name in producer:
-                message = f"the artifact {shown(name)} is made by the job `{producer[name].name.value}` already"
-                report.add(artifact.place, f"{message}; give one another name")
-            else:
-                producer[name] = job
-    before = _ancestors(pipeline, needs, order)
-    for job in jobs:
-        for step in job.steps:
-            if step.artifact is None:
-                continue
-            name = step.artifact.value
-            if name not in producer:
-                if not report.hidden:
-                    suggestion = report.suggestion(name, list(producer))
-                    report.add(step.artifact.place, f"no job makes an artifact {shown(name)}{suggestion}")
-                continue
-            maker = producer[name].name.value
-            if maker == job.name.value:
-                report.add(step.artifact.place, f"the job makes the artifact {shown(name)} itself; it is there already")
-            elif not before[job.name.value] >> number[maker] & 1:
-                message = f"the job `{maker}` makes {shown(name)}, and `{job.name.value}` does not wait for it"
-                report.add(step.artifact.place, f"{message}; add `{maker}` to its needs")
+def _size(env: Mapping[str, str | Late]) -> int:
+    return sum(len(name) + len(each.node.text if isinstance(each, Late) else each) for name, each in env.items())
 
 
-def _size(env: Mapping[str, str]) -> int:
-    return sum(len(name) + len(value) for name, value in env.items())
+def _copies(job: JobDef) -> int:
+    if job.matrix is None:
+        return max(1, job.parallel)
+    sizes = [1 if isinstance(each, Late) else len(each) for each in job.matrix.values.values()]
+    return max(1, job.parallel) * min(math.prod(sizes) + len(job.matrix.include), MAX_JOBS)
 
 
 def _check_env(pipeline: Pipeline, report: Report) -> None:
@@ -192,7 +216,7 @@ def _check_env(pipeline: Pipeline, report: Report) -> None:
     for stage in pipeline.stages:
         of_stage = _size(stage.env)
         for job in stage.jobs:
-            total += of_pipeline + of_stage + _size(job.env)
+            total += (of_pipeline + of_stage + _size(job.env)) * _copies(job)
             if total > MAX_ENV_BYTES:
                 message = f"the environments of all jobs together hold more than {MAX_ENV_BYTES >> 20} MiB"
                 report.add(job.name.place, f"{message}; hand long values over as files")

@@ -1,69 +1,138 @@
-"""Expanding a pipeline for one event: defaults applied, environments merged, jobs numbered."""
+"""Expanding a pipeline for one event: cells made, expressions evaluated as far as they can be, defaults applied."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from headrace.pipeline.model import Defaults, JobDef, Pipeline, StageDef, StepDef
-from headrace.pipeline.plan import (
-    Plan,
-    PlannedJob,
-    PlannedStage,
-    RunStep,
-    SandboxKind,
-    Step,
-    UseArtifactStep,
-)
+from headrace.pipeline.cells import TooManyCells, cells_of, described, label
+from headrace.pipeline.checks import MAX_JOBS
+from headrace.pipeline.event import Event, parameters_of, static_values
+from headrace.pipeline.model import ConcurrencyDef, JobDef, Late, Pipeline, StageDef
+from headrace.pipeline.plan import Concurrency, Group, Plan, PlannedJob, PlannedStage, SandboxKind, Shard
+from headrace.pipeline.planning import Resolver, plan_job, plan_stage
 from headrace.pipeline.problems import Report, shown
 
-GRACE_MS = 10_000
-MAX_TITLE = 60
+Cell = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What a run is made for. `params` are the parameters of a manual run; empty texts: there is none."""
+@dataclass(slots=True)
+class _Expansion:
+    pipeline: Pipeline
+    event: Event
+    report: Report
+    values: Mapping[str, Any]
+    sandbox: SandboxKind | None
+    most: int
+    jobs: list[PlannedJob] = field(default_factory=list)
+    groups: list[Group] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    keys: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """By name of a job in the file, the keys of the jobs that it becomes."""
 
-    type: str = "manual"
-    branch: str = ""
-    tag: str = ""
-    commit: str = ""
-    params: Mapping[str, str] = field(default_factory=dict)
+    def stage(self, index: int, stage: StageDef) -> PlannedStage:
+        resolver = Resolver(self.report, self.values)
+        planned, skip = plan_stage(self.pipeline, stage, resolver)
+        for job in stage.jobs:
+            for cell, shard in self._copies(job):
+                if len(self.jobs) >= self.most:
+                    message = f"the pipeline has more than {self.most:,} jobs; a run has no more"
+                    self.report.add(job.name.place, message)
+                    return planned
+                key = job.name.value + label(cell, shard.index if shard else 0)
+                self.keys[job.name.value] = (*self.keys.get(job.name.value, ()), key)
+                made = plan_job(
+                    self.pipeline, stage, job, resolver.within(cell, shard), stage_index=index, sandbox=self.sandbox
+                )
+                self.jobs.append(replace(made, key=key, environment=planned.environment, skip=skip or made.skip))
+        return planned
+
+    def _copies(self, job: JobDef) -> Iterator[tuple[Cell, Shard | None]]:
+        matrix = job.matrix
+        cells: tuple[Cell, ...] = ({},)
+        if matrix is not None:
+            values = {key: each for key, each in matrix.values.items() if not isinstance(each, Late)}
+            late = [each for each in matrix.values.values() if isinstance(each, Late)]
+            if late:
+                self.report.add(late[0].place, "a matrix from an expression is not built yet: write its values for now")
+                return
+            try:
+                found = cells_of(values, matrix.include, matrix.exclude, most=self.most)
+            except TooManyCells as error:
+                self.report.add(matrix.place, f"the matrix makes {error} cells; a run has at most {self.most:,} jobs")
+                return
+            cells = found.cells
+            for each in found.unmatched:
+                where = self.report.where(each.place)
+                self.warnings.append(f"{where}: {described(each.value)} excludes no cell of `{job.name.value}`")
+            if matrix.max_parallel or matrix.fail_fast:
+                self.groups.append(Group(job.name.value, matrix.max_parallel, matrix.fail_fast))
+        for cell in cells:
+            for index in range(1, job.parallel + 1):
+                yield cell, Shard(index, job.parallel)
+            if not job.parallel:
+                yield cell, None
 
 
-def expand(pipeline: Pipeline, event: Event, *, only: str = "", sandbox: SandboxKind | None = None) -> Plan:
+def expand(
+    pipeline: Pipeline,
+    event: Event,
+    *,
+    only: str = "",
+    sandbox: SandboxKind | None = None,
+    most: int = MAX_JOBS,
+) -> Plan:
     """The plan of a pipeline for an event. The same arguments always give an equal plan.
 
-    `only` keeps one job and all that it needs, over all its dependencies; stages that are left without jobs go, the
-    others keep their order. `sandbox` stands for the sandbox of every job, whatever the file says; docker's image is
-    then dropped where the sandbox takes none. Raises `PipelineError` when there is no job `only`, and when a
-    parameter is given, since the language declares none yet.
+    `only` keeps one job (all its cells, or one by its key) and all that it needs, over all its dependencies; stages
+    that are left without jobs go, the others keep their order. `sandbox` stands for the sandbox of every job,
+    whatever the file says; docker's image is then dropped where the sandbox takes none. `most`: jobs of a run.
+
+    Raises `PipelineError` for a parameter that is wrong or missing, for a job `only` that there is not, and for an
+    expression that cannot be evaluated or whose value cannot stand where it does.
     """
     report = Report(pipeline.file)
-    names = [job.name.value for job in pipeline.jobs]
     first = pipeline.stages[0].name.place
-    if event.params:
-        listed = ", ".join(shown(each) for each in event.params)
-        report.add(first, f"the pipeline declares no parameters, but {listed} was given; leave it out")
-    if only and only not in names:
-        report.add(first, f"the pipeline has no job {shown(only)}{report.suggestion(only, names)}")
+    params = parameters_of(pipeline, event, report, first)
     report.raise_if_any()
-    jobs = [_job(pipeline, i, stage, job, sandbox) for i, stage in enumerate(pipeline.stages) for job in stage.jobs]
+    values = static_values(event, params)
+    expansion = _Expansion(pipeline, event, report, values, sandbox, most)
+    stages = tuple(expansion.stage(index, stage) for index, stage in enumerate(pipeline.stages))
+    group = _group(pipeline.concurrency, Resolver(report, values))
+    jobs = [replace(job, needs=_keys(job.needs, expansion.keys)) for job in expansion.jobs]
     if only:
-        jobs = _with_needs(jobs, only)
+        known = [*expansion.keys, *(job.key for job in jobs)]
+        if only not in known:
+            report.add(first, f"the pipeline has no job {shown(only)}{report.suggestion(only, known)}")
+        jobs = _with_needs(jobs, {*expansion.keys.get(only, ()), only})
+    report.raise_if_any()
     kept = sorted({job.stage for job in jobs})
     return Plan(
         name=pipeline.name,
-        stages=tuple(PlannedStage(pipeline.stages[i].name.value, pipeline.stages[i].environment) for i in kept),
+        stages=tuple(stages[i] for i in kept),
         jobs=tuple(replace(job, stage=kept.index(job.stage)) for job in jobs),
+        priority=pipeline.priority,
+        concurrency=group,
+        groups=tuple(each for each in expansion.groups if any(job.name == each.name for job in jobs)),
+        parameters=params,
+        warnings=tuple(expansion.warnings),
     )
 
 
-def _with_needs(jobs: list[PlannedJob], only: str) -> list[PlannedJob]:
+def _group(group: ConcurrencyDef | None, resolver: Resolver) -> Concurrency | None:
+    return None if group is None else resolver.concurrency(group)
+
+
+def _keys(needs: tuple[str, ...] | None, keys: Mapping[str, tuple[str, ...]]) -> tuple[str, ...] | None:
+    if needs is None:
+        return None
+    return tuple(key for name in needs for key in keys.get(name, ()))
+
+
+def _with_needs(jobs: list[PlannedJob], wanted: set[str]) -> list[PlannedJob]:
     by_key = {job.key: job for job in jobs}
-    wanted = {only}
-    todo = [by_key[only]]
+    todo = [by_key[key] for key in wanted if key in by_key]
     everything_before = 0  # jobs of stages below this are wanted already
     while todo:
         job = todo.pop()
@@ -75,57 +144,3 @@ def _with_needs(jobs: list[PlannedJob], only: str) -> list[PlannedJob]:
         todo.extend(each for each in found if each.key not in wanted)
         wanted.update(each.key for each in found)
     return [job for job in jobs if job.key in wanted]
-
-
-def _job(
-    pipeline: Pipeline, stage_index: int, stage: StageDef, job: JobDef, override: SandboxKind | None
-) -> PlannedJob:
-    defaults = pipeline.defaults
-    image = job.image or defaults.image
-    kind = override or (job.sandbox.value if job.sandbox else SandboxKind.ANY)
-    if image is not None and kind is SandboxKind.ANY:
-        kind = SandboxKind.DOCKER
-    takes_image = kind is SandboxKind.DOCKER
-    return PlannedJob(
-        key=job.name.value,
-        name=job.name.value,
-        stage=stage_index,
-        needs=None if job.needs is None else tuple(need.value for need in job.needs),
-        steps=tuple(_step(number, step, defaults) for number, step in enumerate(job.steps)),
-        env={**pipeline.env, **stage.env, **job.env},
-        image=image.value if image is not None and takes_image else "",
-        sandbox=kind,
-        network=job.network,
-        pool=job.pool or defaults.pool,
-        requires=dict(job.requires),
-        timeout_ms=job.timeout_ms or defaults.timeout_ms,
-        grace_ms=job.grace_ms or GRACE_MS,
-        artifacts=tuple(each.spec for each in job.artifacts),
-        checkout=job.checkout,
-        environment=stage.environment,
-    )
-
-
-def _step(number: int, step: StepDef, defaults: Defaults) -> Step:
-    ident = step.id.value if step.id else ""
-    if step.artifact is not None:
-        name = step.name or f"use artifact/{step.artifact.value}"
-        return UseArtifactStep(number, name, step.artifact.value, ident, step.path, step.timeout_ms)
-    return RunStep(
-        number=number,
-        name=step.name or title(step.run),
-        script=step.run,
-        id=ident,
-        shell=step.shell or defaults.shell,
-        workdir=step.workdir,
-        env=dict(step.env),
-        timeout_ms=step.timeout_ms,
-    )
-
-
-def title(script: str) -> str:
-    """The first line of a script that says something, shortened to `MAX_TITLE` characters, printable."""
-    lines = [line.strip() for line in script.splitlines() if line.strip()]
-    first = next((line for line in lines if not line.startswith("#")), lines[0] if lines else "")
-    printable = "".join(each if each.isprintable() else " " for each in first[: MAX_TITLE + 1]).strip()
-    return printable if len(printable) <= MAX_TITLE else printable[: MAX_TITLE - 1] + "…"

@@ -9,130 +9,53 @@ from __future__ import annotations
 from collections.abc import Mapping as AnyMapping
 from dataclasses import dataclass
 
-from headrace.pipeline.model import ArtifactDef, Defaults, JobDef, Pipeline, Placed, StageDef, StepDef
-from headrace.pipeline.nodes import Kind, Mapping, Node, Scalar
-from headrace.pipeline.plan import ArtifactSpec, Checkout, IfEmpty, Network, SandboxKind, Shell, When
+from headrace.pipeline import making
+from headrace.pipeline.forms import (
+    Approver,
+    CachePath,
+    CheckoutForm,
+    EnvironmentForm,
+    NetworkForm,
+    NotBuilt,
+    OneOrMore,
+    RetryRuleForm,
+    Services,
+    Use,
+)
+from headrace.pipeline.matrix_form import MatrixForm
+from headrace.pipeline.model import JobDef, Placed, Sees
+from headrace.pipeline.nodes import Mapping, Node
+from headrace.pipeline.plan import IfEmpty, SandboxKind, Save, Shell, When, WhenFull
 from headrace.pipeline.problems import Report, shown
+from headrace.pipeline.records import Fields, ListOf, Record
 from headrace.pipeline.shapes import (
     MAX_NAME,
     NAME,
     Choice,
     Duration,
-    Fields,
     Flag,
+    If,
     Image,
     Labels,
     Line,
-    ListOf,
     Name,
-    Record,
+    Number,
     RelativePath,
     Script,
+    Size,
+    Templated,
     Variables,
     Whole,
     bad_name,
-    scalar,
 )
+from headrace.pipeline.triggers import ON
 
-_REMOVE = "remove it for now"
 UNBUILT: AnyMapping[str, dict[str, str]] = {
-    "pipeline": {
-        "on": "start runs with `headrace run`, and remove it for now",
-        "concurrency": _REMOVE,
-        "priority": _REMOVE,
-        "include": "write the jobs into this file for now",
-        "templates": "share definitions by YAML anchors and `<<` for now",
-    },
-    "stage": {
-        "if": _REMOVE,
-        "approval": _REMOVE,
-        "concurrency": _REMOVE,
-    },
-    "job": {
-        "matrix": "write one job for each cell for now",
-        "parallel": "write one job for each part for now",
-        "services": "start what the job needs in a step for now",
-        "cache": "the job works without it; remove it for now",
-        "secrets": _REMOVE,
-        "resources": "a job has one slot's share; remove it for now",
-        "retry": "use `headrace retry`, and remove it for now",
-        "if": _REMOVE,
-        "outputs": "hand values on in an artifact for now",
-        "allow_failure": "end the step with `|| true` for now",
-        "concurrency": _REMOVE,
-        "extends": "share definitions by YAML anchors and `<<` for now",
-        "reports": "keep the reports as an artifact for now",
-    },
-    "step": {
-        "if": _REMOVE,
-        "retry": "repeat the command in the script for now",
-        "allow_failure": "end the script with `|| true` for now",
-    },
+    "step": {"image": "give the job an image, or make a job of the step, for now"},
 }
-"""By level, key to what one can do meanwhile. All these keys are in the language and refused until they are built."""
+"""By level, key to what one can do meanwhile. These keys are in the language and refused until they are built."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Use:
-    """`artifact/NAME`."""
-
-    def read(self, node: Node, what: str, report: Report) -> Placed[str] | None:
-        found = scalar(node, what, report, "`artifact/NAME`")
-        if found is None:
-            return None
-        kind, slash, name = found.text.partition("/")
-        if kind != "artifact" or not slash:
-            hint = f"; did you mean `artifact/{found.text}`?" if NAME.fullmatch(found.text) else ""
-            report.add(node.place, f"{what} must be `artifact/NAME`, not {shown(found.text)}{hint}")
-            return None
-        if not NAME.fullmatch(name) or len(name) > MAX_NAME:
-            report.add(node.place, bad_name("the artifact of `use`", name))
-            return None
-        return Placed(name, node.place)
-
-
-@dataclass(frozen=True, slots=True)
-class _Network:
-    """`full` or `none`; the other forms of the language are not built yet."""
-
-    def read(self, node: Node, what: str, report: Report) -> Network | None:
-        if isinstance(node, Mapping) or (isinstance(node, Scalar) and node.text == "services"):
-            form = "services" if isinstance(node, Scalar) else ", ".join(key.text[:20] for key, _ in node.entries)
-            report.add(node.place, f"`network: {form}` is not built yet: write `full` or `none` for now")
-            return None
-        found = Choice(Network).read(node, what, report)
-        return Network(found.value) if found else None
-
-
-@dataclass(frozen=True, slots=True)
-class _CheckoutShape:
-    """`false`, `true`, or a mapping."""
-
-    def read(self, node: Node, what: str, report: Report) -> Checkout | None:
-        if isinstance(node, Scalar) and node.kind is Kind.BOOL:
-            return Checkout(enabled=node.text.lower() == "true")
-        if isinstance(node, Mapping):
-            found: Checkout | None = _CHECKOUT.read(node, what, report)
-            return found
-        found_scalar = scalar(node, what, report, "`true`, `false` or a mapping")
-        if found_scalar is not None:
-            message = (
-                f"{what} must be `true`, `false` or a mapping such as `{{depth: 50}}`, not {shown(found_scalar.text)}"
-            )
-            report.add(node.place, message)
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class _Environment:
-    """The name of a deploy target, plain or as `{name: …}`."""
-
-    def read(self, node: Node, what: str, report: Report) -> str | None:
-        if isinstance(node, Mapping):
-            found: str | None = _ENVIRONMENT.read(node, what, report)
-            return found
-        name = Name().read(node, what, report)
-        return name.value if name else None
+_HARD_TIMEOUT_DAYS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,179 +75,172 @@ class _Jobs:
                 report.add(key.place, bad_name("a job", key.text))
             name = Placed(key.text, key.place)
             fields: Fields | None = JOB.read(value, f"the job {shown(key.text)}", report)
-            jobs.append(_job(name, fields) if fields else JobDef(name))
+            jobs.append(making.job_of(name, fields) if fields else JobDef(name))
         return tuple(jobs)
 
 
-def _step(fields: Fields, report: Report) -> StepDef:
-    ways = [key for key in ("run", "use") if key in fields.keys]
-    if len(ways) == 2 or not (ways or fields.meant & {"run", "use"}):
-        both = "has both `run` and `use`; make two steps of it" if ways else "needs `run` or `use`"
-        report.add(fields.keys["use"] if ways else fields.place, f"a step {both}")
-    elif ways:
-        odd = {"run": ("path",), "use": ("env", "workdir", "shell")}[ways[0]]
-        for key in odd:
-            if key in fields.keys:
-                report.add(fields.keys[key], f"`{key}` has no meaning in a step with `{ways[0]}`; remove it")
-    shell = fields.get("shell")
-    return StepDef(
-        place=fields.place,
-        run=fields.get("run", ""),
-        artifact=fields.get("use"),
-        path=fields.get("path", ""),
-        id=fields.get("id"),
-        name=fields.get("name", ""),
-        env=fields.get("env", {}),
-        workdir=fields.get("workdir", ""),
-        shell=Shell(shell.value) if shell else None,
-        timeout_ms=fields.get("timeout", 0),
-    )
-
-
-def _artifact(fields: Fields, report: Report) -> ArtifactDef | None:
-    name, when, if_empty = fields.get("name"), fields.get("when"), fields.get("if_empty")
-    if name is None:
-        report.hidden = True
-        return None
-    spec = ArtifactSpec(
-        name=name.value,
-        paths=fields.get("paths", ()),
-        keep_ms=fields.get("keep", 0),
-        when=When(when.value) if when else When.PASSED,
-        if_empty=IfEmpty(if_empty.value) if if_empty else IfEmpty.FAIL,
-    )
-    return ArtifactDef(name.place, spec)
-
-
-def _checkout(fields: Fields, _: Report) -> Checkout:
-    return Checkout(
-        depth=fields.get("depth", 0), submodules=fields.get("submodules", False), lfs=fields.get("lfs", False)
-    )
-
-
-def _environment(fields: Fields, _: Report) -> str:
-    name = fields.get("name")
-    return name.value if name else ""
-
-
-def _fields(fields: Fields, _: Report) -> Fields:
-    return fields
-
-
-def _job(name: Placed[str], fields: Fields) -> JobDef:
-    pool, sandbox = fields.get("pool"), fields.get("sandbox")
-    return JobDef(
-        name=name,
-        steps=fields.get("steps", ()),
-        needs=fields.get("needs"),
-        env=fields.get("env", {}),
-        image=fields.get("image"),
-        sandbox=Placed(SandboxKind(sandbox.value), sandbox.place) if sandbox else None,
-        network=fields.get("network", Network.FULL),
-        pool=pool.value if pool else None,
-        requires=fields.get("requires", {}),
-        timeout_ms=fields.get("timeout"),
-        grace_ms=fields.get("grace"),
-        artifacts=fields.get("artifacts", ()),
-        checkout=fields.get("checkout", Checkout()),
-    )
-
-
-def _stage(fields: Fields, _: Report) -> StageDef:
-    name = fields.get("name")
-    if name is None:
-        name = Placed("", fields.place)
-    return StageDef(
-        name, jobs=fields.get("jobs", ()), env=fields.get("env", {}), environment=fields.get("environment", "")
-    )
-
-
-def _defaults(fields: Fields, _: Report) -> Defaults:
-    pool, shell = fields.get("pool"), fields.get("shell")
-    return Defaults(
-        image=fields.get("image"),
-        pool=pool.value if pool else Defaults().pool,
-        timeout_ms=fields.get("timeout", Defaults().timeout_ms),
-        shell=Shell(shell.value) if shell else Shell.DEFAULT,
-    )
-
-
-def _pipeline(fields: Fields, report: Report) -> Pipeline:
-    stem = report.file.rpartition("/")[2].removesuffix(".yml").removesuffix(".yaml")
-    return Pipeline(
-        file=report.file,
-        name=fields.get("name") or stem or "pipeline",
-        stages=fields.get("stages", ()),
-        env=fields.get("env", {}),
-        defaults=fields.get("defaults", Defaults()),
-    )
-
-
 _SHELL = Choice(Shell, left_out=("default",))
-_TIMEOUT = Duration(max_days=30)
+_TIMEOUT = Duration(max_days=_HARD_TIMEOUT_DAYS)
+_IMAGE = Templated(Image(), Sees.JOB)
+_POOL = Templated(Name(), Sees.FILE)
+_DELAY = Duration(max_days=1)
+_STEP_RETRY = Record(
+    "`retry`", {"max": Whole(10, least=1), "delay": _DELAY, "backoff": Number(100)}, making.retry, required=("max",)
+)
+_JOB_RETRY = Record(
+    "`retry`",
+    {**_STEP_RETRY.fields, "on": OneOrMore(RetryRuleForm(), "`on`")},
+    making.retry,
+    required=("max",),
+)
 
 STEP = Record(
     "a step",
     {
         "run": Script(),
-        "use": _Use(),
-        "path": RelativePath(),
+        "use": Templated(Use(), Sees.EVENT),
+        "path": Templated(RelativePath(), Sees.EVENT),
         "id": Name(),
-        "name": Line(),
-        "env": Variables(),
-        "workdir": RelativePath(),
+        "name": Templated(Line(), Sees.EVENT),
+        "env": Variables(Sees.STEP),
+        "workdir": Templated(RelativePath(), Sees.EVENT),
         "shell": _SHELL,
-        "timeout": _TIMEOUT,
+        "timeout": Templated(_TIMEOUT, Sees.EVENT),
+        "if": If(Sees.STEP_IF),
+        "allow_failure": Templated(Flag(), Sees.EVENT),
+        "retry": _STEP_RETRY,
     },
-    _step,
-    UNBUILT["step"],
+    making.step,
+    unbuilt=UNBUILT["step"],
 )
 ARTIFACT = Record(
     "an artifact",
     {
-        "name": Name(),
-        "paths": ListOf(RelativePath(glob=True), "a path"),
+        "name": Templated(Name(), Sees.EVENT),
+        "paths": ListOf(Templated(RelativePath(glob=True), Sees.EVENT), "a path", most=200),
         "keep": Duration(max_days=3650),
         "when": Choice(When),
         "if_empty": Choice(IfEmpty),
     },
-    _artifact,
+    making.artifact,
     required=("name", "paths"),
 )
-_CHECKOUT = Record("`checkout`", {"depth": Whole(1_000_000), "submodules": Flag(), "lfs": Flag()}, _checkout)
-_ENVIRONMENT = Record("`environment`", {"name": Name()}, _environment, {"url": _REMOVE}, required=("name",))
+_MEND = "fetch them in a step for now"
+_CHECKOUT = Record(
+    "`checkout`", {"depth": Whole(1_000_000), "submodules": NotBuilt(_MEND), "lfs": NotBuilt(_MEND)}, making.checkout
+)
+_ENVIRONMENT = Record(
+    "`environment`",
+    {"name": Templated(Name(), Sees.FILE), "url": Templated(Line(2_000), Sees.APPROVAL)},
+    making.environment,
+    required=("name",),
+)
+_SERVICE = Record(
+    "a service",
+    {"image": _IMAGE, "env": Variables(Sees.JOB), "ready": Line(4_000), "timeout": Duration(max_days=1)},
+    making.as_held,
+    required=("image",),
+)
+_CACHE = Record(
+    "a cache",
+    {
+        "key": Templated(Line(500), Sees.STEP),
+        "restore": ListOf(Templated(Line(500), Sees.STEP), "a prefix", may_be_empty=True, most=20),
+        "paths": ListOf(CachePath(), "a path", most=100),
+        "save": Choice(Save),
+    },
+    making.cache,
+    required=("key", "paths"),
+)
+_RESOURCES = Record(
+    "`resources`",
+    {"cpu": Number(10_000), "memory": Size(16 << 20), "disk": Size(16 << 20), "pids": Whole(1_000_000, least=16)},
+    making.resources,
+)
+_REPORTS = Record(
+    "`reports`",
+    {"junit": ListOf(RelativePath(glob=True), "a path", most=50)},
+    lambda fields, _: fields.get("junit", ()),
+    required=("junit",),
+)
+CONCURRENCY = Record(
+    "`concurrency`",
+    {"group": Templated(Line(), Sees.EVENT), "limit": Whole(1_000, least=1), "when_full": Choice(WhenFull)},
+    making.concurrency,
+    required=("group",),
+)
+APPROVAL = Record(
+    "`approval`",
+    {
+        "from": OneOrMore(Approver(), "`from`"),
+        "count": Whole(20, least=1),
+        "timeout": _TIMEOUT,
+        "message": Templated(Line(1_000), Sees.APPROVAL),
+    },
+    making.approval,
+)
 JOB = Record(
     "a job",
     {
         "needs": ListOf(Name(), "a need", may_be_empty=True),
-        "steps": ListOf(STEP, "a step"),
-        "env": Variables(),
-        "image": Image(),
+        "steps": ListOf(STEP, "a step", most=500),
+        "env": Variables(Sees.JOB),
+        "image": _IMAGE,
         "sandbox": Choice(SandboxKind, left_out=("any",)),
-        "network": _Network(),
-        "pool": Name(),
+        "network": NetworkForm(),
+        "pool": _POOL,
         "requires": Labels(),
-        "timeout": _TIMEOUT,
+        "timeout": Templated(_TIMEOUT, Sees.EVENT),
         "grace": Duration(max_days=1),
-        "artifacts": ListOf(ARTIFACT, "an artifact", may_be_empty=True),
-        "checkout": _CheckoutShape(),
+        "artifacts": ListOf(ARTIFACT, "an artifact", may_be_empty=True, most=100),
+        "checkout": CheckoutForm(_CHECKOUT),
+        "matrix": MatrixForm(),
+        "parallel": Whole(1_000, least=1),
+        "if": If(Sees.JOB_IF),
+        "allow_failure": Templated(Flag(), Sees.EVENT),
+        "retry": _JOB_RETRY,
+        "outputs": Variables(Sees.STEP, "output"),
+        "services": Services(_SERVICE),
+        "cache": ListOf(_CACHE, "a cache", may_be_empty=True, most=20),
+        "secrets": ListOf(Name(), "a secret", may_be_empty=True, most=100),
+        "resources": _RESOURCES,
+        "concurrency": CONCURRENCY,
+        "reports": _REPORTS,
     },
-    _fields,
-    UNBUILT["job"],
+    making.as_held,
     required=("steps",),
+    resolved=("extends",),
 )
 STAGE = Record(
     "a stage",
-    {"name": Name(), "jobs": _Jobs(), "env": Variables(), "environment": _Environment()},
-    _stage,
-    UNBUILT["stage"],
+    {
+        "name": Name(),
+        "jobs": _Jobs(),
+        "env": Variables(Sees.JOB),
+        "environment": EnvironmentForm(_ENVIRONMENT),
+        "if": If(Sees.STAGE_IF),
+        "approval": APPROVAL,
+    },
+    making.stage,
     required=("name", "jobs"),
 )
-DEFAULTS = Record("`defaults`", {"image": Image(), "pool": Name(), "timeout": _TIMEOUT, "shell": _SHELL}, _defaults)
+DEFAULTS = Record("`defaults`", {"image": _IMAGE, "pool": _POOL, "timeout": _TIMEOUT, "shell": _SHELL}, making.defaults)
 PIPELINE = Record(
     "a pipeline",
-    {"name": Line(MAX_NAME), "env": Variables(), "defaults": DEFAULTS, "stages": ListOf(STAGE, "a stage")},
-    _pipeline,
-    UNBUILT["pipeline"],
+    {
+        "name": Line(MAX_NAME),
+        "on": ON,
+        "env": Variables(Sees.JOB),
+        "defaults": DEFAULTS,
+        "concurrency": CONCURRENCY,
+        "priority": Whole(10, least=-10),
+        "stages": ListOf(STAGE, "a stage"),
+    },
+    making.pipeline,
     required=("stages",),
+    resolved=("include", "templates"),
 )
+
+
+TEMPLATE = Record("a template", {**JOB.fields, "extends": OneOrMore(Name(), "`extends`")}, making.as_held)
+"""A job that lacks something still."""

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from headrace.pipeline.checks import check
-from headrace.pipeline.language import PIPELINE
+from headrace.pipeline.language import PIPELINE, TEMPLATE
 from headrace.pipeline.model import Pipeline
 from headrace.pipeline.nodes import parse
-from headrace.pipeline.problems import Report
+from headrace.pipeline.problems import Report, shown
+from headrace.pipeline.sharing import Read, share
 
 
-def load(text: bytes, name: str) -> Pipeline:
+def load(text: bytes, name: str, read: Read | None = None) -> Pipeline:
     """Read and check a pipeline file. `name` is the file's path as messages should show it.
 
-    Raises `PipelineError`, and nothing else, with every mistake of the file. Broken YAML ends the reading at once:
-    what stands behind the break cannot be judged.
+    `read` gives the files of its repository, for `include`. Raises `PipelineError`, and nothing else, with every
+    mistake of the file and of those that it includes. Broken YAML ends the reading at once: what stands behind the
+    break cannot be judged.
     """
     root = parse(text, name)
     report = Report(name)
-    pipeline: Pipeline = PIPELINE.read(root, "the pipeline", report)
+    shared = share(root, report, read)
+    for key, node in shared.templates:
+        TEMPLATE.read(node, f"the template {shown(key.text)}", report)
+    pipeline: Pipeline = PIPELINE.read(shared.root, "the pipeline", report)
     check(pipeline, report)
     report.raise_if_any()
     return pipeline

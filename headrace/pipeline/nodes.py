@@ -33,9 +33,12 @@ MAX_NODES = 10_000
 MAX_DEPTH = 50
 MAX_LINES = 50_000
 MAX_WORDS = 200_000
+MAX_INLINE = 4_000
+"""Characters of a text that may be an expression, and so keeps its spelling for places inside it."""
 
 # Characters that YAML forbids; NUL and tabs have sentences of their own.
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_LINES = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
@@ -58,6 +61,8 @@ class Scalar:
     place: Place
     text: str
     kind: Kind
+    raw: tuple[str, ...] = ()
+    """The lines of the file that it stands in, from the one of `place` on."""
     nodes: int = 1
     height: int = 1
 
@@ -65,6 +70,20 @@ class Scalar:
     def chars(self) -> int:
         """How much text this is."""
         return len(self.text)
+
+    def place_of(self, at: int) -> Place:
+        """Where in the file the character `at` of the text stands, as far as its spelling shows that; else `place`."""
+        before, column = self.text[:at], self.place.column - 1
+        begun, line = before.rpartition("\n")[2], self.text[at:].partition("\n")[0]
+        is_block = bool(self.raw) and self.raw[0][column : column + 1] in {"|", ">"}
+        likely = before.count("\n") + is_block
+        for number in (likely, *range(len(self.raw))):
+            for wanted in (begun + line, line):
+                since = 0 if number else column
+                found = self.raw[number].find(wanted, since) if number < len(self.raw) and wanted else -1
+                if found >= 0:
+                    return Place(self.place.line + number, found + len(wanted) - len(line) + 1, self.place.file)
+        return self.place
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +125,13 @@ class _Scanner(Scanner):
         raise ScannerError(None, None, "a directive", mark)
 
 
-def parse(text: bytes, file: str) -> Mapping:
-    """The root mapping of a file of at most `MAX_BYTES`.
+def parse(text: bytes, file: str, *, included: bool = False) -> Mapping:
+    """The root mapping of a file of at most `MAX_BYTES`. The places of an `included` one bear its name.
 
     Raises `PipelineError` with every duplicate key and wrong merge, or with the first thing that is not YAML.
     """
     source = _decode(text, file)
-    root = _Composer(file, source).document()
+    root = _Composer(file, source, mark=file if included else "").document()
     if not isinstance(root, Mapping):
         message = "a pipeline is a mapping: begin with `stages:`"
         if isinstance(root, Scalar) and root.kind is Kind.NULL and not root.text:
@@ -152,12 +171,19 @@ def _decode(raw: bytes, file: str) -> str:
 class _Composer:
     file: str
     source: str
+    mark: str = ""
+    """The file of every place: empty for the main one."""
     problems: list[Problem] = field(default_factory=list)
     anchors: dict[str, Node | None] = field(default_factory=dict)
     nodes: int = 0
     chars: int = 0
     last: Place = field(default_factory=lambda: Place(1, 1))
+    end: int = 1
+    lines: list[str] = field(init=False)
     events: Iterator[Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.lines = _LINES.split(self.source)
 
     def document(self) -> Node:
         self.events = self._events()
@@ -182,11 +208,12 @@ class _Composer:
         yaml.Scanner = _Scanner
         try:
             for event in yaml.parse(self.source):
-                self.last = Place(event.start_mark.line + 1, event.start_mark.column + 1)
+                self.last = Place(event.start_mark.line + 1, event.start_mark.column + 1, self.mark)
+                self.end = event.end_mark.line + 1
                 yield event
         except MarkedYAMLError as error:
             mark, message = sentence_of(error)
-            place = Place(mark.line + 1, mark.column + 1) if mark else self.last
+            place = Place(mark.line + 1, mark.column + 1, self.mark) if mark else self.last
             raise self._stop(place, message) from None
         except (YAMLError, ValueError, LookupError, AttributeError, TypeError, AssertionError):
             # The scanner meets some malformed escapes unprepared; nothing of that is worth more words.
@@ -194,6 +221,9 @@ class _Composer:
 
     def _stop(self, place: Place, message: str) -> PipelineError:
         return PipelineError((*self.problems, Problem(self.file, place.line, place.column, message)))
+
+    def _note(self, place: Place, message: str) -> None:
+        self.problems.append(Problem(self.file, place.line, place.column, message))
 
     def _count(self, place: Place, nodes: int, chars: int) -> None:
         self.nodes += nodes
@@ -244,13 +274,12 @@ class _Composer:
         text: str = event.value
         self._count(place, 1, len(text))
         if "\0" in text:
-            self.problems.append(Problem(self.file, *place, "this text holds a NUL; remove the `\\0`"))
+            self._note(place, "this text holds a NUL; remove the `\\0`")
         elif _SURROGATE.search(text):
-            self.problems.append(
-                Problem(self.file, *place, "this text holds half a character; check its `\\u` escapes")
-            )
+            self._note(place, "this text holds half a character; check its `\\u` escapes")
         plain = event.implicit[0] and event.style in {None, ""}
-        return Scalar(place, text, _kind(text) if plain else Kind.TEXT)
+        raw = tuple(self.lines[place.line - 1 : self.end]) if "${{" in text or len(text) < MAX_INLINE else ()
+        return Scalar(place, text, _kind(text) if plain else Kind.TEXT, raw)
 
     def _sequence(self, place: Place, depth: int) -> Sequence:
         items: list[Node] = []
@@ -273,19 +302,19 @@ class _Composer:
             plain = isinstance(event, ScalarEvent) and event.implicit[0]
             value = self._node(next(self.events), depth + 1)
             if not isinstance(key, Scalar):
-                self.problems.append(Problem(self.file, *at, "a key must be a single word, not a list or a mapping"))
+                self._note(at, "a key must be a single word, not a list or a mapping")
             elif key.text == "<<" and plain:
                 merged.extend(value.items if isinstance(value, Sequence) else (value,))
             elif key.text in own:
                 first = own[key.text][0].place.line
                 message = f"the key {shown(key.text)} stands here twice, first in line {first}; remove one"
-                self.problems.append(Problem(self.file, *at, message))
+                self._note(at, message)
             else:
                 own[key.text] = (key, value)
         for each in merged:
             if not isinstance(each, Mapping):
                 message = "`<<` merges mappings only; give it an alias of a mapping, or a list of them"
-                self.problems.append(Problem(self.file, *each.place, message))
+                self._note(each.place, message)
                 continue
             for inherited, value in each.entries:
                 own.setdefault(inherited.text, (inherited, value))

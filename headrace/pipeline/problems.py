@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 
 class Place(NamedTuple):
-    """Where something stands in the file: line and column, both from 1; columns count characters."""
+    """Where something stands: line and column, both from 1; columns count characters. `file` empty: the main file."""
 
     line: int
     column: int
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,11 @@ class PipelineError(Exception):
     """A pipeline file with mistakes. `problems` holds every one, sorted by position, never empty."""
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:
-        self.problems = tuple(sorted(set(problems), key=lambda each: (each.line, each.column, each.message)))
+        first = problems[0].file if problems else ""
+        order = {each.file: (each.file != first, each.file) for each in problems}
+        self.problems = tuple(
+            sorted(set(problems), key=lambda each: (order[each.file], each.line, each.column, each.message))
+        )
         super().__init__("\n".join(map(str, self.problems)))
 
 
@@ -47,7 +52,11 @@ class Report:
 
     def add(self, place: Place, message: str) -> None:
         """Note one mistake."""
-        self.problems.append(Problem(self.file, place.line, place.column, message))
+        self.problems.append(Problem(place.file or self.file, place.line, place.column, message))
+
+    def where(self, place: Place) -> str:
+        """A place as `file:line:column`."""
+        return f"{place.file or self.file}:{place.line}:{place.column}"
 
     def nearest(self, name: str, known: list[str] | tuple[str, ...]) -> str:
         """The known name within two edits (one for short names), or an empty text."""

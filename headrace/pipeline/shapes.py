@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from headrace.pipeline.model import Placed
+from headrace.pipeline.model import Condition, Late, Placed, Sees
 from headrace.pipeline.nodes import Kind, Mapping, Node, Scalar, Sequence
-from headrace.pipeline.problems import Place, Report, shown
+from headrace.pipeline.problems import Report, shown
+from headrace.pipeline.templates import OPENING, Unclosed
+from headrace.pipeline.values import Expression, Template, template
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -30,7 +31,8 @@ class Shape(Protocol):
         """The value, or None with the mistake noted. `what` names it for people."""
 
 
-def _kind_of(node: Node) -> str:
+def kind_of(node: Node) -> str:
+    """What a node is, for people."""
     match node:
         case Mapping():
             return "a mapping"
@@ -43,10 +45,11 @@ def _kind_of(node: Node) -> str:
 def scalar(node: Node, what: str, report: Report, wanted: str = "a text") -> Scalar | None:
     """The node as a scalar with something in it and without expressions, else None with the mistake noted."""
     if not isinstance(node, Scalar):
-        report.add(node.place, f"{what} must be {wanted}, but this is {_kind_of(node)}")
+        report.add(node.place, f"{what} must be {wanted}, but this is {kind_of(node)}")
         return None
-    if "${{" in node.text:
-        report.add(node.place, f"`${{{{ }}}}` is not built yet: write the value of {what} as it is")
+    if OPENING in node.text:
+        place = node.place_of(node.text.index(OPENING))
+        report.add(place, f"{what} takes no `${{{{ }}}}`: write the value as it is")
         return None
     if node.kind is Kind.NULL:
         report.add(node.place, f"{what} is empty; write {wanted}, or remove it")
@@ -55,21 +58,55 @@ def scalar(node: Node, what: str, report: Report, wanted: str = "a text") -> Sca
 
 
 @dataclass(frozen=True, slots=True)
-class Script:
-    """The script of a `run:` step."""
+class Templated:
+    """A value that may hold `${{ }}`: those are read by `shape` once their values are known."""
 
-    def read(self, node: Node, what: str, report: Report) -> str | None:
-        """The script as it was written."""
-        if isinstance(node, Scalar) and "${{" in node.text:
-            begin = node.text.index("${{")
-            found = node.text[begin : begin + 200].partition("}}")
-            expression = f"{found[0]}}}}}" if found[1] and "\n" not in found[0] else "${{ … }}"
-            report.add(
-                node.place,
-                f"`{expression}` may not stand in {what}: no quoting makes it safe. Write "
-                f'`env: {{V: "{expression}"}}` and `"$V"`; but `${{{{ }}}}` is not built yet, so write the value',
-            )
+    shape: Shape
+    sees: Sees
+
+    def read(self, node: Node, what: str, report: Report) -> Any:
+        """What `shape` reads, or a `Late`."""
+        if not isinstance(node, Scalar) or OPENING not in node.text:
+            return self.shape.read(node, what, report)
+        found = template_of(node, report)
+        return None if found is None else Late(found, node, self.shape, what, self.sees)
+
+
+def template_of(node: Scalar, report: Report) -> Template | None:
+    """The text of a scalar with its expressions, or None with the mistake noted."""
+    try:
+        return template(node.text, lambda at: report.where(node.place_of(at)))
+    except Unclosed as error:
+        report.add(node.place_of(error.at), "this `${{` is never closed; write `}}` behind the expression")
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class If:
+    """A condition: one expression, the whole value."""
+
+    sees: Sees
+
+    def read(self, node: Node, what: str, report: Report) -> Condition | None:
+        """The condition, not yet checked."""
+        if isinstance(node, Scalar) and node.text.strip().startswith(OPENING):
+            report.add(node.place, f"{what} is an expression already: write it without `${{{{` and `}}}}`")
             return None
+        found = scalar(node, what, report, "an expression")
+        if found is None:
+            return None
+        return Condition(Expression(found.text, report.where(found.place_of(0))), found, self.sees)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """The script of a `run:` step. Expressions in it may only be the cell's own values."""
+
+    def read(self, node: Node, what: str, report: Report) -> str | Late | None:
+        """The script as it was written."""
+        if isinstance(node, Scalar) and OPENING in node.text:
+            found = template_of(node, report)
+            return None if found is None else Late(found, node, self, what, Sees.CELL)
         found_text = scalar(node, what, report, "a script")
         if found_text is not None and not found_text.text.strip():
             report.add(node.place, f"{what} holds no command")
@@ -192,19 +229,68 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """A whole number from 0 to `most`."""
+    """A whole number from `least` to `most`."""
 
     most: int
+    least: int = 0
 
     def read(self, node: Node, what: str, report: Report) -> int | None:
         """The number."""
         found = scalar(node, what, report, "a whole number")
         if found is None:
             return None
-        if not re.fullmatch("[0-9]{1,9}", found.text) or int(found.text) > self.most or found.kind is not Kind.NUMBER:
-            report.add(node.place, f"{what} must be a whole number from 0 to {self.most:,}, not {shown(found.text)}")
+        fits = re.fullmatch("-?[0-9]{1,9}", found.text) and self.least <= int(found.text) <= self.most
+        if not fits or found.kind is not Kind.NUMBER:
+            wanted = f"a whole number from {self.least:,} to {self.most:,}"
+            report.add(node.place, f"{what} must be {wanted}, not {shown(found.text)}")
             return None
         return int(found.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number more than 0, at most `most`."""
+
+    most: float
+
+    def read(self, node: Node, what: str, report: Report) -> float | None:
+        """The number."""
+        found = scalar(node, what, report, "a number")
+        if found is None:
+            return None
+        fits = re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", found.text) and 0 < float(found.text) <= self.most
+        if not fits or found.kind is not Kind.NUMBER:
+            report.add(node.place, f"{what} must be a number above 0, at most {self.most:g}, not {shown(found.text)}")
+            return None
+        return float(found.text)
+
+
+_SIZE = re.compile(r"([0-9]{1,9})(B|KiB|MiB|GiB|TiB)", re.ASCII)
+_SIZE_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """An amount of memory or disk such as `512MiB`."""
+
+    least: int
+
+    def read(self, node: Node, what: str, report: Report) -> int | None:
+        """Bytes."""
+        found = scalar(node, what, report, "a size such as `512MiB` or `4GiB`")
+        if found is None:
+            return None
+        parts = _SIZE.fullmatch(found.text)
+        if parts is None:
+            near = re.fullmatch(r"([0-9]{1,9}) ?([kKmMgGtT])(i?[bB])?", found.text)
+            hint = f"; did you mean `{near[1]}{near[2].upper()}iB`?" if near else ""
+            report.add(node.place, f"{what} must be a size such as `512MiB` or `4GiB`, not {shown(found.text)}{hint}")
+            return None
+        size = int(parts[1]) * _SIZE_UNITS[parts[2]]
+        if not self.least <= size < 1 << 50:
+            report.add(node.place, f"{what} must be at least {self.least >> 20}MiB, not {shown(found.text)}")
+            return None
+        return size
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,36 +323,53 @@ class RelativePath:
 
 @dataclass(frozen=True, slots=True)
 class Variables:
-    """Environment variables. Values are taken as text, as they were written: `1.10` stays `1.10`."""
+    """Variables by name. Values are taken as text, as they were written: `1.10` stays `1.10`."""
 
-    def read(self, node: Node, what: str, report: Report) -> dict[str, str] | None:
+    sees: Sees
+    one: str = "variable"
+
+    def read(self, node: Node, what: str, report: Report) -> dict[str, str | Late] | None:
         """Name to value; those that are wrong are left out."""
         if not isinstance(node, Mapping):
-            report.add(node.place, f"{what} must be a mapping of names to values, but this is {_kind_of(node)}")
+            report.add(node.place, f"{what} must be a mapping of names to values, but this is {kind_of(node)}")
             return None
-        found: dict[str, str] = {}
+        found: dict[str, str | Late] = {}
         for key, value in node.entries:
             name = key.text
             if not VARIABLE.fullmatch(name):
-                message = f"{what} cannot set {shown(name)}; a variable is a letter or `_`, then letters, digits or `_`"
+                message = (
+                    f"{what} cannot set {shown(name)}; a {self.one} is a letter or `_`, then letters, digits or `_`"
+                )
                 report.add(key.place, message)
             elif name.upper().startswith("HEADRACE_"):
                 report.add(key.place, f"{what} cannot set {shown(name)}; names that begin with `HEADRACE_` are our own")
-            elif (text := self._value(value, name, report)) is not None:
+            elif isinstance(text := self._value(value, name, report), Late):
+                found[name] = text
+            elif text is not None:
                 if len(name) + len(text) >= MAX_VARIABLE_BYTES or len(f"{name}={text}".encode()) > MAX_VARIABLE_BYTES:
                     message = (
-                        f"the variable {shown(name)} is longer than the {MAX_VARIABLE_BYTES:,} bytes that Linux takes"
+                        f"the {self.one} {shown(name)} is longer than the {MAX_VARIABLE_BYTES:,} bytes that Linux takes"
                     )
                     report.add(value.place, f"{message}; hand it over as a file")
                 else:
                     found[name] = text
         return found
 
-    def _value(self, node: Node, name: str, report: Report) -> str | None:
+    def _value(self, node: Node, name: str, report: Report) -> str | Late | None:
         if isinstance(node, Scalar) and node.kind is Kind.NULL:
-            report.add(node.place, f'the variable {shown(name)} has no value; write `""` for an empty one')
+            report.add(node.place, f'the {self.one} {shown(name)} has no value; write `""` for an empty one')
             return None
-        found = scalar(node, f"the variable {shown(name)}", report)
+        found: str | Late | None = Templated(AnyText(), self.sees).read(node, f"the {self.one} {shown(name)}", report)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class AnyText:
+    """A text, whatever it holds."""
+
+    def read(self, node: Node, what: str, report: Report) -> str | None:
+        """The text as it was written."""
+        found = scalar(node, what, report)
         return found.text if found else None
 
 
@@ -274,97 +377,19 @@ class Variables:
 class Labels:
     """Labels that an agent must have."""
 
-    def read(self, node: Node, what: str, report: Report) -> dict[str, str] | None:
+    def read(self, node: Node, what: str, report: Report) -> dict[str, str | Late] | None:
         """Label to value."""
         if not isinstance(node, Mapping):
-            message = f"{what} must be a mapping such as `{{arch: arm64}}`, but this is {_kind_of(node)}"
+            message = f"{what} must be a mapping such as `{{arch: arm64}}`, but this is {kind_of(node)}"
             report.add(node.place, message)
             return None
-        found: dict[str, str] = {}
+        found: dict[str, str | Late] = {}
         for key, value in node.entries:
             if not NAME.fullmatch(key.text) or len(key.text) > MAX_NAME:
                 report.add(key.place, bad_name("a label", key.text))
-            elif (text := Line().read(value, f"the label {shown(key.text)}", report)) is not None:
+            elif (text := LABEL.read(value, f"the label {shown(key.text)}", report)) is not None:
                 found[key.text] = text
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class ListOf:
-    """A list with at least one item, unless it `may_be_empty`."""
-
-    item: Shape
-    one: str
-    """What an item is called: `a step`."""
-    may_be_empty: bool = False
-
-    def read(self, node: Node, what: str, report: Report) -> tuple[Any, ...] | None:
-        """The items that could be read."""
-        if not isinstance(node, Sequence):
-            report.add(node.place, f"{what} must be a list, but this is {_kind_of(node)}; write `- ` before each item")
-            report.hidden = True
-            return None
-        if not node.items and not self.may_be_empty:
-            report.add(node.place, f"{what} is empty; write at least one item")
-        found = (self.item.read(each, self.one, report) for each in node.items)
-        return tuple(each for each in found if each is not None)
-
-
-@dataclass(frozen=True, slots=True)
-class Fields:
-    """What a record held: values by key, with the place of the record and of each key."""
-
-    place: Place
-    values: dict[str, Any]
-    keys: dict[str, Place] = field(default_factory=dict)
-    meant: set[str] = field(default_factory=set)
-    """Known keys that an unknown one was probably meant to be."""
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """The value, or the default where the key is absent or its value was wrong."""
-        found = self.values.get(key)
-        return default if found is None else found
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A mapping with known keys."""
-
-    level: str
-    """What it is called: `a job`."""
-    fields: dict[str, Shape]
-    make: Callable[[Fields, Report], Any]
-    unbuilt: dict[str, str] = field(default_factory=dict)
-    required: tuple[str, ...] = ()
-
-    def read(self, node: Node, what: str, report: Report) -> Any:
-        """What `make` makes of the fields, or None when it is no mapping at all."""
-        if not isinstance(node, Mapping):
-            message = f"{what} must be a mapping, but this is {_kind_of(node)}; write `key: value` lines"
-            report.add(node.place, message)
-            report.hidden = True
-            return None
-        found = Fields(node.place, {})
-        for key, value in node.entries:
-            shape = self.fields.get(key.text)
-            if shape is None:
-                self._refuse(key, found, report)
-            else:
-                found.keys[key.text] = key.place
-                found.values[key.text] = shape.read(value, f"`{key.text}`", report)
-        for name in self.required:
-            if name not in found.keys and name not in found.meant:
-                report.add(node.place, f"{self.level} needs `{name}`")
-        return self.make(found, report)
-
-    def _refuse(self, key: Scalar, found: Fields, report: Report) -> None:
-        name = key.text
-        if name in self.unbuilt:
-            report.add(key.place, f"`{name}` is not built yet: {self.unbuilt[name]}")
-            report.hidden = report.hidden or name in {"include", "extends", "templates"}
-            return
-        near = report.nearest(name, (*self.fields, *self.unbuilt))
-        hint = f"; did you mean `{near}`?" if near else f"; it knows {', '.join(sorted(self.fields))}"
-        report.add(key.place, f"{self.level} has no key {shown(name)}{hint}")
-        found.meant.add(near)
-        report.hidden = report.hidden or near in {"stages", "jobs", "artifacts"}
+LABEL = Templated(Line(), Sees.EVENT)

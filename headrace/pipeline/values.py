@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headrace.pipeline.expressions import ExpressionFailed, evaluate
+from headrace.pipeline.templates import pieces
 
 Functions = Mapping[str, Callable[..., Any]]
 
@@ -33,6 +34,13 @@ class Template:
 
 Text = str | Template
 """A text that is known, or one that is known when its expressions can be evaluated."""
+
+
+def template(text: str, place_of: Callable[[int], str]) -> Template:
+    """A text split into its parts; `place_of` gives the place of an offset. Raises `templates.Unclosed`."""
+    return Template(
+        tuple(Expression(each.text, place_of(each.at)) if each.is_expression else each.text for each in pieces(text))
+    )
 
 
 class EvaluationFailed(Exception):

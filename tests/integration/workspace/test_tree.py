@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.workspace.globs import Patterns
+from headrace.pipeline.globs import Patterns
 from agent.workspace.tree import Bounds, NotRegular, NotThere, Occupied, Owner, TooMuch, Tree
 
 SECRET = "the agent's own token"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.workspace.globs import BadPattern, Patterns
+from headrace.pipeline.globs import BadPattern, Patterns
 
 
 def matches(pattern: str, path: str) -> bool:
