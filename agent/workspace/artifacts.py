@@ -17,9 +17,9 @@ from enum import StrEnum
 from typing import TypeVar
 
 from agent.problems import Cause, JobProblem
-from headrace.pipeline.globs import BadPattern, Patterns
 from agent.workspace.transfers import Courier, Stale, Transfer, TransferFailed
 from agent.workspace.tree import Bounds, Occupied, Owner, Tree, TreeProblem, components
+from headrace.pipeline.globs import BadPattern, Patterns
 from headrace.pipeline.plan import ArtifactSpec, IfEmpty, When
 
 BATCH = 100

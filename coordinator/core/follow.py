@@ -1,9 +1,9 @@
 """What follows when something happens to the jobs of a run: the heart of the plan's execution.
 
 `follow` is a generator: it yields what it needs to see next (the direct dependents of jobs that have ended, the
-jobs behind a gate that has opened) and is sent the rows; it returns all that changes. Whoever drives it holds
-the run's lock, so that the last two jobs of a stage, ending at once in two places, cannot both miss each other.
-It never sees the whole run: the counters in jobs, gates and run are enough.
+jobs behind a gate that has opened, what a condition looks at) and is sent the rows; it returns all that changes.
+Whoever drives it holds the run's lock, so that the last two jobs of a stage, ending at once in two places, cannot both
+miss each other. It never sees the whole run: the counters in jobs, gates and run are enough.
 """
 
 from __future__ import annotations
@@ -12,19 +12,22 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from coordinator.core.job import AttemptEnded, AttemptReturned, DependenciesEnded, Job, JobEvent, step
-from coordinator.core.run import Run, counted, judged
-from coordinator.core.states import JobState
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """The end of a stage and of all stages before it. `unfinished`: its jobs, and the gate before it."""
-
-    stage: int
-    unfinished: int
-    failed: int = 0
-    decider: str = ""
+from coordinator.core.events import (
+    ApprovalAsked,
+    AttemptEnded,
+    AttemptReturned,
+    Canceled,
+    Decided,
+    DependenciesEnded,
+    JobEvent,
+    Skipped,
+)
+from coordinator.core.job import Job, Place, step
+from coordinator.core.rules import Standing, Verdict, judged
+from coordinator.core.run import Run, counted
+from coordinator.core.run import judged as judged_run
+from coordinator.core.stages import Door, Gate, Group, door_verdict
+from coordinator.core.states import Cause, JobState
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +49,42 @@ class LoadBehind:
     stage: int
 
 
-Need = LoadDependents | LoadGates | LoadBehind
-# What is sent back follows from the need: rows of (job id, dependent), gates, or jobs.
+@dataclass(frozen=True, slots=True)
+class LoadFacts:
+    """Wanted: what the conditions of these jobs look at: a mapping of job id to values."""
+
+    jobs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadDoor:
+    """Wanted: the `Door` of a stage, with what its condition looks at."""
+
+    stage: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadStage:
+    """Wanted: all jobs of a stage."""
+
+    stage: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadGroup:
+    """Wanted: a `Group` of cells, and its jobs that are not over."""
+
+    name: str
+
+
+Need = LoadDependents | LoadGates | LoadBehind | LoadFacts | LoadDoor | LoadStage | LoadGroup
+# What is sent back follows from the need: rows of (job id, dependent), gates, jobs, values, a door, a group.
 Answer = Any
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What is to be written, in one transaction. `jobs` and `gates` hold only what differs from before."""
+    """What is to be written, in one transaction. `jobs`, `gates` and `groups` hold only what differs from before."""
 
     run: Run
     jobs: Mapping[int, Job]
@@ -62,6 +93,10 @@ class Changes:
     """Jobs that have become claimable."""
     unqueued: tuple[int, ...]
     """Jobs that were claimable and no longer are."""
+    doors: Mapping[int, Door] = field(default_factory=dict)
+    groups: Mapping[str, Group] = field(default_factory=dict)
+    halted: Mapping[int, str] = field(default_factory=dict)
+    """Jobs that agents may work on and that are to be canceled: their ids, and why."""
 
 
 @dataclass(slots=True)
@@ -73,7 +108,14 @@ class _Work:
     jobs: dict[int, Job] = field(default_factory=dict)
     gates: dict[int, Gate] = field(default_factory=dict)
     loaded_gates: dict[int, Gate] = field(default_factory=dict)
+    doors: dict[int, Door] = field(default_factory=dict)
+    loaded_doors: dict[int, Door] = field(default_factory=dict)
+    groups: dict[str, Group] = field(default_factory=dict)
+    loaded_groups: dict[str, Group] = field(default_factory=dict)
+    members: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    halted: dict[int, str] = field(default_factory=dict)
     ended: list[Job] = field(default_factory=list)
+    undecided: dict[int, None] = field(default_factory=dict)
     opened: set[int] = field(default_factory=set)
     requeued: set[int] = field(default_factory=set)
     begun: bool = False
@@ -83,8 +125,8 @@ class _Work:
         self.loaded.setdefault(job.id, job)
         return self.jobs.setdefault(job.id, job)
 
-    def tell(self, job: Job, event: DependenciesEnded) -> None:
-        """Tells a job of its dependencies, unless it no longer waits (canceled in this very transaction)."""
+    def tell(self, job: Job, event: JobEvent) -> None:
+        """Tells a job of what it waits for, unless it no longer waits (canceled in this very transaction)."""
         if self.see(job).state is JobState.WAITING:
             self.apply(job, event)
 
@@ -97,19 +139,32 @@ class _Work:
             self.ended.append(after)
         if after.over or after.state is JobState.RUNNING:
             self.begun = True
+        if after.undecided:
+            self.undecided[job.id] = None
         if after.state is JobState.QUEUED and isinstance(event, AttemptReturned | AttemptEnded):
             self.requeued.add(job.id)
 
 
-def follow(run: Run, events: Iterable[tuple[Job, JobEvent]]) -> Generator[Need, Answer, Changes]:
-    """Applies the events and all that follows from them, in order. Raises IllegalTransition for a defect."""
+def follow(
+    run: Run, events: Iterable[tuple[Job, JobEvent]], doors: Iterable[int] = ()
+) -> Generator[Need, Answer, Changes]:
+    """Applies the events and all that follows from them, in order. Raises IllegalTransition for a defect.
+
+    `doors`: stages that may be looked at now, because nothing before them is open, or because a person has decided.
+    """
     work = _Work(run, {})
     for job, event in events:
         work.apply(job, event)
-    while work.ended:
+    for stage in doors:
+        yield from _look_at_door(work, stage)
+    while work.ended or work.undecided:
+        if work.undecided:
+            yield from _decide(work)
         ended, work.ended = work.ended, []
-        yield from _tell_dependents(work, ended)
-        yield from _tell_gates(work, ended)
+        if ended:
+            yield from _tell_dependents(work, ended)
+            yield from _tell_gates(work, ended)
+            yield from _tell_groups(work, ended)
     return _changes(work)
 
 
@@ -119,8 +174,34 @@ def _tell_dependents(work: _Work, ended: Sequence[Job]) -> Generator[Need, Answe
     for source_id, dependent in rows:
         source = by_id[source_id]
         failed = int(source.counts_as_failed)
-        event = DependenciesEnded(count=1, failed=failed, decider=source.key if failed else "")
-        work.tell(dependent, event)
+        decider = source.key if failed else ""
+        work.tell(dependent, DependenciesEnded(1, failed, decider, upstream_failed=source.fails_below))
+
+
+# Conditions
+
+
+def _decide(work: _Work) -> Generator[Need, Answer, None]:
+    """Judges those that nothing holds any more, and gives them a place among their cells."""
+    ids = [key for key in work.undecided if work.jobs[key].undecided]
+    work.undecided.clear()
+    asking = tuple(key for key in ids if work.jobs[key].rules.condition is not None and not work.jobs[key].admitted)
+    values: Mapping[int, Mapping[str, Any]] = {}
+    if asking:
+        values = yield LoadFacts(asking)
+    for key in ids:
+        job = work.jobs[key]
+        verdict = Verdict()
+        if not job.admitted:
+            standing = Standing(job.failed, job.decider, job.upstream_failed, work.run.canceling)
+            verdict = judged(job.rules.condition, standing, values.get(key, {}))
+        held = ""
+        if verdict.cause is Cause.NONE and job.rules.group:
+            held = yield from _take_place(work, job)
+        work.apply(job, Decided(verdict, held))
+
+
+# Gates and doors
 
 
 def _tell_gates(work: _Work, ended: Sequence[Job]) -> Generator[Need, Answer, None]:
@@ -155,11 +236,88 @@ def _open_gates(work: _Work, stage: int) -> Generator[Need, Answer, None]:
             failed=following.failed + gate.failed,
             decider=following.decider or gate.decider,
         )
-        behind: Sequence[Job] = yield LoadBehind(stage + 1)
-        for job in behind:
-            work.tell(job, DependenciesEnded(count=1, failed=gate.failed, decider=gate.decider))
+        if following.guarded:
+            yield from _look_at_door(work, stage + 1, gate)
+        else:
+            behind: Sequence[Job] = yield LoadBehind(stage + 1)
+            event = DependenciesEnded(1, gate.failed, gate.decider, upstream_failed=gate.failed > 0)
+            for job in behind:
+                work.tell(job, event)
         # A job that was skipped just now still holds its own gate: the next round tells it.
         stage += 1
+
+
+def _look_at_door(work: _Work, stage: int, before: Gate | None = None) -> Generator[Need, Answer, None]:
+    """Judges a stage's `if`, then asks for its approval, then lets its jobs in."""
+    door: Door = yield LoadDoor(stage)
+    work.loaded_doors.setdefault(stage, door)
+    jobs: Sequence[Job] = yield LoadStage(stage)
+    verdict, after = door_verdict(door, before, canceling=work.run.canceling)
+    work.doors[stage] = after
+    for job in jobs:
+        now = work.see(job)
+        if now.over or not now.rules.guarded:
+            continue
+        if verdict.cause is not Cause.NONE:
+            if now.state is JobState.BLOCKED:
+                work.apply(job, Canceled(verdict.sentence))
+            else:
+                work.tell(job, Skipped(verdict))
+        elif after.is_asked:
+            work.tell(job, ApprovalAsked(after.sentence))
+        elif now.state in (JobState.WAITING, JobState.BLOCKED):
+            work.apply(job, DependenciesEnded(1, 0))
+
+
+# Cells
+
+
+def _group(work: _Work, name: str) -> Generator[Need, Answer, Group]:
+    if name not in work.groups:
+        group, jobs = yield LoadGroup(name)
+        work.groups[name] = work.loaded_groups[name] = group
+        work.members[name] = tuple(job.id for job in jobs)
+        for job in jobs:
+            work.see(job)
+    return work.groups[name]
+
+
+def _take_place(work: _Work, job: Job) -> Generator[Need, Answer, str]:
+    """A place among the cells that run; a sentence when all are taken."""
+    if job.place is Place.TAKEN:
+        return ""
+    group = yield from _group(work, job.rules.group)
+    if group.max_parallel and group.active >= group.max_parallel:
+        return f"at most {group.max_parallel} cells of `{group.name}` run at a time"
+    work.groups[group.name] = replace(group, active=group.active + 1)
+    return ""
+
+
+def _tell_groups(work: _Work, ended: Sequence[Job]) -> Generator[Need, Answer, None]:
+    """Gives the places of cells that have ended to others, or ends those at the first failure."""
+    for job in ended:
+        if not job.rules.group:
+            continue
+        group = yield from _group(work, job.rules.group)
+        if job.place is Place.TAKEN:
+            group = replace(group, active=group.active - 1)
+            work.groups[group.name] = group
+        if group.fail_fast and job.has_failed:
+            _end_cells(work, group, job)
+        held = [key for key in work.members[group.name] if work.jobs[key].place is Place.HELD]
+        for key in held[: max(0, group.max_parallel - group.active)]:
+            if work.jobs[key].state is JobState.WAITING:
+                work.apply(work.jobs[key], DependenciesEnded(1, 0))
+
+
+def _end_cells(work: _Work, group: Group, failed: Job) -> None:
+    sentence = f"`{failed.key}` failed, and `fail_fast` ends the other cells"
+    for key in work.members[group.name]:
+        job = work.jobs[key]
+        if job.state in (JobState.WAITING, JobState.BLOCKED):
+            work.apply(job, Canceled(sentence))
+        elif not job.over:
+            work.halted[key] = sentence
 
 
 def _changes(work: _Work) -> Changes:
@@ -174,11 +332,13 @@ def _changes(work: _Work) -> Changes:
         for key, job in changed.items()
         if work.loaded[key].state is JobState.QUEUED and job.state is not JobState.QUEUED
     }
-    gates = {stage: gate for stage, gate in work.gates.items() if gate != work.loaded_gates[stage]}
     return Changes(
-        run=judged(work.run, begun=work.begun),
+        run=judged_run(work.run, begun=work.begun),
         jobs=changed,
-        gates=gates,
+        gates={stage: gate for stage, gate in work.gates.items() if gate != work.loaded_gates[stage]},
         queued=tuple(sorted(queued)),
         unqueued=tuple(sorted(unqueued)),
+        doors={stage: door for stage, door in work.doors.items() if door != work.loaded_doors[stage]},
+        groups={name: group for name, group in work.groups.items() if group != work.loaded_groups[name]},
+        halted=work.halted,
     )

@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import assert_never
 
+from coordinator.core.events import (
+    ApprovalAsked,
+    Asked,
+    AttemptEnded,
+    AttemptReturned,
+    AttemptStarted,
+    Canceled,
+    Decided,
+    DelayOver,
+    DependenciesEnded,
+    JobEvent,
+    Noted,
+    Skipped,
+    Unschedulable,
+)
+from coordinator.core.rules import NO_RULES, Ending, Rules, Verdict, delay_ms, names, rule_for
 from coordinator.core.states import JOB_OVER, AttemptState, Cause, IllegalTransition, JobState
+from headrace.pipeline.plan import RetryOn
 
 # What the machinery failed at is tried again so often, unless the pipeline says otherwise.
 LOST_BUDGET = 2
 ERRORED_BUDGET = 2
+
+
+class Place(StrEnum):
+    """Where a cell stands among those that run at a time."""
+
+    NONE = ""
+    HELD = "held"
+    """Ready, and waiting for another cell to end."""
+    TAKEN = "taken"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +58,22 @@ class Job:
     at_most_once: bool = False
     asks: bool = False
     """A deployment that a retry upstream has reached: it asks a person again before it runs."""
+    awaits: bool = False
+    """A person is asked whether its stage may run."""
+    upstream_failed: bool = False
+    """A dependency, or one of theirs, has failed."""
+    rules: Rules = NO_RULES
+    admitted: bool = False
+    """Its condition was judged, and it runs: a later try does not judge it again."""
+    place: Place = Place.NONE
+    """Among the cells of its group."""
     tries: int = 0
     lost: int = 0
     errored: int = 0
+    retried: int = 0
+    """Tries that a rule of its own asked for, since a person last asked for it."""
+    pause_ms: int = 0
+    """How long its next try waits, counted from when this is written."""
 
     @property
     def over(self) -> bool:
@@ -45,81 +85,42 @@ class Job:
         """For what follows it: failed, canceled, or skipped because of a dependency."""
         if self.state is JobState.SKIPPED:
             return self.cause is Cause.SKIPPED_BY_DEPENDENCY
-        return self.state in (JobState.FAILED, JobState.CANCELED)
+        return self.has_failed or self.state is JobState.CANCELED
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether it failed by itself, and that counts."""
+        return self.state is JobState.FAILED and not self.rules.allow_failure
 
-@dataclass(frozen=True, slots=True)
-class DependenciesEnded:
-    """Some of its dependencies have ended; with the last of them it is decided."""
+    @property
+    def fails_below(self) -> bool:
+        """Whether `failure()` is true for what follows it."""
+        return self.upstream_failed or self.has_failed
 
-    count: int
-    failed: int
-    decider: str = ""
+    @property
+    def ends_with_its_run(self) -> bool:
+        """Whether a cancel of the run ends it, given that no agent works on it."""
+        if self.state is JobState.WAITING:
+            return self.awaits or not self.rules.survives_cancel
+        return self.state is JobState.BLOCKED
 
+    @property
+    def undecided(self) -> bool:
+        """Whether nothing holds it any more, and its condition and its group have still to be looked at."""
+        return self.state is JobState.WAITING and self.unfinished == 0
 
-@dataclass(frozen=True, slots=True)
-class AttemptReturned:
-    """An attempt that never started is over."""
-
-    canceling: bool
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptStarted:
-    """An agent works on it."""
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptEnded:
-    """An attempt that had started is over."""
-
-    outcome: AttemptState
-    cause: Cause
-    sentence: str
-    canceling: bool
-    """Whether somebody had asked to cancel it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Canceled:
-    """The run is canceled, and no agent works on the job."""
-
-    sentence: str
-
-
-@dataclass(frozen=True, slots=True)
-class Unschedulable:
-    """No agent can take it, and none will."""
-
-    sentence: str
-
-
-@dataclass(frozen=True, slots=True)
-class Noted:
-    """Why no agent can take it at present; empty: one can."""
-
-    sentence: str
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A person asks for it again, or for something it depends on. The counters are set anew."""
-
-    unfinished: int
-    failed: int
-    decider: str
-    asks: bool
-
-
-JobEvent = (
-    DependenciesEnded | AttemptReturned | AttemptStarted | AttemptEnded | Canceled | Unschedulable | Noted | Asked
-)
 
 W, Q, R, B = JobState.WAITING, JobState.QUEUED, JobState.RUNNING, JobState.BLOCKED
 _DECIDED = frozenset({W, Q, B, JobState.SKIPPED})
+_JUDGED = frozenset({W, Q, B, JobState.SKIPPED, JobState.FAILED})
 
 TABLE: dict[tuple[JobState, type[JobEvent]], frozenset[JobState]] = {
     (W, DependenciesEnded): _DECIDED,
+    (B, DependenciesEnded): _DECIDED,  # its stage is approved
+    (W, Decided): _JUDGED,
+    (W, Skipped): frozenset({JobState.SKIPPED, JobState.FAILED, JobState.CANCELED}),
+    (W, ApprovalAsked): frozenset({W, B}),
+    (W, DelayOver): frozenset({Q}),
     (W, Canceled): frozenset({JobState.CANCELED}),
     (Q, Canceled): frozenset({JobState.CANCELED}),
     (B, Canceled): frozenset({JobState.CANCELED}),
@@ -127,7 +128,7 @@ TABLE: dict[tuple[JobState, type[JobEvent]], frozenset[JobState]] = {
     (Q, AttemptStarted): frozenset({R}),
     (Q, Unschedulable): frozenset({JobState.FAILED}),
     (Q, Noted): frozenset({Q}),
-    (R, AttemptEnded): frozenset({JobState.PASSED, JobState.FAILED, JobState.CANCELED, Q, B}),
+    (R, AttemptEnded): frozenset({JobState.PASSED, JobState.FAILED, JobState.CANCELED, Q, B, W}),
     (W, Asked): _DECIDED,  # what it waits for is asked for again
     (B, Asked): _DECIDED,
     (JobState.PASSED, Asked): _DECIDED,
@@ -143,19 +144,10 @@ def step(job: Job, event: JobEvent) -> Job:
     if targets is None:
         raise IllegalTransition(job, event)
     match event:
-        case DependenciesEnded():
-            after = _decided(
-                replace(
-                    job,
-                    unfinished=job.unfinished - event.count,
-                    failed=job.failed + event.failed,
-                    decider=job.decider or event.decider,
-                )
-            )
         case AttemptReturned():
             after = _canceled(job, "") if event.canceling else job
         case AttemptStarted():
-            after = replace(job, state=R, cause=Cause.NONE, sentence="", tries=job.tries + 1)
+            after = replace(job, state=R, cause=Cause.NONE, sentence="", pause_ms=0, tries=job.tries + 1)
         case AttemptEnded():
             after = _after_attempt(job, event)
         case Canceled():
@@ -164,24 +156,95 @@ def step(job: Job, event: JobEvent) -> Job:
             after = replace(job, state=JobState.FAILED, cause=Cause.UNSCHEDULABLE, sentence=event.sentence)
         case Noted():
             after = replace(job, sentence=event.sentence)
-        case Asked():
-            again = replace(job, state=W, cause=Cause.NONE, sentence="", lost=0, errored=0, asks=event.asks)
-            counters = replace(again, unfinished=event.unfinished, failed=event.failed, decider=event.decider)
-            after = _decided(counters)
         case _:
-            assert_never(event)
+            after = _before_it_runs(job, event)
     if after.state not in targets or after.unfinished < 0:
         raise IllegalTransition(job, event)
     return after
 
 
+def _before_it_runs(job: Job, event: DependenciesEnded | Decided | Skipped | ApprovalAsked | DelayOver | Asked) -> Job:
+    match event:
+        case DependenciesEnded():
+            return _after_dependencies(job, event)
+        case Decided():
+            return _judged(job, event)
+        case Skipped():
+            return _not_run(job, event.verdict)
+        case ApprovalAsked():
+            return replace(job, state=B if job.unfinished == 1 else W, awaits=True, sentence=event.sentence)
+        case DelayOver():
+            return replace(job, state=Q, unfinished=0)
+        case Asked():
+            return _asked_again(job, event)
+        case _:
+            assert_never(event)
+
+
+def _after_dependencies(job: Job, event: DependenciesEnded) -> Job:
+    counted = replace(
+        job,
+        state=W,
+        unfinished=job.unfinished - event.count,
+        failed=job.failed + event.failed,
+        decider=job.decider or event.decider,
+        upstream_failed=job.upstream_failed or event.upstream_failed,
+        awaits=job.awaits and job.state is W,
+    )
+    if counted.awaits and counted.unfinished == 1:
+        return replace(counted, state=B)  # all that it waits for is the approval
+    return _decided(counted)
+
+
+def _asked_again(job: Job, event: Asked) -> Job:
+    again = replace(
+        job,
+        state=W,
+        cause=Cause.NONE,
+        sentence="",
+        lost=0,
+        errored=0,
+        retried=0,
+        admitted=False,
+        place=Place.NONE,
+        asks=event.asks,
+        unfinished=event.unfinished,
+        failed=event.failed,
+        decider=event.decider,
+        upstream_failed=event.upstream_failed,
+        awaits=False,
+    )
+    return _decided(again)
+
+
 def _decided(job: Job) -> Job:
-    """A waiting job whose last dependency has ended is queued, asked for, or skipped."""
-    if job.unfinished:
+    """A waiting job whose last dependency has ended is queued, asked for, or skipped. One with rules is judged by
+    whoever has what they look at."""
+    if job.unfinished or job.rules.are_judged:
         return job
     if job.failed:
         sentence = f"`{job.decider}` did not pass"
         return replace(job, state=JobState.SKIPPED, cause=Cause.SKIPPED_BY_DEPENDENCY, sentence=sentence)
+    return _ready(job)
+
+
+def _judged(job: Job, event: Decided) -> Job:
+    if event.verdict.cause is not Cause.NONE:
+        return _not_run(job, event.verdict)
+    if event.held:
+        return replace(job, unfinished=1, admitted=True, place=Place.HELD, sentence=event.held)
+    place = Place.TAKEN if job.rules.group else Place.NONE
+    return _ready(replace(job, admitted=True, place=place, sentence=""))
+
+
+def _not_run(job: Job, verdict: Verdict) -> Job:
+    state = {Cause.EXPRESSION_FAILED: JobState.FAILED, Cause.CANCELED: JobState.CANCELED}.get(
+        verdict.cause, JobState.SKIPPED
+    )
+    return replace(job, state=state, cause=verdict.cause, sentence=verdict.sentence)
+
+
+def _ready(job: Job) -> Job:
     if job.asks:
         sentence = f"a deployment asks again after a retry: start it with `headrace retry RUN {job.key}`"
         return replace(job, state=B, sentence=sentence, asks=False)
@@ -193,12 +256,14 @@ def _canceled(job: Job, sentence: str) -> Job:
 
 
 def _after_attempt(job: Job, event: AttemptEnded) -> Job:
-    """What an attempt's outcome makes of its job. The user's command is never tried again by itself."""
+    """What an attempt's outcome makes of its job. The user's command is never tried again unless a rule says so."""
     outcome = event.outcome
     if outcome is AttemptState.CANCELED and not event.canceling:
         # Nobody asked: an agent that is told to leave at once stops its jobs. That is the machinery's doing.
         outcome = AttemptState.ERRORED
     ended = replace(job, cause=event.cause, sentence=event.sentence)
+    if not event.canceling and (again := _by_rule(ended, event, outcome)) is not None:
+        return again
     match outcome:
         case AttemptState.PASSED:
             return replace(ended, state=JobState.PASSED, cause=Cause.NONE, sentence="")
@@ -212,6 +277,22 @@ def _after_attempt(job: Job, event: AttemptEnded) -> Job:
             raise IllegalTransition(job, event)
 
 
+def _by_rule(job: Job, event: AttemptEnded, outcome: AttemptState) -> Job | None:
+    """The job queued for another try, or waiting for it, as a rule of its own says; None: none does.
+
+    A deployment that was lost may have happened: no rule starts it again.
+    """
+    retry = job.rules.retry
+    rule = rule_for(retry, Ending(outcome, event.cause, event.exit_code, event.matched))
+    if retry is None or not rule or job.retried >= retry.max or (job.at_most_once and outcome is AttemptState.LOST):
+        return None
+    pause = delay_ms(retry, job.retried)
+    why = event.sentence or outcome.value
+    sentence = f"tried again by `{rule}`, {job.retried + 1} of {retry.max}: {why}"
+    again = replace(job, cause=Cause.NONE, sentence=sentence, retried=job.retried + 1)
+    return replace(again, state=W, unfinished=1, pause_ms=pause) if pause else replace(again, state=Q)
+
+
 def _after_machinery(job: Job, outcome: AttemptState, *, canceling: bool) -> Job:
     lost = outcome is AttemptState.LOST
     if job.at_most_once:
@@ -220,7 +301,7 @@ def _after_machinery(job: Job, outcome: AttemptState, *, canceling: bool) -> Job
     if canceling:
         return replace(job, state=JobState.CANCELED, cause=Cause.CANCELED)
     spent, budget = (job.lost, LOST_BUDGET) if lost else (job.errored, ERRORED_BUDGET)
-    if spent >= budget:
+    if spent >= budget or names(job.rules.retry, RetryOn.LOST if lost else RetryOn.ERRORED):
         return replace(job, state=JobState.FAILED)
     # The attempt keeps its cause; the job that is queued again has none.
     again = replace(job, state=Q, cause=Cause.NONE, sentence="")

@@ -5,13 +5,15 @@ Both look at the whole run, once, because a person asked for it; everything in b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from coordinator.core.follow import Gate
-from coordinator.core.job import Asked, Job, step
+from coordinator.core.events import Asked, DependenciesEnded, JobEvent, Skipped
+from coordinator.core.job import Job, Place, step
+from coordinator.core.rules import Verdict
 from coordinator.core.run import Run, counted, judged
-from coordinator.core.states import RUN_OVER, JobState, RunState
+from coordinator.core.stages import DoorState, Gate
+from coordinator.core.states import RUN_OVER, Cause, JobState, RunState
 
 
 class CannotRetry(Exception):
@@ -25,9 +27,11 @@ class Graph:
 
     stages: int
     needs: Mapping[int, tuple[int, ...]]
+    guarded: frozenset[int] = frozenset()
+    """Stages with a door: their jobs wait for it, and for their needs besides."""
 
     def waits_for_gate(self, job: Job) -> bool:
-        """Whether it waits for all jobs of all earlier stages."""
+        """Whether it waits for all jobs of all earlier stages, be it through the door of its stage."""
         return job.id not in self.needs and job.stage > 0
 
 
@@ -39,6 +43,12 @@ class Rows:
     jobs: Mapping[int, Job]
     gates: tuple[Gate, ...]
     queued: tuple[int, ...]
+    events: tuple[tuple[int, JobEvent], ...] = ()
+    """What is to be followed up at once: jobs that do not run, or that nothing holds and that have to be judged."""
+    doors: tuple[int, ...] = ()
+    """Stages whose door is to be looked at, at once."""
+    closed: frozenset[int] = frozenset()
+    """Stages whose door is closed again."""
 
 
 def begin(run_id: int, jobs: Sequence[Job], graph: Graph) -> Rows:
@@ -47,23 +57,46 @@ def begin(run_id: int, jobs: Sequence[Job], graph: Graph) -> Rows:
     rows = {}
     run = Run(run_id)
     for job in jobs:
-        needs = graph.needs.get(job.id)
-        # A stage may be empty (a run of one job and its needs): then its gate is open from the start.
-        held = graph.waits_for_gate(job) and gates[job.stage - 1].unfinished > 0
-        unfinished = len(needs) if needs is not None else int(held)
-        ready = unfinished == 0
+        unfinished = _first_count(job, gates, graph)
+        ready = unfinished == 0 and not job.rules.are_judged and not job.rules.skip
         row = replace(job, unfinished=unfinished, state=JobState.QUEUED if ready else JobState.WAITING)
         rows[job.id] = row
         run = counted(run, None, row)
-    queued = tuple(sorted(key for key, job in rows.items() if job.state is JobState.QUEUED))
-    return Rows(run, rows, gates, queued)
+    return Rows(
+        run,
+        rows,
+        gates,
+        queued=tuple(sorted(key for key, job in rows.items() if job.state is JobState.QUEUED)),
+        events=tuple(_to_follow(rows.values())),
+        doors=tuple(stage for stage in sorted(graph.guarded) if not stage or not gates[stage - 1].unfinished),
+    )
 
 
-def retry(run: Run, jobs: Sequence[Job], graph: Graph, wanted: str) -> Rows:
+def _first_count(job: Job, gates: Sequence[Gate], graph: Graph) -> int:
+    """How much a new job waits for: its needs, or the gate before its stage, and the door of its stage."""
+    door = int(job.stage in graph.guarded)
+    needs = graph.needs.get(job.id)
+    if needs is not None:
+        return len(needs) + door
+    # A stage may be empty (a run of one job and its needs): then its gate is open from the start.
+    return door or int(graph.waits_for_gate(job) and gates[job.stage - 1].unfinished > 0)
+
+
+def _to_follow(jobs: Iterable[Job]) -> Iterator[tuple[int, JobEvent]]:
+    for job in jobs:
+        if job.state is JobState.WAITING and job.rules.skip:
+            yield job.id, Skipped(Verdict(Cause.SKIPPED_BY_CONDITION, job.rules.skip))
+        elif job.undecided:
+            yield job.id, DependenciesEnded(0, 0)
+
+
+def retry(
+    run: Run, jobs: Sequence[Job], graph: Graph, wanted: str, doors: Mapping[int, DoorState] | None = None
+) -> Rows:
     """The rows after a person asked for one job (`wanted`, its key) or for all that did not pass (empty).
 
-    What depends on it runs again, up to, not through, the next deployment, which asks again. What it did not
-    touch stays. Raises CannotRetry with one sentence.
+    What depends on it runs again, up to, not through, the next approval or deployment, which asks again. What it did
+    not touch stays. `doors`: how those of guarded stages stand. Raises CannotRetry with one sentence.
     """
     chosen = _chosen(run, jobs, wanted)
     again = _downstream(chosen, jobs, graph)
@@ -71,11 +104,14 @@ def retry(run: Run, jobs: Sequence[Job], graph: Graph, wanted: str) -> Rows:
     # Those asked for again count as waiting while the counters of the others are made.
     standing = {job.id: replace(job, state=JobState.WAITING) if job.id in again else job for job in jobs}
     gates = _gates(list(standing.values()), graph)
+    closed = _closed(again, rows, gates, graph, doors or {})
     for job in sorted(jobs, key=lambda each: each.stage):
         if job.id not in again:
             continue
         event = _asked(job, standing, gates, graph, named=job.id in chosen)
-        rows[job.id] = step(job, event)
+        door = int(job.stage in closed)
+        gate = 0 if door and job.id not in graph.needs else event.unfinished
+        rows[job.id] = step(job, replace(event, unfinished=gate + door))
     run = replace(run, canceling=False, sentence="")
     for job in jobs:
         run = counted(run, job, rows[job.id])
@@ -86,7 +122,37 @@ def retry(run: Run, jobs: Sequence[Job], graph: Graph, wanted: str) -> Rows:
     queued = tuple(sorted(key for key in again if rows[key].state is JobState.QUEUED))
     if run.state in RUN_OVER or run.state is RunState.BLOCKED:
         run = replace(run, state=RunState.RUNNING)
-    return Rows(judged(run, begun=True), rows, gates, queued)
+    return Rows(
+        judged(run, begun=True),
+        rows,
+        gates,
+        queued,
+        events=tuple(_to_follow(rows[key] for key in again)),
+        doors=tuple(stage for stage in sorted(closed) if not stage or not gates[stage - 1].unfinished),
+        closed=closed,
+    )
+
+
+def _closed(
+    again: frozenset[int],
+    jobs: Mapping[int, Job],
+    gates: Sequence[Gate],
+    graph: Graph,
+    doors: Mapping[int, DoorState],
+) -> frozenset[int]:
+    """Guarded stages that ask again: what comes before them runs again, or their jobs were not let in before."""
+    stages = {jobs[key].stage for key in again} & graph.guarded
+    before = {stage for stage in stages if stage and gates[stage - 1].unfinished}
+    return frozenset(before | {stage for stage in stages if doors.get(stage) is not DoorState.OPEN})
+
+
+def active_cells(jobs: Iterable[Job]) -> dict[str, int]:
+    """By group, the cells that have begun, or may, and have not ended."""
+    found: dict[str, int] = {}
+    for job in jobs:
+        if job.rules.group:
+            found[job.rules.group] = found.get(job.rules.group, 0) + (job.place is Place.TAKEN and not job.over)
+    return found
 
 
 def _held_back(job: Job) -> str:
@@ -101,6 +167,8 @@ def _chosen(run: Run, jobs: Sequence[Job], wanted: str) -> frozenset[int]:
             raise CannotRetry(f"run {run.id} has no job `{wanted}`: it has {names}")
         if not (found[0].over or found[0].state is JobState.BLOCKED):
             raise CannotRetry(f"`{wanted}` of run {run.id} has not ended: it is {found[0].state}")
+        if found[0].rules.skip:
+            raise CannotRetry(f"`{wanted}` does not run for this event: {found[0].rules.skip}")
         return frozenset(job.id for job in found)
     if run.state not in RUN_OVER and run.state is not RunState.BLOCKED:
         raise CannotRetry(f"run {run.id} has not ended: name the job to retry, or wait")
@@ -129,7 +197,7 @@ def _downstream(chosen: frozenset[int], jobs: Sequence[Job], graph: Graph) -> fr
         lowest = min(lowest, by_id[found].stage)
         after = [key for stage, key in behind_gates if stage > lowest]
         for dependent in (*followers.get(found, ()), *after):
-            if dependent not in again:
+            if dependent not in again and not by_id[dependent].rules.skip:
                 again.add(dependent)
                 frontier.append(dependent)
     for key in sorted(again - chosen):
@@ -146,13 +214,16 @@ def _asked(job: Job, standing: Mapping[int, Job], gates: Sequence[Gate], graph: 
         found = [standing[key] for key in needs]
         failed = [each for each in found if each.over and each.counts_as_failed]
         unfinished = sum(not each.over for each in found)
-        return Asked(unfinished, len(failed), failed[0].key if failed else "", asks)
+        upstream = any(each.over and each.fails_below for each in found)
+        return Asked(unfinished, len(failed), failed[0].key if failed else "", asks, upstream_failed=upstream)
     if job.stage == 0:
         return Asked(0, 0, "", asks)
     gate = gates[job.stage - 1]
     if gate.unfinished:
         return Asked(1, 0, "", asks)
-    return Asked(0, gate.failed, gate.decider, asks)
+    if job.stage in graph.guarded:
+        return Asked(0, 0, "", asks)  # its door has judged what comes before
+    return Asked(0, gate.failed, gate.decider, asks, upstream_failed=gate.failed > 0)
 
 
 def _gates(jobs: Sequence[Job], graph: Graph) -> tuple[Gate, ...]:
@@ -169,6 +240,7 @@ def _gates(jobs: Sequence[Job], graph: Graph) -> tuple[Gate, ...]:
                 unfinished=sum(not job.over for job in own) + int(closed),
                 failed=len(failed) + (passed_on.failed if passed_on else 0),
                 decider=(passed_on.decider if passed_on else "") or (failed[0].key if failed else ""),
+                guarded=stage in graph.guarded,
             )
         )
     return tuple(gates)

@@ -20,6 +20,9 @@ class Run:
     active: int = 0
     blocked: int = 0
     failed: int = 0
+    """Jobs that failed by themselves, but for those that may."""
+    warned: int = 0
+    """Jobs that failed under `allow_failure`."""
     canceled: int = 0
 
 
@@ -39,16 +42,29 @@ def counted(run: Run, before: Job | None, after: Job) -> Run:
     def difference(states: frozenset[JobState]) -> int:
         return (after.state in states) - (before is not None and before.state in states)
 
-    failed = after.counts_as_failed and after.state is not JobState.CANCELED
-    had_failed = before is not None and before.counts_as_failed and before.state is not JobState.CANCELED
+    had_failed = before is not None and before.has_failed
     return replace(
         run,
         unfinished=run.unfinished + (not after.over) - (before is not None and not before.over),
         active=run.active + difference(frozenset({JobState.QUEUED, JobState.RUNNING})),
         blocked=run.blocked + difference(frozenset({JobState.BLOCKED})),
         canceled=run.canceled + difference(frozenset({JobState.CANCELED})),
-        failed=run.failed + failed - had_failed,
+        failed=run.failed + after.has_failed - had_failed,
+        warned=run.warned + _warns(after) - (before is not None and _warns(before)),
     )
+
+
+def _warns(job: Job) -> bool:
+    return job.state is JobState.FAILED and not job.has_failed
+
+
+def _outcome(run: Run) -> RunState:
+    """Canceled where somebody canceled it; cells that a failure canceled leave it failed."""
+    if run.canceling and run.canceled:
+        return RunState.CANCELED
+    if run.failed:
+        return RunState.FAILED
+    return RunState.CANCELED if run.canceled else RunState.PASSED
 
 
 def judged(run: Run, *, begun: bool) -> Run:
@@ -57,7 +73,7 @@ def judged(run: Run, *, begun: bool) -> Run:
     Raises IllegalTransition for a way that the table does not know.
     """
     if run.unfinished == 0:
-        state = RunState.CANCELED if run.canceled else RunState.FAILED if run.failed else RunState.PASSED
+        state = _outcome(run)
     elif run.blocked and not run.active:
         state = RunState.BLOCKED
     else:

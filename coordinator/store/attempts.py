@@ -11,7 +11,7 @@ import asyncpg
 
 from coordinator.core import attempt as machine
 from coordinator.core.attempt import Attempt, Gone
-from coordinator.core.job import AttemptEnded, AttemptReturned, AttemptStarted, JobEvent
+from coordinator.core.events import AttemptEnded, AttemptReturned, AttemptStarted, JobEvent
 from coordinator.core.run import Run
 from coordinator.core.states import ATTEMPT_LIVE, AttemptState, Cause, StaleToken
 from coordinator.dispatch.port import Answer, Claimed, EndedReport, GivenUp, Permit, Report, StartedReport, Wake, Want

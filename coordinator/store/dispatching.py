@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncpg
 
-from coordinator.core.job import DependenciesEnded, JobEvent, Noted, Unschedulable
+from coordinator.core.events import DependenciesEnded, JobEvent, Noted, Unschedulable
 from coordinator.core.matching import Ability, Offer, Requirement, unschedulable
 from coordinator.dispatch.port import (
     Answer,

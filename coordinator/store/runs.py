@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from coordinator.core.events import Canceled, JobEvent
 from coordinator.core.follow import Changes, Gate
-from coordinator.core.job import Canceled, Job, JobEvent
+from coordinator.core.job import Job
 from coordinator.core.matching import Requirement
 from coordinator.core.plan import CannotRetry, Graph, begin, retry
 from coordinator.core.run import Run

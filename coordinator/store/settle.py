@@ -12,9 +12,10 @@ from typing import Any
 
 import asyncpg
 
+from coordinator.core.events import JobEvent
 from coordinator.core.fairness import queue_times
 from coordinator.core.follow import Changes, Gate, LoadBehind, LoadDependents, LoadGates, Need, follow
-from coordinator.core.job import Job, JobEvent
+from coordinator.core.job import Job
 from coordinator.core.run import Run
 from coordinator.core.states import Cause, JobState, RunState
 from coordinator.dispatch.port import Wake

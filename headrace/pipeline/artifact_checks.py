@@ -11,7 +11,7 @@ from headrace.pipeline.problems import Report, shown
 def check_artifacts(pipeline: Pipeline, before: Mapping[str, int], report: Report) -> None:
     """Notes every mistake. `before`: by job, the bit set of all jobs that end before it starts."""
     jobs = pipeline.jobs
-    number = {job.name.value: i for i, job in enumerate(jobs)}
+    number = {job.key: i for i, job in enumerate(jobs)}
     producer, is_whole = _producers(jobs, report)
     for job in jobs:
         for step in job.steps:
@@ -23,10 +23,10 @@ def check_artifacts(pipeline: Pipeline, before: Mapping[str, int], report: Repor
                     suggestion = report.suggestion(name, list(producer))
                     report.add(step.artifact.place, f"no job makes an artifact {shown(name)}{suggestion}")
                 continue
-            maker = producer[name].name.value
-            if maker == job.name.value:
+            maker = producer[name].key
+            if maker == job.key:
                 report.add(step.artifact.place, f"the job makes the artifact {shown(name)} itself; it is there already")
-            elif not before[job.name.value] >> number[maker] & 1:
+            elif not before[job.key] >> number[maker] & 1:
                 message = f"the job `{maker}` makes {shown(name)}, and `{job.name.value}` does not wait for it"
                 report.add(step.artifact.place, f"{message}; add `{maker}` to its needs")
 

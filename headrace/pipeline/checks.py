@@ -6,6 +6,7 @@ Everything here is linear in jobs plus needs; sets of jobs are bit sets, so that
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
@@ -27,7 +28,8 @@ def check(pipeline: Pipeline, report: Report) -> None:
     jobs = pipeline.jobs
     _check_number(jobs, report)
     _twice((stage.name for stage in pipeline.stages), "stage", report)
-    _twice((job.name for job in jobs), "job", report)
+    for stage in pipeline.stages:
+        _twice((job.name for job in stage.jobs), "job", report)
     for job in jobs:
         if len(job.steps) > MAX_STEPS:
             message = f"the job {shown(job.name.value)} has {len(job.steps):,} steps; a job has at most {MAX_STEPS}"
@@ -37,7 +39,7 @@ def check(pipeline: Pipeline, report: Report) -> None:
     for job in jobs:
         _check_services(job, report)
     pipeline = _without_doubles(pipeline)
-    stage_of = {job.name.value: i for i, stage in enumerate(pipeline.stages) for job in stage.jobs}
+    stage_of = {job.key: i for i, stage in enumerate(pipeline.stages) for job in stage.jobs}
     usable = _check_needs(pipeline, stage_of, report)
     if (order := _in_order(usable, pipeline, report)) is not None:
         check_artifacts(pipeline, _ancestors(pipeline, usable, order), report)
@@ -50,7 +52,7 @@ def _without_doubles(pipeline: Pipeline) -> Pipeline:
     seen: set[str] = set()
     stages = []
     for stage in pipeline.stages:
-        jobs = {job.name.value: job for job in reversed(stage.jobs) if job.name.value not in seen}
+        jobs = {job.key: job for job in reversed(stage.jobs) if job.key not in seen}
         seen.update(jobs)
         stages.append(replace(stage, jobs=tuple(reversed(jobs.values()))))
     return replace(pipeline, stages=tuple(stages))
@@ -128,10 +130,12 @@ def _check_matrix(job: JobDef, report: Report) -> int:
 def _check_needs(pipeline: Pipeline, stage_of: dict[str, int], report: Report) -> dict[str, list[Placed[str]]]:
     """The needs that can be followed, by job; the others are noted."""
     known = list(stage_of)
+    count = Counter(job.name.value for job in pipeline.jobs)
+    many = {name: number for name, number in count.items() if number > 1}
     usable: dict[str, list[Placed[str]]] = {}
     for i, stage in enumerate(pipeline.stages):
         for job in stage.jobs:
-            good = usable.setdefault(job.name.value, [])
+            good = usable.setdefault(job.key, [])
             seen: set[str] = set()
             for need in job.needs or ():
                 name = need.value
@@ -139,10 +143,13 @@ def _check_needs(pipeline: Pipeline, stage_of: dict[str, int], report: Report) -
                     report.add(
                         need.place, f"{shown(name)} stands twice among the needs of `{job.name.value}`; remove one"
                     )
-                elif name == job.name.value:
+                elif name == job.key:
                     report.add(need.place, f"the job {shown(name)} needs itself; remove it from its needs")
                 elif name not in stage_of:
-                    if not report.hidden:
+                    if name in many:
+                        message = f"stages have jobs {shown(name)} each, and a need cannot tell them apart"
+                        report.add(need.place, f"{many[name]} {message}; give them names of their own")
+                    elif not report.hidden:
                         suggestion = report.suggestion(name, known)
                         message = (
                             f"the job {shown(job.name.value)} needs {shown(name)}, which does not exist{suggestion}"
@@ -163,10 +170,10 @@ def _in_order(needs: dict[str, list[Placed[str]]], pipeline: Pipeline, report: R
     found = False
     done: dict[str, None] = {}
     for job in pipeline.jobs:
-        if job.name.value in done:
+        if job.key in done:
             continue
         # The jobs from the first to the present one, each with the needs still to be followed.
-        path: dict[str, Iterator[Placed[str]]] = {job.name.value: iter(needs[job.name.value])}
+        path: dict[str, Iterator[Placed[str]]] = {job.key: iter(needs[job.key])}
         while path:
             name = next(reversed(path))
             need = next(path[name], None)
@@ -191,8 +198,8 @@ def _ancestors(pipeline: Pipeline, needs: dict[str, list[Placed[str]]], order: l
     for stage in pipeline.stages:
         earlier = (1 << len(number)) - 1
         for job in stage.jobs:
-            number[job.name.value] = len(number)
-            found[job.name.value] = earlier if job.needs is None else 0
+            number[job.key] = len(number)
+            found[job.key] = earlier if job.needs is None else 0
     for name in order:
         for need in needs[name]:
             found[name] |= found[need.value] | 1 << number[need.value]

@@ -40,12 +40,14 @@ class _Expansion:
                     message = f"the pipeline has more than {self.most:,} jobs; a run has no more"
                     self.report.add(job.name.place, message)
                     return planned
-                key = job.name.value + label(cell, shard.index if shard else 0)
-                self.keys[job.name.value] = (*self.keys.get(job.name.value, ()), key)
+                key = job.key + label(cell, shard.index if shard else 0)
+                self.keys[job.key] = (*self.keys.get(job.key, ()), key)
                 made = plan_job(
                     self.pipeline, stage, job, resolver.within(cell, shard), stage_index=index, sandbox=self.sandbox
                 )
-                self.jobs.append(replace(made, key=key, environment=planned.environment, skip=skip or made.skip))
+                self.jobs.append(
+                    replace(made, key=key, name=job.key, environment=planned.environment, skip=skip or made.skip)
+                )
         return planned
 
     def _copies(self, job: JobDef) -> Iterator[tuple[Cell, Shard | None]]:
@@ -67,7 +69,7 @@ class _Expansion:
                 where = self.report.where(each.place)
                 self.warnings.append(f"{where}: {described(each.value)} excludes no cell of `{job.name.value}`")
             if matrix.max_parallel or matrix.fail_fast:
-                self.groups.append(Group(job.name.value, matrix.max_parallel, matrix.fail_fast))
+                self.groups.append(Group(job.key, matrix.max_parallel, matrix.fail_fast))
         for cell in cells:
             for index in range(1, job.parallel + 1):
                 yield cell, Shard(index, job.parallel)

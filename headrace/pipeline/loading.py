@@ -22,7 +22,8 @@ def load(text: bytes, name: str, read: Read | None = None) -> Pipeline:
     shared = share(root, report, read)
     for key, node in shared.templates:
         TEMPLATE.read(node, f"the template {shown(key.text)}", report)
-    pipeline: Pipeline = PIPELINE.read(shared.root, "the pipeline", report)
+    read_whole: Pipeline = PIPELINE.read(shared.root, "the pipeline", report)
+    pipeline = read_whole.with_keys()
     check(pipeline, report)
     report.raise_if_any()
     return pipeline

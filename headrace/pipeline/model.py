@@ -5,8 +5,9 @@ Made by `load`, checked by `checks.py`, turned into a `Plan` by `expand`. Durati
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -195,6 +196,8 @@ class JobDef:
     """A job; None: the file does not say, so `defaults` or the language decide."""
 
     name: Placed[str]
+    key: str = ""
+    """Its name, or `STAGE/NAME` where another stage has a job of that name; set when the file has been read whole."""
     steps: tuple[StepDef, ...] = ()
     needs: tuple[Placed[str], ...] | None = None
     env: Mapping[str, str | Late] = field(default_factory=dict)
@@ -297,7 +300,22 @@ class Pipeline:
     concurrency: ConcurrencyDef | None = None
     priority: int = 0
 
+    def with_keys(self) -> Pipeline:
+        """The same with the key of every job."""
+        count = Counter(job.name.value for job in self.jobs)
+        stages = tuple(
+            replace(stage, jobs=tuple(replace(job, key=_key(stage, job, count)) for job in stage.jobs))
+            for stage in self.stages
+        )
+        return replace(self, stages=stages)
+
     @property
     def jobs(self) -> tuple[JobDef, ...]:
         """All jobs in the order of the file."""
         return tuple(job for stage in self.stages for job in stage.jobs)
+
+
+def _key(stage: StageDef, job: JobDef, count: Mapping[str, int]) -> str:
+    name = job.name.value
+    twice = count[name] > sum(each.name.value == name for each in stage.jobs)
+    return f"{stage.name.value}/{name}" if twice else name

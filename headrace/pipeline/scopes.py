@@ -85,8 +85,7 @@ class Scopes:
         self._pipeline = pipeline
         declared = pipeline.triggers.parameters if pipeline.triggers else ()
         self._params = Keys({each.name: _PARAMETERS[each.type] for each in declared})
-        self._jobs = {job.name.value: job for job in pipeline.jobs}
-        self._stage_of = {job.name.value: i for i, each in enumerate(pipeline.stages) for job in each.jobs}
+        self._jobs = {job.key: job for job in pipeline.jobs}
 
     def scope(
         self,
@@ -147,7 +146,7 @@ class Scopes:
     def _outputs(self, stage: StageDef | None) -> Keys:
         stages = self._pipeline.stages
         at = next((i for i, each in enumerate(stages) if each is stage), len(stages))
-        earlier = {job.name.value: outputs_of(job) for each in stages[:at] for job in each.jobs if not has_cells(job)}
+        earlier = {job.key: outputs_of(job) for each in stages[:at] for job in each.jobs if not has_cells(job)}
         return Keys(earlier, of=": no job of an earlier stage")
 
 

@@ -13,9 +13,10 @@ from typing import Any, assert_never
 
 from coordinator.core import attempt as machine
 from coordinator.core.attempt import Attempt, Gone
+from coordinator.core.events import AttemptEnded, AttemptReturned, AttemptStarted, JobEvent
 from coordinator.core.fairness import queue_times
 from coordinator.core.follow import Changes, Gate, LoadBehind, LoadDependents, LoadGates, Need, follow
-from coordinator.core.job import AttemptEnded, AttemptReturned, AttemptStarted, Job, JobEvent
+from coordinator.core.job import Job
 from coordinator.core.matching import Offer, Requirement
 from coordinator.core.plan import Graph
 from coordinator.core.run import Run

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from coordinator.core.events import Canceled
 from coordinator.core.follow import Changes
-from coordinator.core.job import Canceled, Job
+from coordinator.core.job import Job
 from coordinator.core.plan import CannotRetry, Graph, begin, retry
 from coordinator.core.states import RUN_OVER, JobState
 from coordinator.dispatch.port import Bells, Wake

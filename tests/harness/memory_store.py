@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from coordinator.core import attempt as machine
-from coordinator.core.job import DependenciesEnded, JobEvent, Noted, Unschedulable
+from coordinator.core.events import DependenciesEnded, JobEvent, Noted, Unschedulable
 from coordinator.core.matching import Requirement, unschedulable
 from coordinator.core.states import AttemptState, JobState, StaleToken
 from coordinator.dispatch.port import (

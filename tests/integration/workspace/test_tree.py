@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace.pipeline.globs import Patterns
 from agent.workspace.tree import Bounds, NotRegular, NotThere, Occupied, Owner, TooMuch, Tree
+from headrace.pipeline.globs import Patterns
 
 SECRET = "the agent's own token"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
 
-from coordinator.core.follow import Gate, LoadBehind, LoadDependents, LoadGates, follow
+from coordinator.core.follow import LoadBehind, LoadDependents, LoadGates, follow
 from coordinator.core.job import Job
 from coordinator.core.plan import Graph, begin
 from coordinator.core.run import Run

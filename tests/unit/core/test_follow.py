@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from coordinator.core.job import AttemptEnded, AttemptReturned, AttemptStarted, Canceled, Unschedulable
+from coordinator.core.events import AttemptEnded, AttemptReturned, AttemptStarted, Canceled, Unschedulable
 from coordinator.core.plan import CannotRetry, retry
 from coordinator.core.states import JOB_OVER, RUN_OVER, AttemptState, Cause, JobState, RunState
 from tests.unit.core.graphs import Table, shapes

@@ -12,19 +12,17 @@ from coordinator.core import attempt as attempts
 from coordinator.core import job as jobs
 from coordinator.core import run as runs
 from coordinator.core.attempt import Attempt, Ended, Gone, Started
-from coordinator.core.job import (
-    ERRORED_BUDGET,
-    LOST_BUDGET,
+from coordinator.core.events import (
     Asked,
     AttemptEnded,
     AttemptReturned,
     AttemptStarted,
     Canceled,
     DependenciesEnded,
-    Job,
     Noted,
     Unschedulable,
 )
+from coordinator.core.job import ERRORED_BUDGET, LOST_BUDGET, Job
 from coordinator.core.run import Run
 from coordinator.core.states import (
     ATTEMPT_LIVE,
