@@ -32,6 +32,7 @@ RULES: Mapping[str, frozenset[Caller | None]] = {
     "/headrace.v1.RunService/Watch": CLIENTS,
     "/headrace.v1.RunService/Cancel": CLIENTS,
     "/headrace.v1.RunService/Retry": CLIENTS,
+    "/headrace.v1.RunService/Approve": CLIENTS,
     "/headrace.v1.BlobService/PrepareUpload": AGENTS,
     "/headrace.v1.BlobService/PublishArtifact": AGENTS,
     "/headrace.v1.BlobService/FetchArtifact": AGENTS,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from typing import Any
 
 from coordinator.core.matching import Ability
 from coordinator.core.states import ATTEMPT_OUTCOMES, AttemptState, Cause
@@ -28,6 +30,7 @@ MOST_NAME = 100
 _RETRY_AFTER_MS = 1_000
 # What a bigint holds.
 _MOST_NUMBER = (1 << 63) - 1
+_MOST_CORES = 1e6
 
 
 def state_word(value: int) -> str:
@@ -72,6 +75,8 @@ def hello_of(message: wire.Hello) -> Hello:
         held=tuple(Held(each.attempt_id, each.token) for each in message.held),
         leaving=message.draining,
         number=min(message.number, _MOST_NUMBER),
+        slot_cpu=min(max(message.slot_share.cpu, 0.0), _MOST_CORES),
+        slot_memory=min(max(message.slot_share.memory, 0), _MOST_NUMBER),
     )
 
 
@@ -105,6 +110,10 @@ def report_of(message: wire.Report) -> Report:
             word = state_word(ended.state)
             if word not in ATTEMPT_OUTCOMES:
                 raise BadInput(f"`{word}` is no outcome of an attempt")
+            outputs = _outputs(ended.outputs)
+            kept = wire.Ended()
+            kept.CopyFrom(ended)
+            kept.ClearField("outputs")  # they are the job's, and kept with it
             return EndedReport(
                 message.id,
                 message.attempt_id,
@@ -112,11 +121,39 @@ def report_of(message: wire.Report) -> Report:
                 outcome=AttemptState(word),
                 cause=cause_of(ended.cause),
                 sentence=sentence_of(ended.sentence, 2_000),
-                details=ended.SerializeToString(),
+                details=kept.SerializeToString(),
                 log_records=dict(ended.log_records),
+                exit_code=_exit_code(ended),
+                log_patterns=frozenset(ended.log_patterns),
+                outputs=outputs,
             )
         case _:
             raise BadInput("a report says that an attempt has started or ended")
+
+
+def _exit_code(ended: wire.Ended) -> int | None:
+    """Of the first step that failed, and that was not allowed to."""
+    failed = (step for step in ended.steps if step.cause and not step.skipped and not step.allowed)
+    step = next(failed, None)
+    return step.exit_code if step is not None and step.HasField("exit_code") else None
+
+
+def _outputs(data: bytes) -> str:
+    """A job's outputs as text. Raises BadInput for what is no JSON object."""
+    if not data:
+        return ""
+    try:
+        found = json.loads(data)
+    except ValueError as error:
+        raise BadInput("a job's outputs are a JSON object") from error
+    if not isinstance(found, dict):
+        raise BadInput("a job's outputs are a JSON object")
+    return json.dumps(found).replace("\\u0000", "\\ufffd")
+
+
+def _try(number: int) -> dict[str, Any]:
+    """The field has the name of a keyword."""
+    return {"try": number}
 
 
 def nonce_of(message: wire.PermitRequest) -> str:
@@ -188,8 +225,9 @@ def _assignments(message: Assign) -> wire.Assignments:
                 number=each.number,
                 attempt_id=each.attempt_id,
                 token=each.token,
-                **{"try": each.attempt_try},
+                **_try(each.attempt_try),
                 spec=each.spec,
+                needs=each.needs,
             )
             for each in message.claimed
         ]

@@ -1,4 +1,4 @@
-"""The wire of clients and the rows of the store: pure translation, both ways."""
+"""Rows of the store as clients see them: pure translation."""
 
 from __future__ import annotations
 
@@ -7,112 +7,13 @@ from datetime import datetime
 from typing import Any
 
 from coordinator.api.agent_messages import cause_value
-from coordinator.core.matching import Requirement
-from coordinator.store.runs import NewJob, NewRun
+from coordinator.core.door_rules import decisions_from_json, rules_from_json
+from coordinator.core.rules import rules_from_json as job_rules
 from coordinator.store.views import Row, RunView
-from headrace.pipeline.plan import Plan, PlannedJob, RunStep, SandboxKind, Step
 from headrace.v1 import agent_pb2 as agents
 from headrace.v1 import common_pb2 as common
 from headrace.v1 import fleet_pb2 as fleet
 from headrace.v1 import run_pb2 as wire
-
-
-def project_name(repository: str) -> str:
-    """What people call a project: the last part of its path or URL."""
-    return repository.rstrip("/").removesuffix(".git").rsplit("/", 1)[-1].rsplit(":", 1)[-1] or repository
-
-
-def new_run(request: wire.CreateRunRequest, plan: Plan, run_id: int, job_ids: Sequence[int], run_url: str) -> NewRun:
-    """The rows of a run from its plan. What agents will need is serialised here, once."""
-    project = project_name(request.source.repository)
-    jobs = []
-    for job_id, job in zip(job_ids, plan.jobs, strict=True):
-        spec = _spec(request, plan, job, project)
-        spec.run_id, spec.job_id, spec.run_url = run_id, job_id, run_url
-        jobs.append(
-            NewJob(
-                id=job_id,
-                key=job.key,
-                stage=job.stage,
-                needs=job.needs,
-                spec=spec.SerializeToString(),
-                requirement=_requirement(job),
-                environment=job.environment,
-            )
-        )
-    return NewRun(
-        id=run_id,
-        repository=request.source.repository,
-        project=project,
-        pipeline=plan.name,
-        pipeline_file=request.pipeline_file,
-        pipeline_text=request.pipeline_text,
-        source=request.source.SerializeToString(),
-        commit=request.source.commit,
-        event=request.event or "manual",
-        trusted=True,
-        parameters=dict(request.parameters),
-        priority=plan.priority,
-        stages=tuple((stage.name, stage.environment) for stage in plan.stages),
-        jobs=tuple(jobs),
-        bundle=bytes.fromhex(request.source.bundle_sha256) or None,
-    )
-
-
-def _requirement(job: PlannedJob) -> Requirement:
-    # A job with an image needs docker; the loader has refused any other sandbox beside one.
-    sandbox = SandboxKind.DOCKER if job.image else job.sandbox
-    return Requirement(job.pool, tuple(sorted(job.requires.items())), sandbox, job.network, trusted=True)
-
-
-def _spec(request: wire.CreateRunRequest, plan: Plan, job: PlannedJob, project: str) -> common.JobSpec:
-    return common.JobSpec(
-        project=project,
-        pipeline=plan.name,
-        stage=plan.stages[job.stage].name,
-        job=job.key,
-        event=request.event or "manual",
-        source=request.source,
-        steps=[_step(step) for step in job.steps],
-        env=dict(job.env),
-        image=job.image,
-        sandbox=job.sandbox,
-        network=job.network,
-        timeout_ms=job.timeout_ms,
-        grace_ms=job.grace_ms,
-        artifacts=[
-            common.ArtifactSpec(
-                name=each.name, paths=each.paths, keep_ms=each.keep_ms, when=each.when, if_empty=each.if_empty
-            )
-            for each in job.artifacts
-        ],
-        checkout=common.Checkout(
-            enabled=job.checkout.enabled,
-            depth=job.checkout.depth,
-            submodules=job.checkout.submodules,
-            lfs=job.checkout.lfs,
-        ),
-        environment=job.environment,
-        trusted=True,
-    )
-
-
-def _step(step: Step) -> common.Step:
-    if isinstance(step, RunStep):
-        return common.Step(
-            number=step.number,
-            id=step.id,
-            name=step.name,
-            timeout_ms=step.timeout_ms,
-            run=common.RunStep(script=step.script, shell=step.shell, workdir=step.workdir, env=dict(step.env)),
-        )
-    return common.Step(
-        number=step.number,
-        id=step.id,
-        name=step.name,
-        timeout_ms=step.timeout_ms,
-        use_artifact=common.UseArtifactStep(artifact=step.artifact, path=step.path),
-    )
 
 
 def run_message(view: RunView) -> wire.Run:
@@ -134,11 +35,29 @@ def run_message(view: RunView) -> wire.Run:
         sequence=row["sequence"],
         sentence=row["sentence"],
         parameters=row["parameters"],
-        stages=[
-            wire.Stage(index=each["index"], name=each["name"], environment=each["environment"]) for each in view.stages
-        ],
+        warnings=row["warned"],
+        stages=[_stage_message(each) for each in view.stages],
         jobs=[job_message(job, attempts.get(job["id"], ())) for job in jobs],
     )
+
+
+def _stage_message(row: Row) -> wire.Stage:
+    _, approval = rules_from_json(row["rules"])
+    made = wire.Stage(index=row["index"], name=row["name"], environment=row["environment"], url=row["url"])
+    if approval is not None:
+        decisions = [
+            wire.Decision(person=each.person, approved=each.approved, comment=each.comment)
+            for each in decisions_from_json(row["decisions"])
+        ]
+        standing = wire.Approval(
+            state=row["door"],
+            sentence=row["sentence"],
+            count=approval.count,
+            decisions=decisions,
+            expires_ms=_ms(row["expires_at"]),
+        )
+        made.approval.CopyFrom(standing)
+    return made
 
 
 def job_message(row: Row, attempts: Sequence[Row]) -> wire.Job:
@@ -155,6 +74,11 @@ def job_message(row: Row, attempts: Sequence[Row]) -> wire.Job:
         started_ms=_ms(row["started_at"]),
         ended_ms=_ms(row["ended_at"]),
         pool=row["pool"],
+        name=row["name"],
+        cell=row["cell"],
+        may_fail=job_rules(row["rules"]).allow_failure,
+        outputs=row["outputs"],
+        due_ms=_ms(row["due_at"]),
         attempts=[_attempt_message(each) for each in attempts],
     )
 
@@ -172,6 +96,7 @@ def _attempt_message(row: Row) -> wire.Attempt:
         started_ms=_ms(row["started_at"]),
         ended_ms=_ms(row["ended_at"]),
         steps=told.steps,
+        tests=told.tests if told.HasField("tests") else None,
         sandbox_ms=told.timings.sandbox_ms,
         checkout_ms=told.timings.checkout_ms,
         steps_ms=told.timings.steps_ms,

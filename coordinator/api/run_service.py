@@ -7,9 +7,12 @@ import re
 from collections.abc import AsyncIterator
 from typing import Any
 
+from coordinator.api.access import Caller
 from coordinator.api.errors import rpc, streamed
+from coordinator.api.new_runs import new_run
 from coordinator.api.request_ids import check_request_id
-from coordinator.api.run_messages import job_message, new_run, run_message
+from coordinator.api.run_messages import job_message, run_message
+from coordinator.core.stages import Decision
 from coordinator.core.states import RUN_OVER
 from coordinator.dispatch.bells import LocalBells, heard_within, run_topic
 from coordinator.errors import BadInput, Violation
@@ -24,6 +27,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MOST_RUNS = 200
 _POLL_S = 2.0
+_COMMENT_MOST = 1_000
 _INDEXED_MOST = 1_024
 """Bytes of what stands in an index of the database, whose entries have at most a third of a page."""
 
@@ -71,9 +75,6 @@ class RunService(stubs.RunServiceServicer):
             raise BadInput(
                 "a path can only be built by a coordinator on the same machine: hand in a bundle, or name a URL"
             )
-        if request.parameters:
-            name = min(request.parameters)
-            raise BadInput(f"this pipeline takes no parameter `{name}`: leave out --param")
 
     @rpc
     async def Get(self, request: wire.GetRunRequest, context: Any) -> wire.Run:  # noqa: N802
@@ -125,13 +126,30 @@ class RunService(stubs.RunServiceServicer):
         await self._runs.retry(request.request_id, request.run_id, request.job)
         return run_message(await self._views.run(request.run_id))
 
+    @rpc
+    async def Approve(self, request: wire.ApproveRunRequest, context: Any) -> wire.Run:  # noqa: N802
+        """Records a person's decision about a stage that waits for an approval."""
+        del context
+        check_request_id(request.request_id)
+        # Until there are identities, the name of the token is the person.
+        comment = request.comment[:_COMMENT_MOST].replace("\0", "")
+        decision = Decision(Caller.CLIENT.value, not request.reject, comment)
+        await self._runs.decide(request.request_id, request.run_id, request.stage, decision)
+        return run_message(await self._views.run(request.run_id))
+
 
 def _plan(request: wire.CreateRunRequest) -> Plan:
     """The plan of the pipeline text. Raises BadInput with every mistake and its position."""
     source = request.source
-    event = Event(type=request.event or "manual", branch=source.branch, tag=source.tag, commit=source.commit)
+    event = Event(
+        type=request.event or "manual",
+        branch=source.branch,
+        tag=source.tag,
+        commit=source.commit,
+        params=dict(request.parameters),
+    )
     try:
-        pipeline = load(request.pipeline_text, request.pipeline_file or "headrace.yml")
+        pipeline = load(request.pipeline_text, request.pipeline_file or "headrace.yml", request.included.get)
         return expand(
             pipeline,
             event,

@@ -98,6 +98,11 @@ class Job:
         return self.upstream_failed or self.has_failed
 
     @property
+    def is_idle(self) -> bool:
+        """Whether nobody works on it, nor may by now."""
+        return self.state in (JobState.WAITING, JobState.BLOCKED)
+
+    @property
     def ends_with_its_run(self) -> bool:
         """Whether a cancel of the run ends it, given that no agent works on it."""
         if self.state is JobState.WAITING:

@@ -16,8 +16,13 @@ class Requirement:
     sandbox: str
     """any | docker | bubblewrap | host"""
     network: str
-    """full | none"""
+    """full | none | services"""
     trusted: bool = True
+    cpu: float = 0.0
+    """Of one slot's share; 0: whatever it is."""
+    memory: int = 0
+    hard_limits: bool = False
+    """It asks for amounts: the kernel has to hold the job to them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,9 @@ class Offer:
     pool: str
     labels: tuple[tuple[str, str], ...]
     abilities: tuple[Ability, ...]
+    slot_cpu: float = 0.0
+    """One slot's share; 0: not told, and not compared."""
+    slot_memory: int = 0
 
 
 # `any` never means host: running without a sandbox is asked for by name.
@@ -58,14 +66,23 @@ def differences(requirement: Requirement, offer: Offer) -> tuple[str, ...]:
             found.append(f"its `{label}` is `{labels[label]}`, not `{value}`")
     if clause := _sandbox_difference(requirement, offer):
         found.append(clause)
+    if offer.slot_cpu and requirement.cpu > offer.slot_cpu:
+        found.append(f"a slot of it has {offer.slot_cpu:g} cores, not {requirement.cpu:g}")
+    if offer.slot_memory and requirement.memory > offer.slot_memory:
+        found.append(f"a slot of it has {offer.slot_memory >> 20} MiB, not {requirement.memory >> 20}")
     return tuple(found)
 
 
 def _sandbox_difference(requirement: Requirement, offer: Offer) -> str:
     kinds = _ANY if requirement.sandbox == "any" else (requirement.sandbox,)
     abilities = [ability for ability in offer.abilities if ability.kind in kinds]
-    if any(requirement.network in ability.networks for ability in abilities):
+    # Services are reached over a network of the job alone, which every engine can make.
+    network = "none" if requirement.network == "services" else requirement.network
+    fitting = [ability for ability in abilities if network in ability.networks]
+    if any(ability.hard_limits or not requirement.hard_limits for ability in fitting):
         return ""
+    if fitting:
+        return f"its {fitting[0].kind} sandbox cannot hold a job to the `resources` that it asks for"
     usable = [ability for ability in abilities if ability.networks]
     if usable:
         return f"its {usable[0].kind} sandbox has no `network: {requirement.network}`"

@@ -37,11 +37,15 @@ class Hello:
     leaving: bool = False
     number: int = 0
     """Grows with every Hello of the instance; one that comes behind a newer one is refused. 0: not counted."""
+    slot_cpu: float = 0.0
+    """One slot's share; 0: not told."""
+    slot_memory: int = 0
 
     @property
     def offer(self) -> Offer:
         """What decides which jobs fit."""
-        return Offer(self.pool, tuple(sorted(self.labels.items())), self.abilities)
+        labels = tuple(sorted(self.labels.items()))
+        return Offer(self.pool, labels, self.abilities, self.slot_cpu, self.slot_memory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,8 @@ class Claimed:
     spec: bytes
     waited_s: float
     """From queued to claimed, by the database's clock."""
+    needs: bytes = b""
+    """JSON: `needs` as expressions see it; empty where nothing asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +142,12 @@ class EndedReport:
     sentence: str
     details: bytes
     log_records: Mapping[str, int] = field(default_factory=dict)
+    exit_code: int | None = None
+    """Of the step that failed."""
+    log_patterns: frozenset[str] = frozenset()
+    """Patterns of its retry rules that its log holds."""
+    outputs: str = ""
+    """JSON: its outputs by name; empty for none."""
 
 
 Report = StartedReport | EndedReport
@@ -267,6 +279,10 @@ class DispatchStore(Protocol):
 
     async def judge_schedulable(self, *, fail: bool) -> int:
         """Writes on queued jobs why no connected agent can take them, or fails them; returns how many changed."""
+        ...
+
+    async def release_due(self) -> None:
+        """Queues jobs whose pause before the next try is over, and ends approvals that nobody gave in time."""
         ...
 
     async def mend(self, queue_timeout_s: float) -> int:

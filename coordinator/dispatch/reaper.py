@@ -101,6 +101,7 @@ class Reaper:
             loops.create_task(self._reap(), name="reaper")
             loops.create_task(self._judge(), name="reaper: schedulable")
             loops.create_task(self._mend(), name="reaper: mend")
+            loops.create_task(self._release(), name="reaper: pauses and approvals")
 
     async def _reap(self) -> None:
         while True:
@@ -141,6 +142,15 @@ class Reaper:
                     except StoreDown:
                         continue
                 await asyncio.sleep(0.2)
+
+    async def _release(self) -> None:
+        while True:
+            await asyncio.sleep(self._timing.poll)
+            if self._held is not None:
+                try:
+                    await self._store.release_due()
+                except StoreDown:
+                    continue
 
     async def _mend(self) -> None:
         while True:

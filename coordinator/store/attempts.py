@@ -12,6 +12,7 @@ import asyncpg
 from coordinator.core import attempt as machine
 from coordinator.core.attempt import Attempt, Gone
 from coordinator.core.events import AttemptEnded, AttemptReturned, AttemptStarted, JobEvent
+from coordinator.core.rules import rules_from_json as job_rules
 from coordinator.core.run import Run
 from coordinator.core.states import ATTEMPT_LIVE, AttemptState, Cause, StaleToken
 from coordinator.dispatch.port import Answer, Claimed, EndedReport, GivenUp, Permit, Report, StartedReport, Wake, Want
@@ -21,6 +22,7 @@ from coordinator.store.settle import lock_runs, settle
 from coordinator.store.sql import statements
 
 SQL = statements("dispatch")
+SETTLE = statements("settle")
 
 # What one claim takes, at most: the next follows at once, and no statement runs into its timeout.
 MOST_CLAIMED = 500
@@ -68,6 +70,7 @@ async def claim(
             class_id=by_job[row["job_id"]]["cls"],
             attempt_try=row["try"],
             spec=row["spec"],
+            needs=row["given"],
             waited_s=by_job[row["job_id"]]["waited"],
         )
         for row in rows
@@ -95,6 +98,7 @@ async def report(db: Connection, reports: Sequence[Report]) -> tuple[list[Answer
     facts = {row["id"]: row for row in rows.attempts}
     events: dict[int, list[tuple[int, JobEvent]]] = defaultdict(list)
     details: dict[int, bytes] = {}
+    outputs: dict[int, str] = {}
     finals: dict[int, LogFinal] = {}
     answers = []
     for each in reports:
@@ -111,15 +115,18 @@ async def report(db: Connection, reports: Sequence[Report]) -> tuple[list[Answer
                 finals[known.id] = LogFinal(known.id, dict(each.log_records))
             continue
         answers.append(Answer(each.id, each.attempt_id))
-        canceling = row["canceling"] or rows.runs[row["run_id"]].canceling
         for after in steps:
             attempts[known.id] = after
-            events[row["run_id"]].append((row["job_id"], _job_event(after, canceling=canceling)))
+            event = _job_event(after, each, canceling=_is_canceling(row, rows.runs))
+            events[row["run_id"]].append((row["job_id"], event))
         if steps and isinstance(each, EndedReport):
             details[known.id] = each.details
+            outputs[row["job_id"]] = each.outputs
             finals[known.id] = LogFinal(known.id, dict(each.log_records))
     changed = [each for key, each in attempts.items() if each != _attempt_of(facts[key])]
     await _write(db, changed, details)
+    if outputs:
+        await db.execute(SETTLE.keep_outputs, list(outputs), list(outputs.values()))
     if finals:
         await close_logs(db, list(finals.values()))
     return answers, await settle(db, rows.runs, events)  # last: what it locks is shared by all runs of a project
@@ -174,8 +181,7 @@ async def _settle_gone(
         known = _attempt_of(row)
         after = machine.step(known, Gone(sentences[known.id]))
         changed.append(after)
-        canceling = row["canceling"] or runs[row["run_id"]].canceling
-        events[row["run_id"]].append((row["job_id"], _job_event(after, canceling=canceling)))
+        events[row["run_id"]].append((row["job_id"], _job_event(after, None, canceling=_is_canceling(row, runs))))
     if not changed:
         return Wake()
     wake = await settle(db, runs, events)
@@ -254,9 +260,17 @@ def _event_of(each: Report) -> machine.Started | machine.Ended:
     return machine.Ended(each.token, each.id, each.outcome, each.cause, each.sentence)
 
 
-def _job_event(after: Attempt, *, canceling: bool) -> JobEvent:
+def _is_canceling(row: asyncpg.Record, runs: Mapping[int, Run]) -> bool:
+    """Whether somebody wants it ended. A job that runs although its run is canceled is ended by its own lease alone."""
+    survives = job_rules(row["rules"]).survives_cancel
+    return row["canceling"] or (runs[row["run_id"]].canceling and not survives)
+
+
+def _job_event(after: Attempt, told: Report | None, *, canceling: bool) -> JobEvent:
     if after.state is AttemptState.RUNNING:
         return AttemptStarted()
     if after.state is AttemptState.RETURNED:
         return AttemptReturned(canceling)
+    if isinstance(told, EndedReport):
+        return AttemptEnded(after.state, after.cause, after.sentence, canceling, told.exit_code, told.log_patterns)
     return AttemptEnded(after.state, after.cause, after.sentence, canceling)

@@ -36,8 +36,10 @@ from coordinator.store import attempts
 from coordinator.store.database import Connection, Database
 from coordinator.store.settle import lock_runs, settle
 from coordinator.store.sql import statements
+from coordinator.store.timers import by_run, expire_door, release
 
 SQL = statements("dispatch")
+SETTLE = statements("settle")
 SETTLE = statements("settle")
 
 
@@ -196,6 +198,20 @@ class PostgresDispatch:
             changed += await self._still_queued(jobs, event)
         return changed
 
+    async def release_due(self) -> None:
+        """Queues jobs whose pause before the next try is over, and ends approvals that nobody gave in time."""
+        async with self._database.connection() as db:
+            due = await db.fetch(SETTLE.due)
+            expired = await db.fetch(SETTLE.expired_doors)
+        for run_id, jobs in by_run(due).items():
+            async with self._database.transaction() as db:
+                wake = await release(db, run_id, jobs)
+            self._bells.ring(wake)
+        for row in expired:
+            async with self._database.transaction() as db:
+                wake = await expire_door(db, row["run_id"], row["index"])
+            self._bells.ring(wake)
+
     async def mend(self, queue_timeout_s: float) -> int:
         """Queues what waits for nothing, ends what no agent could take for too long, forgets old requests."""
         async with self._database.connection() as db:
@@ -266,6 +282,8 @@ async def _open_session(db: Connection, hello: Hello, session_id: str, replica: 
         hello.slots,
         json.dumps([_ability_json(each) for each in hello.abilities]),
         hello.leaving,
+        hello.slot_cpu,
+        hello.slot_memory,
     )
     agent = await db.fetchrow(SQL.lock_agent, hello.name, *facts)
     older = await db.fetchrow(SQL.session_of_agent, agent["id"])
@@ -304,12 +322,22 @@ async def _open_session(db: Connection, hello: Hello, session_id: str, replica: 
 
 def _requirement_of(row: asyncpg.Record) -> Requirement:
     labels = tuple(sorted(json.loads(row["requires"]).items()))
-    return Requirement(row["pool"], labels, row["sandbox"], row["network"], row["trusted"])
+    return Requirement(
+        row["pool"],
+        labels,
+        row["sandbox"],
+        row["network"],
+        row["trusted"],
+        cpu=row["cpu"],
+        memory=row["memory"],
+        hard_limits=row["hard_limits"],
+    )
 
 
 def _offer_of(row: asyncpg.Record) -> Offer:
     abilities = tuple(map(_ability_of, json.loads(row["sandboxes"])))
-    return Offer(row["pool"], tuple(sorted(json.loads(row["labels"]).items())), abilities)
+    labels = tuple(sorted(json.loads(row["labels"]).items()))
+    return Offer(row["pool"], labels, abilities, row["slot_cpu"], row["slot_memory"])
 
 
 def _ability_of(found: Mapping[str, Any]) -> Ability:

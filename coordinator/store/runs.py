@@ -7,16 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from coordinator.core.events import Canceled, JobEvent
-from coordinator.core.follow import Changes, Gate
+from coordinator.core.follow import Changes
 from coordinator.core.job import Job
 from coordinator.core.matching import Requirement
-from coordinator.core.plan import CannotRetry, Graph, begin, retry
+from coordinator.core.plan import CannotRetry, Graph, Rows, active_cells, begin, retry
+from coordinator.core.rules import NO_RULES, Rules, rules_to_json
 from coordinator.core.run import Run
+from coordinator.core.stages import CannotDecide, Decision, DoorState, Gate, Group, decided
 from coordinator.core.states import RUN_OVER, JobState
 from coordinator.dispatch.port import Bells, Wake
 from coordinator.errors import BadInput, Conflict, NotFound, TooMuch, Violation
+from coordinator.store.answers import door_of, job_of
 from coordinator.store.database import Connection, Database
-from coordinator.store.settle import job_of, lock_runs, settle, write
+from coordinator.store.settle import lock_runs, settle, write
 from coordinator.store.sql import statements
 
 SQL = statements("runs")
@@ -39,6 +42,25 @@ class NewJob:
     spec: bytes
     requirement: Requirement
     environment: str
+    name: str = ""
+    """In the file."""
+    cell: str = ""
+    """JSON: the cell and its shard; empty: it is no copy."""
+    rules: Rules = NO_RULES
+    context: str = ""
+    """JSON: what its condition sees of the event; empty where it has none."""
+    wants_needs: bool = False
+    """Its agent evaluates `needs`."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewStage:
+    """A stage to be stored. `rules`: what its door goes by, as JSON; empty: it has none."""
+
+    name: str
+    environment: str = ""
+    rules: str = ""
+    url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +79,28 @@ class NewRun:
     trusted: bool
     parameters: Mapping[str, str]
     priority: int
-    stages: tuple[tuple[str, str], ...]
-    """(name, environment), in order."""
+    stages: tuple[NewStage, ...]
+    """In order."""
     jobs: tuple[NewJob, ...]
+    groups: tuple[Group, ...] = ()
+    context: str = "{}"
+    """JSON: what its stages' expressions see of the event."""
+
+    @property
+    def graph(self) -> Graph:
+        """Its edges."""
+        ids = {job.key: job.id for job in self.jobs}
+        needs = {job.id: tuple(ids[key] for key in job.needs) for job in self.jobs if job.needs is not None}
+        guarded = frozenset(index for index, stage in enumerate(self.stages) if stage.rules)
+        return Graph(len(self.stages), needs, guarded)
+
+    @property
+    def first_jobs(self) -> list[Job]:
+        """Its jobs before anything has happened to them."""
+        return [
+            Job(job.id, job.key, job.stage, at_most_once=bool(job.environment), rules=job.rules) for job in self.jobs
+        ]
+
     bundle: bytes | None = None
     """SHA-256 of the git bundle that the source names."""
 
@@ -108,6 +149,17 @@ class PostgresRuns:
             wake = await _cancel(db, run_id, sentence)
         self._bells.ring(wake)
 
+    async def decide(self, request_id: str, run_id: int, stage: str, decision: Decision) -> None:
+        """Records a person's decision about a stage (empty: the one that waits for an approval), and what follows.
+
+        Raises NotFound, Conflict.
+        """
+        async with self._database.transaction() as db:
+            if await db.fetchval(SQL.remember_request, request_id, "decide", run_id) is None:
+                return
+            wake = await _decide(db, run_id, stage, decision)
+        self._bells.ring(wake)
+
     async def retry(self, request_id: str, run_id: int, job: str) -> None:
         """Runs a job again, with what depends on it; or all that did not pass. Raises NotFound, Conflict.
 
@@ -127,24 +179,27 @@ async def _insert(db: Connection, new: NewRun) -> Wake:
             raise BadInput(sentence, (Violation("jobs", sentence),))
     classes = await _classes(db, [job.requirement for job in new.jobs])
     project_id = await db.fetchval(SQL.make_project, new.repository, new.project)
-    ids = {job.key: job.id for job in new.jobs}
-    needs = {job.id: tuple(ids[key] for key in job.needs) for job in new.jobs if job.needs is not None}
-    jobs = [Job(job.id, job.key, job.stage, at_most_once=bool(job.environment)) for job in new.jobs]
-    rows = begin(new.id, jobs, Graph(len(new.stages), needs))
+    graph = new.graph
+    rows = begin(new.id, new.first_jobs, graph)
     run = rows.run
     await db.execute(
         SQL.insert_run,
         *(new.id, project_id, new.pipeline, new.pipeline_file, new.pipeline_text, new.source, new.commit, new.event),
         *(new.trusted, json.dumps(dict(new.parameters)), new.priority, run.state),
-        *(run.unfinished, run.active, run.blocked, run.failed, run.canceled, new.bundle),
+        *(run.unfinished, run.active, run.blocked, run.failed, run.canceled, new.bundle, new.context),
     )
     await db.execute(
         SQL.insert_stages,
         *(new.id, [gate.stage for gate in rows.gates]),
-        *([name for name, _ in new.stages], [environment for _, environment in new.stages]),
+        *([stage.name for stage in new.stages], [stage.environment for stage in new.stages]),
         *([gate.unfinished for gate in rows.gates], [gate.failed for gate in rows.gates]),
         [gate.decider for gate in rows.gates],
+        *(["closed" if stage.rules else None for stage in new.stages], [stage.rules for stage in new.stages]),
+        [stage.url for stage in new.stages],
     )
+    if new.groups:
+        groups = [(each.name, each.max_parallel, each.fail_fast) for each in new.groups]
+        await db.execute(SQL.insert_cells, new.id, *map(list, zip(*groups, strict=True)))
     await db.execute(
         SQL.insert_jobs,
         *(new.id, [job.id for job in new.jobs], [job.stage for job in new.jobs], list(range(len(new.jobs)))),
@@ -152,12 +207,25 @@ async def _insert(db: Connection, new: NewRun) -> Wake:
         *([job.spec for job in new.jobs], classes, [job.requirement.pool for job in new.jobs]),
         *([bool(job.environment) for job in new.jobs], [job.environment for job in new.jobs]),
         *([rows.jobs[job.id].state for job in new.jobs], [rows.jobs[job.id].unfinished for job in new.jobs]),
+        *([job.name for job in new.jobs], [job.cell for job in new.jobs]),
+        *([rules_to_json(job.rules) for job in new.jobs], [job.context for job in new.jobs]),
+        [job.wants_needs for job in new.jobs],
     )
-    edges = [(need, job) for job, found in needs.items() for need in found]
+    edges = [(need, job) for job, found in graph.needs.items() for need in found]
     if edges:
         await db.execute(SQL.insert_dependencies, new.id, [need for need, _ in edges], [job for _, job in edges])
     queued = Changes(run, {}, {}, rows.queued, ())
-    return await write(db, [queued], {run.id: run})
+    return await _follow_up(db, rows, await write(db, [queued], {run.id: run}))
+
+
+async def _follow_up(db: Connection, rows: Rows, wake: Wake) -> Wake:
+    """Judges what nothing holds, and looks at doors that may be looked at."""
+    if not rows.events and not rows.doors:
+        return wake
+    run_id = rows.run.id
+    events = {run_id: rows.events} if rows.events else {}
+    doors = {run_id: rows.doors} if rows.doors else {}
+    return wake | await settle(db, {run_id: rows.run}, events, doors=doors)
 
 
 async def _classes(db: Connection, requirements: Sequence[Requirement]) -> list[int]:
@@ -176,6 +244,9 @@ async def _classes(db: Connection, requirements: Sequence[Requirement]) -> list[
         [each.sandbox for each in requirements],
         [each.network for each in requirements],
         [each.trusted for each in requirements],
+        [each.cpu for each in requirements],
+        [each.memory for each in requirements],
+        [each.hard_limits for each in requirements],
     )
     known = await db.fetch(SQL.classes, *columns)
     if len(known) < len(requirements):
@@ -199,12 +270,33 @@ async def _cancel(db: Connection, run_id: int, sentence: str) -> Wake:
     queued = [job.id for job in jobs if job.state is JobState.QUEUED]
     # Waits for claims under way; after that, a queued job is either held here or leased for all to see.
     held = {row["job_id"] for row in await db.fetch(SETTLE.hold_queued, queued)}
-    idle = [job for job in jobs if job.state in (JobState.WAITING, JobState.BLOCKED) or job.id in held]
+    # Asked for again, it ends also what runs although the run is canceled.
+    idle = [job for job in jobs if (run.canceling and job.is_idle) or job.ends_with_its_run or job.id in held]
     await db.execute(SQL.cancel_leases, run_id, sentence)
     event: JobEvent = Canceled(sentence)
     asked = replace(run, canceling=True, sentence=sentence)
     wake = await settle(db, {run_id: run}, {run_id: [(job.id, event) for job in idle]}, runs={run_id: asked})
     return wake | Wake(cancels=True)
+
+
+async def _decide(db: Connection, run_id: int, wanted: str, decision: Decision) -> Wake:
+    run = await _locked(db, run_id)
+    asked = await db.fetch(SQL.asked_stages, run_id)
+    found = [row for row in asked if row["name"] == wanted] if wanted else asked
+    if len(found) != 1:
+        names = ", ".join(f"`{row['name']}`" for row in asked)
+        there = f"these wait for one: {names}" if names else "no stage waits for one"
+        raise Conflict(f"run {run_id}: which stage is meant? {there}" if wanted or names else f"run {run_id}: {there}")
+    stage = found[0]["index"]
+    door = await door_of(db, run_id, stage)
+    try:
+        after = decided(door, decision)
+    except CannotDecide as error:
+        raise Conflict(str(error)) from error
+    wake = await write(db, [Changes(run, {}, {}, (), (), doors={stage: after})], {run_id: run})
+    if after.is_asked:
+        return wake | Wake(runs=frozenset({run_id}))
+    return wake | await settle(db, {run_id: run}, {}, doors={run_id: (stage,)})
 
 
 def deployments(changed: Mapping[int, Job]) -> list[int]:
@@ -223,18 +315,24 @@ async def _retry(db: Connection, run_id: int, wanted: str, long_lease_s: float) 
     jobs = [job_of(row) for row in await db.fetch(SQL.jobs_of_run, run_id)]
     stages = await db.fetch(SQL.stages_of_run, run_id)
     needs = {row["id"]: tuple(row["needs"]) for row in await db.fetch(SQL.edges_of_run, run_id)}
+    doors = {row["index"]: DoorState(row["door"]) for row in stages if row["door"]}
     try:
-        rows = retry(run, jobs, Graph(len(stages), needs), wanted)
+        rows = retry(run, jobs, Graph(len(stages), needs, frozenset(doors)), wanted, doors)
     except CannotRetry as error:
         raise Conflict(str(error)) from error
     before = {job.id: job for job in jobs}
     gates = {
         gate.stage: gate
         for gate, row in zip(rows.gates, stages, strict=True)
-        if gate != Gate(row["index"], row["unfinished"], row["failed"], row["decider"])
+        if gate != Gate(row["index"], row["unfinished"], row["failed"], row["decider"], guarded=bool(row["door"]))
     }
     changed = {key: job for key, job in rows.jobs.items() if job != before[key]}
     lost = await db.fetchrow(SQL.may_still_run, deployments(changed), long_lease_s)
     if lost is not None:
         raise Conflict(may_still_run(lost["key"], lost["rest"]))
-    return await write(db, [Changes(rows.run, changed, gates, rows.queued, ())], {run_id: run})
+    if rows.closed:
+        await db.execute(SQL.reset_doors, run_id, sorted(rows.closed))
+    if cells := active_cells(rows.jobs.values()):
+        await db.execute(SQL.reset_cells, run_id, list(cells), list(cells.values()))
+    wake = await write(db, [Changes(rows.run, changed, gates, rows.queued, ())], {run_id: run})
+    return await _follow_up(db, rows, wake)

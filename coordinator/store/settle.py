@@ -6,19 +6,21 @@ there are, and so is each kind of write. The caller holds the runs' locks.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 import asyncpg
 
-from coordinator.core.events import JobEvent
+from coordinator.core.door_rules import decisions_to_json
+from coordinator.core.events import Canceled, JobEvent
 from coordinator.core.fairness import queue_times
-from coordinator.core.follow import Changes, Gate, LoadBehind, LoadDependents, LoadGates, Need, follow
-from coordinator.core.job import Job
+from coordinator.core.follow import Changes, Need, follow
 from coordinator.core.run import Run
-from coordinator.core.states import Cause, JobState, RunState
+from coordinator.core.states import RunState
 from coordinator.dispatch.port import Wake
+from coordinator.store.answers import answer, job_of, needs_of_jobs
 from coordinator.store.database import Connection
 from coordinator.store.sql import statements
 
@@ -26,26 +28,6 @@ SQL = statements("settle")
 
 Events = Mapping[int, Sequence[tuple[int, JobEvent]]]
 """By run: (job id, event), in order."""
-
-
-def job_of(row: asyncpg.Record) -> Job:
-    """A job row as the core knows it."""
-    return Job(
-        id=row["id"],
-        key=row["key"],
-        stage=row["stage"],
-        state=JobState(row["state"]),
-        cause=Cause(row["cause"]),
-        sentence=row["sentence"],
-        unfinished=row["unfinished"],
-        failed=row["failed"],
-        decider=row["decider"],
-        at_most_once=row["at_most_once"],
-        asks=row["asks"],
-        tries=row["tries"],
-        lost=row["lost"],
-        errored=row["errored"],
-    )
 
 
 async def lock_runs(db: Connection, runs: Iterable[int]) -> dict[int, Run]:
@@ -60,6 +42,7 @@ async def lock_runs(db: Connection, runs: Iterable[int]) -> dict[int, Run]:
             active=row["active"],
             blocked=row["blocked"],
             failed=row["failed"],
+            warned=row["warned"],
             canceled=row["canceled"],
         )
         for row in await db.fetch(SQL.lock_runs, sorted(set(runs)))
@@ -67,20 +50,44 @@ async def lock_runs(db: Connection, runs: Iterable[int]) -> dict[int, Run]:
 
 
 async def settle(
-    db: Connection, before: Mapping[int, Run], events: Events, *, runs: Mapping[int, Run] | None = None
+    db: Connection,
+    before: Mapping[int, Run],
+    events: Events,
+    *,
+    runs: Mapping[int, Run] | None = None,
+    doors: Mapping[int, Sequence[int]] | None = None,
 ) -> Wake:
     """Applies the events to locked runs, with all that follows. Returns whom to wake after the commit.
 
-    `runs`: the runs as the caller has changed them already (a cancel asked for), where it has.
+    `runs`: the runs as the caller has changed them already (a cancel asked for), where it has. `doors`: by run, stages
+    whose door is to be looked at.
     """
     runs = before if runs is None else runs
+    doors = doors or {}
     wanted = [job for pairs in events.values() for job, _ in pairs]
     jobs = {row["id"]: job_of(row) for row in await db.fetch(SQL.jobs, wanted)}
     under_way = {
-        run_id: follow(runs[run_id], [(jobs[job], event) for job, event in pairs]) for run_id, pairs in events.items()
+        run_id: follow(
+            runs[run_id], [(jobs[job], event) for job, event in events.get(run_id, ())], doors.get(run_id, ())
+        )
+        for run_id in {**events, **doors}
     }
     changes = await _drive(db, under_way)
-    return await write(db, changes, before)
+    wake = await write(db, changes, before)
+    halted = {job: why for each in changes for job, why in each.halted.items()}
+    return wake | await _halt(db, halted, {each.run.id: each.run for each in changes}) if halted else wake
+
+
+async def _halt(db: Connection, halted: Mapping[int, str], runs: Mapping[int, Run]) -> Wake:
+    """Ends jobs that were queued, or that agents work on. Waits for claims under way, as a cancel does."""
+    held = {row["job_id"] for row in await db.fetch(SQL.hold_queued, sorted(halted))}
+    await db.execute(SQL.cancel_leases_of, list(halted), list(halted.values()))
+    owners = {row["id"]: row["run_id"] for row in await db.fetch(SQL.jobs, sorted(held))}
+    events: dict[int, list[tuple[int, JobEvent]]] = defaultdict(list)
+    for job, run_id in owners.items():
+        events[run_id].append((job, Canceled(halted[job])))
+    wake = Wake(cancels=True)
+    return wake | await settle(db, runs, events) if events else wake
 
 
 async def _drive(db: Connection, under_way: dict[int, Generator[Need, Any, Changes]]) -> list[Changes]:
@@ -94,43 +101,20 @@ async def _drive(db: Connection, under_way: dict[int, Generator[Need, Any, Chang
             except StopIteration as stop:
                 done.append(stop.value)
                 del under_way[run_id]
-        answers = await _answer(db, needs)
+        answers = await answer(db, needs)
     return done
-
-
-async def _answer(db: Connection, needs: Mapping[int, Need]) -> dict[int, Any]:
-    """Answers one round of questions: at most one statement for each kind."""
-    answers: dict[int, Any] = {run_id: [] for run_id in needs}
-    sources = [job for need in needs.values() if isinstance(need, LoadDependents) for job in need.jobs]
-    gated = [run_id for run_id, need in needs.items() if isinstance(need, LoadGates)]
-    behind = [(run_id, need.stage) for run_id, need in needs.items() if isinstance(need, LoadBehind)]
-    if sources:
-        for row in await db.fetch(SQL.dependents, sources):
-            answers[row["run_id"]].append((row["source"], job_of(row)))
-    if gated:
-        for row in await db.fetch(SQL.gates, gated):
-            answers[row["run_id"]].append(Gate(row["index"], row["unfinished"], row["failed"], row["decider"]))
-    if behind:
-        for row in await db.fetch(SQL.behind, [run for run, _ in behind], [stage for _, stage in behind]):
-            answers[row["run_id"]].append(job_of(row))
-    return answers
 
 
 async def write(db: Connection, changes: Sequence[Changes], before: Mapping[int, Run]) -> Wake:
     """Writes what the core decided. The runs are locked; `before`: as they were."""
-    touched = [each for each in changes if each.jobs or each.queued or each.gates or each.run != before[each.run.id]]
+    touched = [each for each in changes if is_something(each, before[each.run.id])]
     if not touched:
         return Wake()
-    rows = await db.fetch(
-        SQL.write_runs,
-        *_columns(
-            [
-                (r.id, r.state, r.canceling, r.sentence, r.unfinished, r.active, r.blocked, r.failed, r.canceled)
-                for r in (each.run for each in touched)
-            ],
-            9,
-        ),
-    )
+    counters = [
+        (r.id, r.state, r.canceling, r.sentence, r.unfinished, r.active, r.blocked, r.failed, r.warned, r.canceled)
+        for r in (each.run for each in touched)
+    ]
+    rows = await db.fetch(SQL.write_runs, *_columns(counters, 10))
     sequences = {row["id"]: row["sequence"] for row in rows}
     gates = [
         (each.run.id, gate.stage, gate.unfinished, gate.failed, gate.decider)
@@ -139,14 +123,47 @@ async def write(db: Connection, changes: Sequence[Changes], before: Mapping[int,
     ]
     if gates:
         await db.execute(SQL.write_gates, *_columns(gates, 5))
+    await _write_stages(db, touched)
     if unqueued := [job for each in touched for job in each.unqueued]:
         await db.execute(SQL.unqueue, unqueued)
     # The shares are what all runs of a project have in common: their locks come last, and are held shortly.
     places, raised = await _places(db, sorted(job for each in touched for job in each.queued))
     await _write_jobs(db, touched, sequences, places)
     if places:
+        await _give_needs(db, list(places))
         await db.execute(SQL.enqueue, *_columns(list(places.values()), 5), *_columns(raised, 3))
     return Wake(queue=bool(places), runs=frozenset(sequences))
+
+
+def is_something(changes: Changes, before: Run) -> bool:
+    """Whether there is anything to write."""
+    rows = (changes.jobs, changes.queued, changes.gates, changes.doors, changes.groups)
+    return any(rows) or changes.run != before
+
+
+async def _write_stages(db: Connection, touched: Sequence[Changes]) -> None:
+    doors = [
+        (
+            *(each.run.id, door.stage, door.state, decisions_to_json(door.decisions), door.sentence),
+            door.approval.timeout_ms if door.approval else 0,
+        )
+        for each in touched
+        for door in each.doors.values()
+    ]
+    if doors:
+        await db.execute(SQL.write_doors, *_columns(doors, 6))
+    groups = [(each.run.id, group.name, group.active) for each in touched for group in each.groups.values()]
+    if groups:
+        await db.execute(SQL.write_groups, *_columns(groups, 3))
+
+
+async def _give_needs(db: Connection, queued: Sequence[int]) -> None:
+    """Keeps `needs` as they are now with the jobs whose agents evaluate them."""
+    wanting = [row["id"] for row in await db.fetch(SQL.want_needs, queued)]
+    if wanting:
+        needs = await needs_of_jobs(db, wanting)
+        given = [json.dumps(needs.get(job, {})).encode() for job in wanting]
+        await db.execute(SQL.give_needs, wanting, given)
 
 
 async def _write_jobs(
@@ -160,9 +177,10 @@ async def _write_jobs(
         for j in each.jobs.values():
             vt = places[j.id][3] if j.id in places else None
             counters = (j.unfinished, j.failed, j.decider, j.asks, j.tries, j.lost, j.errored)
-            rows.append((j.id, j.state, j.cause, j.sentence, *counters, sequences[each.run.id], vt))
+            judged = (j.upstream_failed, j.admitted, j.place, j.awaits, j.retried, j.pause_ms)
+            rows.append((j.id, j.state, j.cause, j.sentence, *counters, *judged, sequences[each.run.id], vt))
     if rows:
-        await db.execute(SQL.write_jobs, *_columns(rows, 13))
+        await db.execute(SQL.write_jobs, *_columns(rows, 19))
 
 
 async def _places(

@@ -59,7 +59,7 @@ class Views:
             run = await db.fetchrow(RUNS.run, run_id)
             if run is None:
                 raise NotFound(f"there is no run {run_id}")
-            stages = await db.fetch(RUNS.stages_of_run, run_id) if not after else []
+            stages = await db.fetch(RUNS.stages_of_run, run_id)
             jobs = await db.fetch(RUNS.jobs_changed, run_id, after)
             attempts: dict[int, list[asyncpg.Record]] = {}
             for row in await db.fetch(RUNS.attempts_shown, [job["id"] for job in jobs]):

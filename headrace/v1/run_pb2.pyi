@@ -43,6 +43,26 @@ class CreateRunRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class IncludedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.bytes
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.bytes = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     PIPELINE_FILE_FIELD_NUMBER: _builtins.int
@@ -51,6 +71,7 @@ class CreateRunRequest(_message.Message):
     PARAMETERS_FIELD_NUMBER: _builtins.int
     ONLY_JOB_FIELD_NUMBER: _builtins.int
     SANDBOX_FIELD_NUMBER: _builtins.int
+    INCLUDED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """made by the client, random; the same again makes no second run"""
     pipeline_file: _builtins.str
@@ -66,6 +87,10 @@ class CreateRunRequest(_message.Message):
     def source(self) -> _common_pb2.Source: ...
     @_builtins.property
     def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def included(self) -> _containers.ScalarMap[_builtins.str, _builtins.bytes]:
+        """the files that the pipeline includes, by their paths in the repository"""
+
     def __init__(
         self,
         *,
@@ -77,10 +102,11 @@ class CreateRunRequest(_message.Message):
         parameters: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         only_job: _builtins.str = ...,
         sandbox: _builtins.str = ...,
+        included: _abc.Mapping[_builtins.str, _builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "only_job", b"only_job", "parameters", b"parameters", "pipeline_file", b"pipeline_file", "pipeline_text", b"pipeline_text", "request_id", b"request_id", "sandbox", b"sandbox", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "included", b"included", "only_job", b"only_job", "parameters", b"parameters", "pipeline_file", b"pipeline_file", "pipeline_text", b"pipeline_text", "request_id", b"request_id", "sandbox", b"sandbox", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -297,6 +323,38 @@ class RetryRunRequest(_message.Message):
 Global___RetryRunRequest: _TypeAlias = RetryRunRequest  # noqa: Y015
 
 @_typing.final
+class ApproveRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    REJECT_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    run_id: _builtins.int
+    stage: _builtins.str
+    """empty: the one that waits"""
+    reject: _builtins.bool
+    comment: _builtins.str
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        run_id: _builtins.int = ...,
+        stage: _builtins.str = ...,
+        reject: _builtins.bool = ...,
+        comment: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comment", b"comment", "reject", b"reject", "request_id", b"request_id", "run_id", b"run_id", "stage", b"stage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveRunRequest: _TypeAlias = ApproveRunRequest  # noqa: Y015
+
+@_typing.final
 class Run(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -334,6 +392,7 @@ class Run(_message.Message):
     JOBS_FIELD_NUMBER: _builtins.int
     SENTENCE_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     project: _builtins.str
     pipeline: _builtins.str
@@ -348,6 +407,8 @@ class Run(_message.Message):
     """of the newest change"""
     sentence: _builtins.str
     """why it was canceled"""
+    warnings: _builtins.int
+    """jobs that failed and were allowed to"""
     @_builtins.property
     def source(self) -> _common_pb2.Source: ...
     @_builtins.property
@@ -375,10 +436,11 @@ class Run(_message.Message):
         jobs: _abc.Iterable[Global___Job] | None = ...,
         sentence: _builtins.str = ...,
         parameters: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        warnings: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_ms", b"created_ms", "ended_ms", b"ended_ms", "event", b"event", "id", b"id", "jobs", b"jobs", "parameters", b"parameters", "pipeline", b"pipeline", "project", b"project", "sentence", b"sentence", "sequence", b"sequence", "source", b"source", "stages", b"stages", "started_ms", b"started_ms", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_ms", b"created_ms", "ended_ms", b"ended_ms", "event", b"event", "id", b"id", "jobs", b"jobs", "parameters", b"parameters", "pipeline", b"pipeline", "project", b"project", "sentence", b"sentence", "sequence", b"sequence", "source", b"source", "stages", b"stages", "started_ms", b"started_ms", "state", b"state", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -391,23 +453,96 @@ class Stage(_message.Message):
     INDEX_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    APPROVAL_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     name: _builtins.str
     environment: _builtins.str
+    url: _builtins.str
+    """of the environment; empty: none"""
+    @_builtins.property
+    def approval(self) -> Global___Approval:
+        """unset: it waits for none"""
+
     def __init__(
         self,
         *,
         index: _builtins.int = ...,
         name: _builtins.str = ...,
         environment: _builtins.str = ...,
+        url: _builtins.str = ...,
+        approval: Global___Approval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "index", b"index", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "environment", b"environment", "index", b"index", "name", b"name", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Stage: _TypeAlias = Stage  # noqa: Y015
+
+@_typing.final
+class Approval(_message.Message):
+    """How the approval of a stage stands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    DECISIONS_FIELD_NUMBER: _builtins.int
+    EXPIRES_MS_FIELD_NUMBER: _builtins.int
+    state: _builtins.str
+    """closed (not its turn) | asked | approved | rejected | expired | open (let in)"""
+    sentence: _builtins.str
+    """what is asked, or how it was decided"""
+    count: _builtins.int
+    """how many people have to approve"""
+    expires_ms: _builtins.int
+    """0: not asked"""
+    @_builtins.property
+    def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Decision]: ...
+    def __init__(
+        self,
+        *,
+        state: _builtins.str = ...,
+        sentence: _builtins.str = ...,
+        count: _builtins.int = ...,
+        decisions: _abc.Iterable[Global___Decision] | None = ...,
+        expires_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "decisions", b"decisions", "expires_ms", b"expires_ms", "sentence", b"sentence", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Approval: _TypeAlias = Approval  # noqa: Y015
+
+@_typing.final
+class Decision(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERSON_FIELD_NUMBER: _builtins.int
+    APPROVED_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
+    person: _builtins.str
+    approved: _builtins.bool
+    comment: _builtins.str
+    def __init__(
+        self,
+        *,
+        person: _builtins.str = ...,
+        approved: _builtins.bool = ...,
+        comment: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved", b"approved", "comment", b"comment", "person", b"person"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Decision: _TypeAlias = Decision  # noqa: Y015
 
 @_typing.final
 class Job(_message.Message):
@@ -425,6 +560,11 @@ class Job(_message.Message):
     ENDED_MS_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     POOL_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    CELL_FIELD_NUMBER: _builtins.int
+    MAY_FAIL_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    DUE_MS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     key: _builtins.str
     stage: _builtins.int
@@ -436,6 +576,16 @@ class Job(_message.Message):
     started_ms: _builtins.int
     ended_ms: _builtins.int
     pool: _builtins.str
+    name: _builtins.str
+    """in the file: a matrix makes several keys of one name"""
+    cell: _builtins.str
+    """JSON {"matrix": {…}, "shard": {"index", "total"}}; empty: it is no copy"""
+    may_fail: _builtins.bool
+    """under allow_failure"""
+    outputs: _builtins.str
+    """JSON: by name; empty: none"""
+    due_ms: _builtins.int
+    """when its next try may begin; 0: it does not pause"""
     @_builtins.property
     def needs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -457,10 +607,15 @@ class Job(_message.Message):
         ended_ms: _builtins.int = ...,
         attempts: _abc.Iterable[Global___Attempt] | None = ...,
         pool: _builtins.str = ...,
+        name: _builtins.str = ...,
+        cell: _builtins.str = ...,
+        may_fail: _builtins.bool = ...,
+        outputs: _builtins.str = ...,
+        due_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cause", b"cause", "ended_ms", b"ended_ms", "id", b"id", "key", b"key", "needs", b"needs", "pool", b"pool", "queued_ms", b"queued_ms", "sentence", b"sentence", "stage", b"stage", "started_ms", b"started_ms", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cause", b"cause", "cell", b"cell", "due_ms", b"due_ms", "ended_ms", b"ended_ms", "id", b"id", "key", b"key", "may_fail", b"may_fail", "name", b"name", "needs", b"needs", "outputs", b"outputs", "pool", b"pool", "queued_ms", b"queued_ms", "sentence", b"sentence", "stage", b"stage", "started_ms", b"started_ms", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -485,6 +640,7 @@ class Attempt(_message.Message):
     STEPS_MS_FIELD_NUMBER: _builtins.int
     ARTIFACTS_MS_FIELD_NUMBER: _builtins.int
     LOG_BYTES_FIELD_NUMBER: _builtins.int
+    TESTS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     state: _common_pb2.AttemptState.ValueType
     agent: _builtins.str
@@ -500,6 +656,10 @@ class Attempt(_message.Message):
     log_bytes: _builtins.int
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.StepResult]: ...
+    @_builtins.property
+    def tests(self) -> _common_pb2.TestReport:
+        """unset: no reports"""
+
     def __init__(
         self,
         *,
@@ -517,10 +677,11 @@ class Attempt(_message.Message):
         steps_ms: _builtins.int = ...,
         artifacts_ms: _builtins.int = ...,
         log_bytes: _builtins.int = ...,
+        tests: _common_pb2.TestReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tests", b"tests"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "artifacts_ms", b"artifacts_ms", "cause", b"cause", "checkout_ms", b"checkout_ms", "ended_ms", b"ended_ms", "id", b"id", "leased_ms", b"leased_ms", "log_bytes", b"log_bytes", "sandbox_ms", b"sandbox_ms", "sentence", b"sentence", "started_ms", b"started_ms", "state", b"state", "steps", b"steps", "steps_ms", b"steps_ms", "try", b"try"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "artifacts_ms", b"artifacts_ms", "cause", b"cause", "checkout_ms", b"checkout_ms", "ended_ms", b"ended_ms", "id", b"id", "leased_ms", b"leased_ms", "log_bytes", b"log_bytes", "sandbox_ms", b"sandbox_ms", "sentence", b"sentence", "started_ms", b"started_ms", "state", b"state", "steps", b"steps", "steps_ms", b"steps_ms", "tests", b"tests", "try", b"try"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

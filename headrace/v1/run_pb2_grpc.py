@@ -64,6 +64,11 @@ class RunServiceStub:
                 request_serializer=headrace_dot_v1_dot_run__pb2.RetryRunRequest.SerializeToString,
                 response_deserializer=headrace_dot_v1_dot_run__pb2.Run.FromString,
                 _registered_method=True)
+        self.Approve = channel.unary_unary(
+                '/headrace.v1.RunService/Approve',
+                request_serializer=headrace_dot_v1_dot_run__pb2.ApproveRunRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_run__pb2.Run.FromString,
+                _registered_method=True)
 
 
 class RunServiceServicer:
@@ -113,6 +118,13 @@ class RunServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Approve(self, request, context):
+        """Idempotent by request_id. A person's decision about a stage that waits for an approval; one person counts once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RunServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -144,6 +156,11 @@ def add_RunServiceServicer_to_server(servicer, server):
             'Retry': grpc.unary_unary_rpc_method_handler(
                     servicer.Retry,
                     request_deserializer=headrace_dot_v1_dot_run__pb2.RetryRunRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_run__pb2.Run.SerializeToString,
+            ),
+            'Approve': grpc.unary_unary_rpc_method_handler(
+                    servicer.Approve,
+                    request_deserializer=headrace_dot_v1_dot_run__pb2.ApproveRunRequest.FromString,
                     response_serializer=headrace_dot_v1_dot_run__pb2.Run.SerializeToString,
             ),
     }
@@ -308,6 +325,33 @@ class RunService:
             target,
             '/headrace.v1.RunService/Retry',
             headrace_dot_v1_dot_run__pb2.RetryRunRequest.SerializeToString,
+            headrace_dot_v1_dot_run__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Approve(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.RunService/Approve',
+            headrace_dot_v1_dot_run__pb2.ApproveRunRequest.SerializeToString,
             headrace_dot_v1_dot_run__pb2.Run.FromString,
             options,
             channel_credentials,

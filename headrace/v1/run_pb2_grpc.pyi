@@ -47,6 +47,8 @@ class RunServiceStub:
     """Idempotent by request_id, and by itself: a run that has ended is left as it is."""
     Retry: _grpc.UnaryUnaryMultiCallable[_run_pb2.RetryRunRequest, _run_pb2.Run]
     """Idempotent by request_id. Same commit, parameters and pipeline; what depends on the job runs again."""
+    Approve: _grpc.UnaryUnaryMultiCallable[_run_pb2.ApproveRunRequest, _run_pb2.Run]
+    """Idempotent by request_id. A person's decision about a stage that waits for an approval; one person counts once."""
 
 @_typing.type_check_only
 class RunServiceAsyncStub(RunServiceStub):
@@ -67,6 +69,8 @@ class RunServiceAsyncStub(RunServiceStub):
     """Idempotent by request_id, and by itself: a run that has ended is left as it is."""
     Retry: _aio.UnaryUnaryMultiCallable[_run_pb2.RetryRunRequest, _run_pb2.Run]  # type: ignore[assignment]
     """Idempotent by request_id. Same commit, parameters and pipeline; what depends on the job runs again."""
+    Approve: _aio.UnaryUnaryMultiCallable[_run_pb2.ApproveRunRequest, _run_pb2.Run]  # type: ignore[assignment]
+    """Idempotent by request_id. A person's decision about a stage that waits for an approval; one person counts once."""
 
 class RunServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -120,5 +124,13 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_run_pb2.Run, _abc.Awaitable[_run_pb2.Run]]:
         """Idempotent by request_id. Same commit, parameters and pipeline; what depends on the job runs again."""
+
+    @_abc_1.abstractmethod
+    def Approve(
+        self,
+        request: _run_pb2.ApproveRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_pb2.Run, _abc.Awaitable[_run_pb2.Run]]:
+        """Idempotent by request_id. A person's decision about a stage that waits for an approval; one person counts once."""
 
 def add_RunServiceServicer_to_server(servicer: RunServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

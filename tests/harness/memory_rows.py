@@ -6,6 +6,7 @@ written.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,15 +14,29 @@ from typing import Any, assert_never
 
 from coordinator.core import attempt as machine
 from coordinator.core.attempt import Attempt, Gone
-from coordinator.core.events import AttemptEnded, AttemptReturned, AttemptStarted, JobEvent
+from coordinator.core.events import AttemptEnded, AttemptReturned, AttemptStarted, Canceled, JobEvent
+from coordinator.core.facts import Ended, needs_of, outputs_of
 from coordinator.core.fairness import queue_times
-from coordinator.core.follow import Changes, Gate, LoadBehind, LoadDependents, LoadGates, Need, follow
+from coordinator.core.follow import (
+    Changes,
+    LoadBehind,
+    LoadDependents,
+    LoadDoor,
+    LoadFacts,
+    LoadGates,
+    LoadGroup,
+    LoadStage,
+    Need,
+    follow,
+)
 from coordinator.core.job import Job
 from coordinator.core.matching import Offer, Requirement
 from coordinator.core.plan import Graph
 from coordinator.core.run import Run
+from coordinator.core.stages import Door, Gate, Group
 from coordinator.core.states import ATTEMPT_LIVE, AttemptState, JobState
-from coordinator.dispatch.port import Hello, Report, StartedReport, Wake
+from coordinator.dispatch.port import EndedReport, Hello, Report, StartedReport, Wake
+from coordinator.store.settle import is_something
 
 Events = Mapping[int, Sequence[tuple[int, JobEvent]]]
 
@@ -34,6 +49,9 @@ class RunRow:
     jobs: tuple[int, ...]
     gates: dict[int, Gate]
     graph: Graph
+    doors: dict[int, Door] = field(default_factory=dict)
+    groups: dict[str, Group] = field(default_factory=dict)
+    expires: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -45,6 +63,13 @@ class JobRow:
     environment: str
     spec: bytes
     vt: float | None = None
+    name: str = ""
+    cell: str = ""
+    context: str = ""
+    wants_needs: bool = False
+    given: bytes = b""
+    outputs: str = ""
+    due_at: float | None = None
 
 
 @dataclass
@@ -176,7 +201,26 @@ class Rows:
         for run_id, pairs in sorted(events.items()):
             run = runs.get(run_id, self.runs[run_id].run)
             done.append(self._drive(run_id, follow(run, [(self.jobs[job].job, event) for job, event in pairs])))
-        return self.write(done)
+        wake = self.write(done)
+        for changes in done:
+            wake = wake | self._halt(changes.halted)
+        return wake
+
+    def look_at_doors(self, run_id: int, stages: Sequence[int]) -> Wake:
+        """What follows from doors that may be looked at."""
+        return self.write([self._drive(run_id, follow(self.runs[run_id].run, [], stages))])
+
+    def _halt(self, halted: Mapping[int, str]) -> Wake:
+        """Ends jobs that were queued, or that agents work on."""
+        if not halted:
+            return Wake()
+        events: dict[int, list[tuple[int, JobEvent]]] = defaultdict(list)
+        for job, why in halted.items():
+            if job in self.queue:
+                events[self.jobs[job].run_id].append((job, Canceled(why)))
+            elif (lease := self.lease_of_job(job)) is not None and not lease.cancel:
+                self.cancel_lease(lease, why)
+        return self.settle(events) | Wake(cancels=True)
 
     def _drive(self, run_id: int, generator: Any) -> Changes:
         answer: object = None
@@ -206,20 +250,43 @@ class Rows:
                     for job in jobs
                     if job.stage == need.stage and job.id not in row.graph.needs and job.state is JobState.WAITING
                 ]
+            case LoadStage():
+                return [job for job in jobs if job.stage == need.stage]
+            case LoadDoor():
+                earlier = [self.jobs[job.id] for job in jobs if job.stage < need.stage]
+                seen = outputs_of((each.name, each.outputs) for each in earlier if not each.cell)
+                door = row.doors[need.stage]
+                return replace(door, values={**door.values, "outputs": seen})
+            case LoadFacts():
+                return {key: {**json.loads(self.jobs[key].context or "{}"), "needs": self._needs(row, key)}
+                        for key in need.jobs}  # fmt: skip
+            case LoadGroup():
+                cells = [job for job in jobs if job.rules.group == need.name and not job.over]
+                return row.groups[need.name], cells
             case _:
                 assert_never(need)
 
+    def _needs(self, row: RunRow, key: int) -> dict[str, Any]:
+        needed = [self.jobs[each] for each in row.graph.needs.get(key, ())]
+        return needs_of(Ended(each.name, each.job.state, each.cell, each.outputs) for each in needed)
+
     def write(self, changes: Sequence[Changes]) -> Wake:
         """Writes what the core decided."""
-        touched = [
-            each for each in changes if each.jobs or each.queued or each.gates or each.run != self.runs[each.run.id].run
-        ]
+        touched = [each for each in changes if is_something(each, self.runs[each.run.id].run)]
         for each in touched:
             row = self.runs[each.run.id]
             row.run = each.run
             row.gates.update(each.gates)
+            row.groups.update(each.groups)
+            for stage, door in each.doors.items():
+                row.doors[stage] = door
+                if door.is_asked and door.approval is not None:
+                    row.expires.setdefault(stage, self.clock() + door.approval.timeout_ms / 1000)
+                else:
+                    row.expires.pop(stage, None)
             for key, job in each.jobs.items():
                 self.jobs[key].job = job
+                self.jobs[key].due_at = self.clock() + job.pause_ms / 1000 if job.pause_ms else None
             for key in each.unqueued:
                 self.queue.pop(key, None)
         queued = sorted(key for each in touched for key in each.queued)
@@ -242,10 +309,12 @@ class Rows:
             assert row.vt is not None
             place = QueueRow(row.class_id, self.runs[row.run_id].priority, row.vt, self.clock())
             self.queue.setdefault(key, place)
+            if row.wants_needs:
+                row.given = json.dumps(self._needs(self.runs[row.run_id], key)).encode()
 
     # Attempts
 
-    def move(self, moved: Iterable[tuple[Attempt, Attempt]]) -> Wake:
+    def move(self, moved: Iterable[tuple[Attempt, Attempt]], told: Mapping[int, Report] | None = None) -> Wake:
         """Writes attempts (before, after), in order, and settles what follows from each step."""
         events: dict[int, list[tuple[int, JobEvent]]] = defaultdict(list)
         over = []
@@ -253,8 +322,13 @@ class Rows:
         for before, after in moved:
             row = self.attempts[after.id]
             lease = self.leases.get(after.id)
-            canceling = self.runs[row.run_id].run.canceling or (lease is not None and bool(lease.cancel))
-            events[row.run_id].append((after.job_id, job_event(after, canceling=canceling)))
+            survives = self.jobs[after.job_id].job.rules.survives_cancel
+            of_run = self.runs[row.run_id].run.canceling and not survives
+            canceling = of_run or (lease is not None and bool(lease.cancel))
+            report = (told or {}).get(after.id)
+            events[row.run_id].append((after.job_id, job_event(after, canceling=canceling, told=report)))
+            if isinstance(report, EndedReport) and after.state not in ATTEMPT_LIVE:
+                self.jobs[after.job_id].outputs = report.outputs
             if before.state in ATTEMPT_LIVE and after.state not in ATTEMPT_LIVE:
                 over.append(after.id)
         wake = self.settle(events)  # what the core refuses is refused before anything is written
@@ -282,12 +356,14 @@ class Rows:
         self.leases[lease.attempt_id] = replace(lease, cancel="kill" if lease.cancel else "cancel", sentence=sentence)
 
 
-def job_event(after: Attempt, *, canceling: bool) -> JobEvent:
+def job_event(after: Attempt, *, canceling: bool, told: Report | None = None) -> JobEvent:
     """What an attempt's step means for its job."""
     if after.state is AttemptState.RUNNING:
         return AttemptStarted()
     if after.state is AttemptState.RETURNED:
         return AttemptReturned(canceling)
+    if isinstance(told, EndedReport):
+        return AttemptEnded(after.state, after.cause, after.sentence, canceling, told.exit_code, told.log_patterns)
     return AttemptEnded(after.state, after.cause, after.sentence, canceling)
 
 

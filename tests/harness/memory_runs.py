@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from coordinator.core.door_rules import rules_from_json
 from coordinator.core.events import Canceled
 from coordinator.core.follow import Changes
-from coordinator.core.job import Job
-from coordinator.core.plan import CannotRetry, Graph, begin, retry
-from coordinator.core.states import RUN_OVER, JobState
+from coordinator.core.plan import CannotRetry, active_cells, begin, retry
+from coordinator.core.plan import Rows as Made
+from coordinator.core.stages import CannotDecide, Decision, Door, DoorState, decided
+from coordinator.core.states import RUN_OVER
 from coordinator.dispatch.port import Bells, Wake
 from coordinator.errors import BadInput, Conflict, NotFound, StoreDown
-from coordinator.store.runs import NewRun, deployments, may_still_run
+from coordinator.store.runs import NewRun, NewStage, deployments, may_still_run
 from tests.harness.memory_rows import JobRow, Rows, RunRow
 from tests.harness.memory_store import Transactions
 
@@ -58,21 +61,28 @@ class MemoryRuns:
 
     def _insert(self, new: NewRun) -> Wake:
         rows = self.rows
-        ids = {job.key: job.id for job in new.jobs}
-        needs = {job.id: tuple(ids[key] for key in job.needs) for job in new.jobs if job.needs is not None}
-        graph = Graph(len(new.stages), needs)
-        made = begin(new.id, [Job(j.id, j.key, j.stage, at_most_once=bool(j.environment)) for j in new.jobs], graph)
+        graph = new.graph
+        made = begin(new.id, new.first_jobs, graph)
         for each in new.jobs:
             class_id = next((key for key, need in rows.classes.items() if need == each.requirement), 0)
             if not class_id:
                 class_id = rows.new_id()
                 rows.classes[class_id] = each.requirement
             rows.jobs[each.id] = JobRow(
-                made.jobs[each.id], new.id, class_id, each.requirement.pool, each.environment, each.spec
-            )
+                made.jobs[each.id], new.id, class_id, each.requirement.pool, each.environment, each.spec,
+                name=each.name, cell=each.cell, context=each.context, wants_needs=each.wants_needs,
+            )  # fmt: skip
         gates = {gate.stage: gate for gate in made.gates}
-        rows.runs[new.id] = RunRow(made.run, new.repository, new.priority, tuple(ids.values()), gates, graph)
-        return rows.write([Changes(made.run, {}, {}, made.queued, ())])
+        ids = tuple(job.id for job in new.jobs)
+        doors = {i: _door(i, stage, new.context) for i, stage in enumerate(new.stages) if stage.rules}
+        groups = {group.name: group for group in new.groups}
+        rows.runs[new.id] = RunRow(made.run, new.repository, new.priority, ids, gates, graph, doors, groups)
+        return self._follow_up(made, rows.write([Changes(made.run, {}, {}, made.queued, ())]))
+
+    def _follow_up(self, made: Made, wake: Wake) -> Wake:
+        if made.events:
+            wake = wake | self.rows.settle({made.run.id: made.events})
+        return wake | self.rows.look_at_doors(made.run.id, made.doors) if made.doors else wake
 
     async def cancel(self, request_id: str, run_id: int, sentence: str) -> None:
         rows = self.rows
@@ -91,11 +101,33 @@ class MemoryRuns:
             idle = [
                 key
                 for key in row.jobs
-                if rows.jobs[key].job.state in (JobState.WAITING, JobState.BLOCKED) or key in rows.queue
+                if (job := rows.jobs[key].job).ends_with_its_run
+                or (row.run.canceling and job.is_idle)
+                or key in rows.queue
             ]
             asked = replace(row.run, canceling=True, sentence=sentence)
             wake = rows.settle({run_id: [(key, Canceled(sentence)) for key in idle]}, {run_id: asked})
             return None, wake | Wake(cancels=True)
+
+        await self._commit(body)
+
+    async def decide(self, request_id: str, run_id: int, stage: str, decision: Decision) -> None:
+        rows = self.rows
+
+        def body() -> tuple[None, Wake]:
+            if request_id in rows.requests:
+                return None, Wake()
+            row = rows.runs[run_id]
+            found = [d for d in row.doors.values() if d.is_asked and stage in ("", d.name)]
+            if len(found) != 1:
+                raise Conflict(f"run {run_id}: which stage is meant?")
+            try:
+                after = decided(found[0], decision)
+            except CannotDecide as error:
+                raise Conflict(str(error)) from error
+            rows.requests[request_id] = ("decide", run_id)
+            row.doors[after.stage] = after
+            return None, Wake() if after.is_asked else rows.look_at_doors(run_id, (after.stage,))
 
         await self._commit(body)
 
@@ -110,7 +142,8 @@ class MemoryRuns:
             row = rows.runs[run_id]
             before = {key: rows.jobs[key].job for key in row.jobs}
             try:
-                made = retry(row.run, list(before.values()), row.graph, job)
+                doors = {stage: door.state for stage, door in row.doors.items()}
+                made = retry(row.run, list(before.values()), row.graph, job, doors)
             except CannotRetry as error:
                 raise Conflict(str(error)) from error
             changed = {key: each for key, each in made.jobs.items() if each != before[key]}
@@ -122,9 +155,18 @@ class MemoryRuns:
                     raise Conflict(may_still_run(before[each.attempt.job_id].key, rest))
             rows.requests[request_id] = ("retry", run_id)
             gates = {gate.stage: gate for gate in made.gates if gate != row.gates[gate.stage]}
-            return None, rows.write([Changes(made.run, changed, gates, made.queued, ())])
+            for stage in made.closed:
+                row.doors[stage] = replace(row.doors[stage], state=DoorState.CLOSED, decisions=(), sentence="")
+            for name, active in active_cells(made.jobs.values()).items():
+                row.groups[name] = replace(row.groups[name], active=active)
+            return None, self._follow_up(made, rows.write([Changes(made.run, changed, gates, made.queued, ())]))
 
         await self._commit(body)
+
+
+def _door(index: int, stage: NewStage, context: str) -> Door:
+    condition, approval = rules_from_json(stage.rules)
+    return Door(index, stage.name, condition=condition, approval=approval, values=json.loads(context))
 
 
 class MemoryTerm:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from coordinator.core import attempt as machine
-from coordinator.core.events import DependenciesEnded, JobEvent, Noted, Unschedulable
+from coordinator.core.events import DelayOver, DependenciesEnded, JobEvent, Noted, Unschedulable
 from coordinator.core.matching import Requirement, unschedulable
+from coordinator.core.stages import DoorState
 from coordinator.core.states import AttemptState, JobState, StaleToken
 from coordinator.dispatch.port import (
     Answer,
@@ -215,6 +217,7 @@ class MemoryDispatch:
             class_id=job.class_id,
             attempt_try=job.job.tries + 1,
             spec=job.spec,
+            needs=job.given,
             waited_s=rows.clock() - place.queued_at,
         )
 
@@ -241,7 +244,7 @@ class MemoryDispatch:
                 for each in reports
                 if each.attempt_id in rows.attempts
             }
-            moved, answers = [], []
+            moved, answers, told = [], [], {}
             for each in reports:
                 known = now.get(each.attempt_id)
                 if known is None:
@@ -258,7 +261,8 @@ class MemoryDispatch:
                 for after in steps:
                     moved.append((now[each.attempt_id], after))
                     now[each.attempt_id] = after
-            return answers, rows.move(moved)
+                    told[each.attempt_id] = each
+            return answers, rows.move(moved, told)
 
         return await self._commit(body)
 
@@ -374,6 +378,25 @@ class MemoryDispatch:
             return sum(map(len, events.values())), rows.settle(events)
 
         return await self._commit(body)
+
+    async def release_due(self) -> None:
+        rows = self.rows
+
+        def body() -> tuple[None, Wake]:
+            events: dict[int, list[tuple[int, JobEvent]]] = defaultdict(list)
+            for key, row in rows.jobs.items():
+                if row.due_at is not None and row.due_at <= rows.clock() and row.job.state is JobState.WAITING:
+                    events[row.run_id].append((key, DelayOver()))
+            wake = rows.settle(events)
+            for run_id, run in rows.runs.items():
+                for stage in [each for each, when in run.expires.items() if when <= rows.clock()]:
+                    door = replace(run.doors[stage], state=DoorState.EXPIRED, sentence="nobody approved it in time")
+                    run.doors[stage] = door
+                    wake = wake | rows.look_at_doors(run_id, (stage,))
+                    run.expires.pop(stage, None)
+            return None, wake
+
+        await self._commit(body)
 
     async def mend(self, queue_timeout_s: float) -> int:
         rows = self.rows

@@ -12,8 +12,8 @@ ORDER BY s.id FOR KEY SHARE;
 INSERT INTO pool (name) VALUES ($1) ON CONFLICT DO NOTHING;
 
 -- lock_agent: one Hello of an identity at a time; no key column is set, for a claim that refers to the agent must not wait for it
-INSERT INTO agent (name, pool, instance, version, labels, slots, sandboxes, leaving)
-VALUES ($1, $2, $3, $4, $5::jsonb, $6, $7::jsonb, $8)
+INSERT INTO agent (name, pool, instance, version, labels, slots, sandboxes, leaving, slot_cpu, slot_memory)
+VALUES ($1, $2, $3, $4, $5::jsonb, $6, $7::jsonb, $8, $9, $10)
 ON CONFLICT (name) DO UPDATE SET seen_at = clock_timestamp()
 RETURNING id, drained, instance, hello;
 
@@ -22,7 +22,7 @@ SELECT id, instance FROM session WHERE agent_id = $1 FOR UPDATE;
 
 -- write_agent: what the newest session says of it
 UPDATE agent SET pool = $2, instance = $3, version = $4, labels = $5::jsonb, slots = $6, sandboxes = $7::jsonb, leaving = $8,
-                 hello = $9, seen_at = clock_timestamp()
+                 slot_cpu = $9, slot_memory = $10, hello = $11, seen_at = clock_timestamp()
 WHERE id = $1;
 
 -- delete_session: fenced by a newer one, expired, or left with nothing in its hands
@@ -63,7 +63,7 @@ WITH RECURSIVE c AS (
     UNION ALL
     SELECT (SELECT q.cls FROM queue q WHERE q.cls > c.cls ORDER BY q.cls LIMIT 1) FROM c WHERE c.cls IS NOT NULL
 )
-SELECT k.id, k.pool, k.requires, k.sandbox, k.network, k.trusted, p.paused
+SELECT k.id, k.pool, k.requires, k.sandbox, k.network, k.trusted, k.cpu, k.memory, k.hard_limits, p.paused
 FROM c JOIN class k ON k.id = c.cls JOIN pool p ON p.name = k.pool
 ORDER BY k.id;
 
@@ -99,7 +99,7 @@ WITH given AS (
     SELECT m.id, m.job_id, m.run_id, m.agent_id, g.session_id, m.token, g.number, j.at_most_once
     FROM made m JOIN given g ON g.job_id = m.job_id JOIN job j ON j.id = m.job_id
 )
-SELECT m.id, m.job_id, m.run_id, m.token, m.try, g.session_id, g.number, j.spec
+SELECT m.id, m.job_id, m.run_id, m.token, m.try, g.session_id, g.number, j.spec, j.given
 FROM made m JOIN given g ON g.job_id = m.job_id JOIN job j ON j.id = m.job_id
 ORDER BY g.session_id, g.number;
 
@@ -108,8 +108,8 @@ SELECT id, run_id FROM attempt WHERE id = ANY($1::bigint[]);
 
 -- attempts: as they are under the run lock
 SELECT a.id, a.job_id, a.run_id, a.token, a.state, a.cause, a.sentence, a.started_report, a.ended_report,
-       l.cancel IS NOT NULL AS canceling, l.session_id
-FROM attempt a LEFT JOIN lease l ON l.attempt_id = a.id
+       l.cancel IS NOT NULL AS canceling, l.session_id, j.rules
+FROM attempt a JOIN job j ON j.id = a.job_id LEFT JOIN lease l ON l.attempt_id = a.id
 WHERE a.id = ANY($1::bigint[]);
 
 -- write_attempts: the history row, with what the agent told
@@ -183,7 +183,7 @@ WHERE attempt_id = ANY($1::bigint[]) AND session_id IS NULL
   AND EXISTS (SELECT 1 FROM singleton WHERE name = 'reaper' AND term = $2);
 
 -- offers: what the connected agents offer, to judge what nobody can take
-SELECT a.name, a.pool, a.labels, a.sandboxes FROM agent a
+SELECT a.name, a.pool, a.labels, a.sandboxes, a.slot_cpu, a.slot_memory FROM agent a
 WHERE EXISTS (SELECT 1 FROM session s WHERE s.agent_id = a.id) AND NOT a.leaving;
 
 -- queued_with_other_reason: queued jobs whose reason is not that of their class now; a bounded bite of each class at a time

@@ -25,14 +25,15 @@ SELECT name FROM pool WHERE name = ANY($1::text[]);
 SELECT name FROM pool ORDER BY name;
 
 -- make_classes: once for all jobs that require the same
-INSERT INTO class (pool, requires, sandbox, network, trusted)
-SELECT * FROM unnest($1::text[], $2::jsonb[], $3::text[], $4::text[], $5::boolean[]) AS c(pool, requires, sandbox, network, trusted)
+INSERT INTO class (pool, requires, sandbox, network, trusted, cpu, memory, hard_limits)
+SELECT * FROM unnest($1::text[], $2::jsonb[], $3::text[], $4::text[], $5::boolean[], $6::double precision[], $7::bigint[], $8::boolean[])
+    AS c(pool, requires, sandbox, network, trusted, cpu, memory, hard_limits)
 ON CONFLICT DO NOTHING;
 
 -- classes: in the order asked
-SELECT k.id FROM unnest($1::text[], $2::jsonb[], $3::text[], $4::text[], $5::boolean[]) WITH ORDINALITY
-     AS c(pool, requires, sandbox, network, trusted, place)
-JOIN class k USING (pool, requires, sandbox, network, trusted)
+SELECT k.id FROM unnest($1::text[], $2::jsonb[], $3::text[], $4::text[], $5::boolean[], $6::double precision[], $7::bigint[], $8::boolean[])
+     WITH ORDINALITY AS c(pool, requires, sandbox, network, trusted, cpu, memory, hard_limits, place)
+JOIN class k USING (pool, requires, sandbox, network, trusted, cpu, memory, hard_limits)
 ORDER BY c.place;
 
 -- count_queued_classes: bounded, because every claim probes each of them
@@ -45,25 +46,32 @@ SELECT count(cls) FROM c;
 
 -- insert_run: with the counters of its first rows
 INSERT INTO run (id, project_id, pipeline, pipeline_file, pipeline_text, source, commit, event, trusted, parameters, priority, state,
-                 unfinished, active, blocked, failed, canceled, bundle)
+                 unfinished, active, blocked, failed, canceled, bundle, context)
 OVERRIDING SYSTEM VALUE
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::jsonb, $11, $12, $13, $14, $15, $16, $17, $18);
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::jsonb, $11, $12, $13, $14, $15, $16, $17, $18, $19);
 
--- insert_stages: with their gates
-INSERT INTO stage (run_id, index, name, environment, unfinished, failed, decider)
-SELECT $1, * FROM unnest($2::integer[], $3::text[], $4::text[], $5::integer[], $6::integer[], $7::text[])
-    AS s(index, name, environment, unfinished, failed, decider);
+-- insert_stages: with their gates, and the doors of those that are guarded
+INSERT INTO stage (run_id, index, name, environment, unfinished, failed, decider, door, rules, url)
+SELECT $1, * FROM unnest($2::integer[], $3::text[], $4::text[], $5::integer[], $6::integer[], $7::text[], $8::text[], $9::text[], $10::text[])
+    AS s(index, name, environment, unfinished, failed, decider, door, rules, url);
+
+-- insert_cells: matrices with a bound, or that end at the first failure
+INSERT INTO cells (run_id, name, max_parallel, fail_fast)
+SELECT $1, * FROM unnest($2::text[], $3::integer[], $4::boolean[]) AS c(name, max_parallel, fail_fast);
 
 -- insert_jobs: all jobs of a run in one statement; `needs` comes as JSON because arrays of arrays must be square
-INSERT INTO job (id, run_id, stage, place, key, needs, spec, cls, pool, at_most_once, environment, state, unfinished, vt, queued_at)
+INSERT INTO job (id, run_id, stage, place, key, needs, spec, cls, pool, at_most_once, environment, state, unfinished, vt, queued_at,
+                 name, cell, rules, context, wants_needs)
 OVERRIDING SYSTEM VALUE
 SELECT j.id, $1, j.stage, j.place, j.key,
        CASE WHEN j.needs IS NULL THEN NULL ELSE array(SELECT jsonb_array_elements_text(j.needs)) END,
        j.spec, j.cls, j.pool, j.at_most_once, j.environment, j.state, j.unfinished, NULL,
-       CASE WHEN j.state = 'queued' THEN clock_timestamp() END
+       CASE WHEN j.state = 'queued' THEN clock_timestamp() END,
+       j.name, j.cell, j.rules, j.context, j.wants_needs
 FROM unnest($2::bigint[], $3::integer[], $4::integer[], $5::text[], $6::jsonb[], $7::bytea[], $8::integer[], $9::text[], $10::boolean[],
-            $11::text[], $12::text[], $13::integer[])
-     AS j(id, stage, place, key, needs, spec, cls, pool, at_most_once, environment, state, unfinished);
+            $11::text[], $12::text[], $13::integer[], $14::text[], $15::text[], $16::text[], $17::text[], $18::boolean[])
+     AS j(id, stage, place, key, needs, spec, cls, pool, at_most_once, environment, state, unfinished, name, cell, rules, context,
+          wants_needs);
 
 -- insert_dependencies: the edges of `needs`; stages have gates instead, or their edges would be a product
 INSERT INTO dependency (run_id, job_id, dependent)
@@ -77,7 +85,8 @@ UPDATE lease SET cancel = CASE WHEN cancel IS NULL THEN 'cancel' ELSE 'kill' END
 WHERE run_id = $1;
 
 -- jobs_of_run: all of them, for what a person asked about the whole run
-SELECT id, run_id, key, stage, state, cause, sentence, unfinished, failed, decider, at_most_once, asks, tries, lost, errored
+SELECT id, run_id, key, stage, state, cause, sentence, unfinished, failed, decider, at_most_once, asks, tries, lost, errored,
+       upstream_failed, rules, admitted, cell_place, awaits, retried
 FROM job WHERE run_id = $1 ORDER BY place;
 
 -- edges_of_run: who waits for whom; a job with an empty list waits for nothing
@@ -85,13 +94,14 @@ SELECT j.id, array(SELECT d.job_id FROM dependency d WHERE d.dependent = j.id OR
 FROM job j WHERE j.run_id = $1 AND j.needs IS NOT NULL;
 
 -- stages_of_run: in order
-SELECT index, name, environment, unfinished, failed, decider FROM stage WHERE run_id = $1 ORDER BY index;
+SELECT index, name, environment, unfinished, failed, decider, door, rules, url, decisions, sentence, asked_at, expires_at
+FROM stage WHERE run_id = $1 ORDER BY index;
 
 -- bump_run: something about the run changed that is no job
 UPDATE run SET sequence = sequence + 1, run_sequence = sequence + 1 WHERE id = $1;
 
 -- run: as it is shown
-SELECT r.id, p.name AS project, p.repository, r.pipeline, r.source, r.event, r.state, r.sentence, r.sequence, r.run_sequence, r.parameters,
+SELECT r.id, p.name AS project, p.repository, r.pipeline, r.source, r.event, r.state, r.sentence, r.sequence, r.run_sequence, r.parameters, r.warned,
        r.created_at, r.started_at, r.ended_at
 FROM run r JOIN project p ON p.id = r.project_id WHERE r.id = $1;
 
@@ -99,14 +109,15 @@ FROM run r JOIN project p ON p.id = r.project_id WHERE r.id = $1;
 SELECT r.id FROM run r JOIN project p ON p.id = r.project_id WHERE p.repository = $1 ORDER BY r.id DESC LIMIT 1;
 
 -- list_runs: newest first; an empty repository means all
-SELECT r.id, p.name AS project, p.repository, r.pipeline, r.source, r.event, r.state, r.sentence, r.sequence, r.run_sequence, r.parameters,
+SELECT r.id, p.name AS project, p.repository, r.pipeline, r.source, r.event, r.state, r.sentence, r.sequence, r.run_sequence, r.parameters, r.warned,
        r.created_at, r.started_at, r.ended_at
 FROM run r JOIN project p ON p.id = r.project_id
 WHERE ($1 = '' OR r.project_id = (SELECT id FROM project WHERE repository = $1)) AND ($2::bigint = 0 OR r.id < $2)
 ORDER BY r.id DESC LIMIT $3;
 
 -- jobs_changed: all that changed behind a sequence number, oldest change first
-SELECT id, key, stage, needs, state, cause, sentence, pool, sequence, place, queued_at, started_at, ended_at
+SELECT id, key, name, cell, stage, needs, state, cause, sentence, pool, sequence, place, queued_at, started_at, ended_at, outputs, due_at,
+       rules
 FROM job WHERE run_id = $1 AND sequence > $2 ORDER BY sequence, place;
 
 -- attempts_shown: those that started, and living ones; a returned one never was
@@ -114,6 +125,17 @@ SELECT a.id, a.job_id, a.try, a.state, g.name AS agent, a.cause, a.sentence, a.s
        coalesce((SELECT l.bytes FROM log l WHERE l.attempt_id = a.id AND l.stream = 'main'), 0) AS log_bytes
 FROM attempt a JOIN agent g ON g.id = a.agent_id
 WHERE a.job_id = ANY($1::bigint[]) AND a.state <> 'returned' ORDER BY a.id;
+
+-- reset_doors: closed again by a retry; whoever decided has to decide again
+UPDATE stage SET door = 'closed', decisions = '[]', sentence = '', asked_at = NULL, expires_at = NULL
+WHERE run_id = $1 AND index = ANY($2::integer[]);
+
+-- reset_cells: counted anew by a retry
+UPDATE cells SET active = u.active FROM unnest($2::text[], $3::integer[]) AS u(name, active)
+WHERE cells.run_id = $1 AND cells.name = u.name;
+
+-- asked_stages: of a run, those that wait for an approval
+SELECT index, name FROM stage WHERE run_id = $1 AND door = 'asked' ORDER BY index;
 
 -- may_still_run: deployments of these that were lost, and how long they may go on out of contact, in seconds
 SELECT j.key, ceil(extract(epoch FROM max(a.out_of_contact_since) - clock_timestamp()) + $2)::integer AS rest

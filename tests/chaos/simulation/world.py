@@ -14,7 +14,7 @@ from coordinator.core.matching import Requirement
 from coordinator.dispatch.dispatcher import Timing
 from coordinator.dispatch.port import Wake
 from coordinator.errors import Conflict, StoreDown
-from coordinator.store.runs import NewJob, NewRun
+from coordinator.store.runs import NewJob, NewRun, NewStage
 from tests.chaos.simulation.freezing import freezable_tasks
 from tests.chaos.simulation.judge import OVER, Judge, Wanted
 from tests.chaos.simulation.line import Line
@@ -275,7 +275,7 @@ def new_run(run_id: int, ids: Sequence[int], wanted: tuple[Wanted, ...], priorit
         trusted=True,
         parameters={},
         priority=priority,
-        stages=tuple((f"s{stage}", environments[stage]) for stage in sorted(environments)),
+        stages=tuple(NewStage(f"s{stage}", environments[stage]) for stage in sorted(environments)),
         jobs=tuple(
             NewJob(
                 key,

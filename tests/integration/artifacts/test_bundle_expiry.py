@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from coordinator.api.run_messages import new_run
+from coordinator.api.new_runs import new_run
 from coordinator.blobs.keys import bundle_key
 from headrace.pipeline import Event, expand, load
 from headrace.v1 import blob_pb2, common_pb2, run_pb2

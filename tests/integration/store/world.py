@@ -30,7 +30,7 @@ from coordinator.dispatch.port import (
 )
 from coordinator.store.database import Database
 from coordinator.store.dispatching import PostgresDispatch
-from coordinator.store.runs import NewJob, NewRun, PostgresRuns
+from coordinator.store.runs import NewJob, NewRun, NewStage, PostgresRuns
 from coordinator.store.singletons import Singleton
 from tests.harness.memory_rows import Rows
 from tests.harness.memory_runs import MemoryRuns, MemoryTerm
@@ -96,7 +96,7 @@ class World:
             trusted=True,
             parameters={},
             priority=priority,
-            stages=tuple((f"s{stage}", environments.get(stage, "")) for stage in range(stages)),
+            stages=tuple(NewStage(f"s{stage}", environments.get(stage, "")) for stage in range(stages)),
             jobs=tuple(
                 NewJob(
                     key,

@@ -10,6 +10,7 @@ from coordinator.core.follow import LoadBehind, LoadDependents, LoadGates, follo
 from coordinator.core.job import Job
 from coordinator.core.plan import Graph, begin
 from coordinator.core.run import Run
+from coordinator.core.stages import Gate
 from coordinator.core.states import JobState
 
 

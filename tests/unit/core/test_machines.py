@@ -13,16 +13,21 @@ from coordinator.core import job as jobs
 from coordinator.core import run as runs
 from coordinator.core.attempt import Attempt, Ended, Gone, Started
 from coordinator.core.events import (
+    ApprovalAsked,
     Asked,
     AttemptEnded,
     AttemptReturned,
     AttemptStarted,
     Canceled,
+    Decided,
+    DelayOver,
     DependenciesEnded,
     Noted,
+    Skipped,
     Unschedulable,
 )
 from coordinator.core.job import ERRORED_BUDGET, LOST_BUDGET, Job
+from coordinator.core.rules import Verdict
 from coordinator.core.run import Run
 from coordinator.core.states import (
     ATTEMPT_LIVE,
@@ -100,6 +105,14 @@ JOB_EVENTS = [
     Canceled("because"),
     Unschedulable("nobody"),
     Noted("soon"),
+    Decided(Verdict()),
+    Decided(Verdict(), held="full"),
+    Decided(Verdict(Cause.SKIPPED_BY_CONDITION, "no")),
+    Decided(Verdict(Cause.EXPRESSION_FAILED, "no")),
+    Skipped(Verdict(Cause.SKIPPED_BY_CONDITION, "no")),
+    Skipped(Verdict(Cause.CANCELED, "no")),
+    ApprovalAsked("may it?"),
+    DelayOver(),
     Asked(0, 0, "", asks=False),
     Asked(1, 0, "", asks=False),
     Asked(0, 1, "x", asks=False),

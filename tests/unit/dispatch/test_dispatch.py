@@ -24,7 +24,7 @@ from coordinator.dispatch.session import (
     SessionOver,
 )
 from coordinator.errors import BadInput, StoreDown
-from coordinator.store.runs import NewJob, NewRun
+from coordinator.store.runs import NewJob, NewRun, NewStage
 from tests.harness.memory_rows import Rows
 from tests.harness.memory_runs import MemoryRuns
 from tests.harness.memory_store import MemoryDispatch, Transactions
@@ -102,7 +102,7 @@ class Replica:
                 trusted=True,
                 parameters={},
                 priority=0,
-                stages=(("s", ""),),
+                stages=(NewStage("s"),),
                 jobs=(new,),
                 **facts,  # type: ignore[arg-type]  # texts and bytes, in the order of the class
             ),

@@ -155,7 +155,9 @@ def test_a_second_reaper_takes_over_from_one_that_died_and_looks_anew() -> None:
     async def main(rng: random.Random) -> None:
         world = World()
         await world.open()
-        first, second = world.reaper(), world.reaper()
+        first = world.reaper()
+        await world.beat_until(5)  # it holds the term before there is another
+        second = world.reaper()
         await world.beat_until(20)
         first.cancel()
         await asyncio.wait([first])

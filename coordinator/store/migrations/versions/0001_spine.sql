@@ -41,9 +41,12 @@ CREATE TABLE class (
     pool        text NOT NULL,
     requires    jsonb NOT NULL,                        -- label -> value
     sandbox     text NOT NULL CHECK (sandbox IN ('any', 'docker', 'bubblewrap', 'host')),
-    network     text NOT NULL CHECK (network IN ('full', 'none')),
+    network     text NOT NULL CHECK (network IN ('full', 'none', 'services')),
     trusted     boolean NOT NULL,
-    UNIQUE (pool, requires, sandbox, network, trusted)
+    cpu         double precision NOT NULL DEFAULT 0,   -- of a slot's share; 0: whatever it is
+    memory      bigint NOT NULL DEFAULT 0,
+    hard_limits boolean NOT NULL DEFAULT false,        -- amounts were asked for: the kernel has to hold the job to them
+    UNIQUE (pool, requires, sandbox, network, trusted, cpu, memory, hard_limits)
 );
 
 -- Every request that changed something, so that the same request again changes nothing.
@@ -67,6 +70,7 @@ CREATE TABLE run (
     event           text NOT NULL,
     trusted         boolean NOT NULL,
     parameters      jsonb NOT NULL,
+    context         text NOT NULL DEFAULT '{}',        -- JSON: what its stages' expressions see of the event
     priority        smallint NOT NULL DEFAULT 0 CHECK (priority BETWEEN -10 AND 10),
     state           text NOT NULL CHECK (state IN ('pending', 'running', 'blocked', 'passed', 'failed', 'canceled')),
     canceling       boolean NOT NULL DEFAULT false,
@@ -78,6 +82,7 @@ CREATE TABLE run (
     active          integer NOT NULL CHECK (active >= 0),      -- queued or running
     blocked         integer NOT NULL CHECK (blocked >= 0),
     failed          integer NOT NULL CHECK (failed >= 0),
+    warned          integer NOT NULL DEFAULT 0 CHECK (warned >= 0),  -- failed under allow_failure
     canceled        integer NOT NULL CHECK (canceled >= 0),
     created_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
     started_at      timestamptz,
@@ -104,7 +109,26 @@ CREATE TABLE stage (
     unfinished  integer NOT NULL CHECK (unfinished >= 0),  -- its jobs, and the gate before it
     failed      integer NOT NULL DEFAULT 0 CHECK (failed >= 0),
     decider     text NOT NULL DEFAULT '',                  -- key of the first job that counts as failed
+    -- The door of a guarded stage: an `if` that is judged when its turn comes, an approval.
+    door        text CHECK (door IN ('closed', 'asked', 'approved', 'rejected', 'expired', 'open')),  -- NULL: it has none
+    rules       text NOT NULL DEFAULT '',                  -- JSON: its condition and its approval
+    url         text NOT NULL DEFAULT '',                  -- of the environment
+    decisions   text NOT NULL DEFAULT '[]',                -- JSON: [person, approved, comment], in order
+    sentence    text NOT NULL DEFAULT '',
+    asked_at    timestamptz,
+    expires_at  timestamptz,
     PRIMARY KEY (run_id, index)
+);
+CREATE INDEX stage_expires ON stage (expires_at) WHERE door = 'asked';
+
+-- The cells of a matrix that has `max_parallel` or `fail_fast`.
+CREATE TABLE cells (
+    run_id      bigint NOT NULL REFERENCES run ON DELETE CASCADE,
+    name        text NOT NULL,                             -- of their job in the file
+    max_parallel integer NOT NULL CHECK (max_parallel >= 0),
+    fail_fast   boolean NOT NULL,
+    active      integer NOT NULL DEFAULT 0 CHECK (active >= 0),
+    PRIMARY KEY (run_id, name)
 );
 
 CREATE TABLE job (
@@ -126,6 +150,19 @@ CREATE TABLE job (
     unfinished  integer NOT NULL CHECK (unfinished >= 0),  -- dependencies that have not ended
     failed      integer NOT NULL DEFAULT 0 CHECK (failed >= 0),  -- dependencies that count as failed
     decider     text NOT NULL DEFAULT '',
+    name        text NOT NULL DEFAULT '',              -- in the file: a matrix makes several keys of one name
+    cell        text NOT NULL DEFAULT '',              -- JSON: the cell and its shard; empty: it is no copy
+    rules       text NOT NULL DEFAULT '',              -- JSON: what decides whether and how often it runs
+    context     text NOT NULL DEFAULT '',              -- JSON: what its condition sees of the event
+    wants_needs boolean NOT NULL DEFAULT false,        -- its agent evaluates `needs`
+    given       bytea NOT NULL DEFAULT '',             -- JSON: `needs`, as they were when it was queued
+    outputs     text NOT NULL DEFAULT '',              -- JSON: of its newest attempt that ended
+    upstream_failed boolean NOT NULL DEFAULT false,    -- a dependency, or one of theirs, has failed
+    admitted    boolean NOT NULL DEFAULT false,        -- its condition was judged
+    cell_place  text NOT NULL DEFAULT '' CHECK (cell_place IN ('', 'held', 'taken')),
+    awaits      boolean NOT NULL DEFAULT false,        -- the approval of its stage
+    due_at      timestamptz,                           -- the pause before its next try ends
+    retried     integer NOT NULL DEFAULT 0,            -- tries by its own rules, since a person last asked for it
     tries       integer NOT NULL DEFAULT 0,            -- attempts that started
     lost        integer NOT NULL DEFAULT 0,            -- of these, since a person last asked for it
     errored     integer NOT NULL DEFAULT 0,
@@ -135,8 +172,10 @@ CREATE TABLE job (
     started_at  timestamptz,
     ended_at    timestamptz,
     UNIQUE (run_id, key),
-    CHECK (state = 'waiting' OR state IN ('skipped', 'canceled') OR unfinished = 0)
+    CHECK (state IN ('waiting', 'blocked', 'skipped', 'canceled', 'failed') OR unfinished = 0)
 ) WITH (fillfactor = 80);
+CREATE INDEX job_due ON job (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX job_cells ON job (run_id, name) WHERE cell <> '';
 CREATE INDEX job_changes ON job (run_id, sequence);
 CREATE INDEX job_waiting_for_nothing ON job (id) WHERE state = 'waiting' AND unfinished = 0;
 CREATE INDEX job_queued ON job (id) WHERE state = 'queued';
@@ -170,6 +209,8 @@ CREATE TABLE agent (
     version     text NOT NULL,
     labels      jsonb NOT NULL,
     slots       integer NOT NULL CHECK (slots > 0),
+    slot_cpu    double precision NOT NULL DEFAULT 0,   -- one slot's share; 0: not told
+    slot_memory bigint NOT NULL DEFAULT 0,
     sandboxes   jsonb NOT NULL,                        -- [{kind, networks, hard_limits, why_not}]
     drained     boolean NOT NULL DEFAULT false,        -- by a person; stays over a restart
     leaving     boolean NOT NULL DEFAULT false,        -- by its own decision

@@ -1,0 +1,43 @@
+"""What expressions see of a run while it goes on: `needs` of a job, `outputs` for a stage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from coordinator.core.states import JobState
+
+_WORST = (JobState.FAILED, JobState.CANCELED, JobState.SKIPPED, JobState.PASSED)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A dependency that has ended. `cell`: JSON, empty for a job that is no copy; `outputs`: JSON, empty for none."""
+
+    name: str
+    state: JobState
+    cell: str = ""
+    outputs: str = ""
+
+
+def needs_of(dependencies: Iterable[Ended]) -> dict[str, Any]:
+    """`needs` as expressions see it: outcome and outputs by name; of a matrix its cells."""
+    found: dict[str, Any] = {}
+    for each in dependencies:
+        outputs = json.loads(each.outputs) if each.outputs else {}
+        if not each.cell:
+            found[each.name] = {"outcome": each.state.value, "outputs": outputs}
+            continue
+        of = found.setdefault(each.name, {"outcome": JobState.PASSED.value, "cells": []})
+        cell = json.loads(each.cell)
+        of["cells"].append({"matrix": cell.get("matrix", {}), "outcome": each.state.value, "outputs": outputs})
+        outcomes = [JobState(one["outcome"]) for one in of["cells"]]
+        of["outcome"] = next((worst.value for worst in _WORST if worst in outcomes), JobState.PASSED.value)
+    return found
+
+
+def outputs_of(jobs: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """`outputs` as stages see it, from (name, outputs as JSON) of earlier jobs."""
+    return {name: json.loads(outputs) for name, outputs in jobs if outputs}
