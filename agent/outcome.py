@@ -22,6 +22,7 @@ _STATES: Mapping[Cause, pb.AttemptState.ValueType] = MappingProxyType(
         Cause.ARTIFACT_EMPTY: pb.ATTEMPT_STATE_FAILED,
         Cause.ARTIFACT_CONFLICT: pb.ATTEMPT_STATE_FAILED,
         Cause.CHECKOUT_FAILED: pb.ATTEMPT_STATE_FAILED,
+        Cause.SERVICE_FAILED: pb.ATTEMPT_STATE_FAILED,
         Cause.REFUSED: pb.ATTEMPT_STATE_FAILED,
         Cause.CONTROL_TAKEN: pb.ATTEMPT_STATE_FAILED,  # the job's own doing: it fails only itself
         Cause.ERRORED: pb.ATTEMPT_STATE_ERRORED,

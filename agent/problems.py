@@ -25,6 +25,7 @@ class Cause(StrEnum):
     ARTIFACT_EMPTY = "artifact_empty"
     ARTIFACT_CONFLICT = "artifact_conflict"
     CHECKOUT_FAILED = "checkout_failed"
+    SERVICE_FAILED = "service_failed"
     ERRORED = "errored"
     REFUSED = "refused"
     CANCELED = "canceled"

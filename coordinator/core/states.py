@@ -60,6 +60,7 @@ class Cause(StrEnum):
     REFUSED = "refused"
     UNSCHEDULABLE = "unschedulable"
     EXPRESSION_FAILED = "expression_failed"
+    SERVICE_FAILED = "service_failed"
     ERRORED = "errored"
     LOST = "lost"
     HOST_OOM = "host_oom"

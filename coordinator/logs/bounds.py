@@ -26,7 +26,7 @@ NUMBER_MOST = 1 << 53
 MESSAGE_MOST = 4_096
 """Records of one message, of all its batches together; a batch without records counts as one."""
 
-_KINDS = frozenset({"setup", "checkout", "cache", "step", "artifacts", "cleanup"})
+_KINDS = frozenset({"setup", "checkout", "cache", "services", "step", "artifacts", "cleanup"})
 _STREAM = re.compile(r"[a-z0-9_][a-z0-9_-]{0,62}")
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _BLOCKS_MOST = 1_024

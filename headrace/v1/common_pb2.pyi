@@ -59,6 +59,8 @@ class _CauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Cause.ValueType
     """no agent can ever take it, or none did in time"""
     CAUSE_EXPRESSION_FAILED: _Cause.ValueType  # 18
     """an expression failed when it was evaluated"""
+    CAUSE_SERVICE_FAILED: _Cause.ValueType  # 19
+    """a service did not become ready, or ended by itself and a step failed"""
     CAUSE_ERRORED: _Cause.ValueType  # 30
     """What the machinery did, not the user's command.
     the agent, the supervisor or the coordinator failed
@@ -117,6 +119,8 @@ CAUSE_UNSCHEDULABLE: Cause.ValueType  # 17
 """no agent can ever take it, or none did in time"""
 CAUSE_EXPRESSION_FAILED: Cause.ValueType  # 18
 """an expression failed when it was evaluated"""
+CAUSE_SERVICE_FAILED: Cause.ValueType  # 19
+"""a service did not become ready, or ended by itself and a step failed"""
 CAUSE_ERRORED: Cause.ValueType  # 30
 """What the machinery did, not the user's command.
 the agent, the supervisor or the coordinator failed

@@ -155,7 +155,7 @@ class SectionOpened(_message.Message):
     section: _builtins.int
     """from 1 within the stream"""
     kind: _builtins.str
-    """setup | checkout | cache | step | artifacts | cleanup"""
+    """setup | checkout | cache | services | step | artifacts | cleanup"""
     title: _builtins.str
     step: _builtins.int
     """number of the step, -1 for our own sections"""
