@@ -96,6 +96,7 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> Ending | No
             directory=directory,
             records=Records(directory.records),
             sandboxes=machine.sandboxes,
+            service_host=machine.service_host,
             offer=Offer(abilities, settings.docker_image, settings.allow_host),
             owner_of=machine.owner_of,
             sources=Sources(git, Mirrors(git, directory.root / "mirrors"), courier, local=settings.local),

@@ -15,10 +15,11 @@ from agent.halt import Halt, Halted
 from agent.orphan import ENDING_S, close_orphaned_log, end_supervisor, ended_within, lives
 from agent.outcome import Outcome
 from agent.parts import Parts
-from agent.preparing import Home, choose_sandbox, clear_home, facts_of, make_sandbox, make_workspace
+from agent.preparing import Home, choose_sandbox, clear_home, facts_of, make_place
 from agent.problems import Cause, JobProblem
 from agent.record import Phase, Record
 from agent.sandbox.protocol import NotRemovedError, Sandbox
+from agent.services import told
 from agent.steps import Steps, span
 from agent.supervisor.client import SupervisorClient, SupervisorGone
 from agent.supervisor.results import SupervisorSettings
@@ -102,6 +103,8 @@ class Job:
                 self._client = self.source.client = await SupervisorClient.find(self._folder)
             return self.record.ended
         ended = await self._tried(self._begun_and_run)
+        if self._client is not None and self.record.phase is Phase.STEPS and not self._halt.killed.is_set():
+            ended = await told(ended, self.record, self._parts, self._client)
         if not await self._remove_sandbox():
             self._client = None  # what still runs there is the machine's: nothing is kept of it
             ended = Outcome(Cause.ERRORED, f"the job's sandbox could not be ended in {ENDING_S:g} s")
@@ -225,20 +228,10 @@ class Job:
         state = await client.state()
         if state.phase == "idle" or not record.facts.get("env"):
             choice = await self._halt.unless_halted(choose_sandbox(record, parts, client))
-            await client.open_section("checkout", "Check out")
-            since = parts.clock.monotonic_ms()
-            workspace = await self._halt.unless_halted(make_workspace(record, parts, self._home, choice))
-            record.timings["checkout_ms"] = parts.clock.monotonic_ms() - since
-            if record.spec.checkout.enabled:
-                brought = (
-                    f"{workspace.fetched.objects} objects fetched" if workspace.fetched.objects else "all was there"
-                )
-                await client.say(f"commit {record.spec.source.commit}: {brought}\n")
             record.sandbox = choice.kind.value
             self._write()
-            prepared = await self._halt.unless_halted(
-                make_sandbox(record, parts, self._home, workspace=workspace, choice=choice, folder=self._folder)
-            )
+            place = make_place(record, parts, client, self._home, choice=choice, folder=self._folder)
+            prepared = await self._halt.unless_halted(place)
             record.facts |= facts_of(prepared, self._home, choice)
             self._write()
             await self._halt.unless_halted(client.launch(prepared.launch, cgroups=prepared.cgroups))

@@ -12,7 +12,7 @@ from agent.forwarder import Forwarder
 from agent.metrics import Metrics
 from agent.record import Records
 from agent.sandbox.choose import Offer
-from agent.sandbox.protocol import Sandbox
+from agent.sandbox.protocol import Sandbox, ServiceHost
 from agent.sandboxes import OwnSettings
 from agent.source import Sources
 from agent.state import DataDirectory
@@ -74,6 +74,7 @@ class Parts:
     directory: DataDirectory
     records: Records
     sandboxes: Mapping[SandboxKind, Sandbox]
+    service_host: ServiceHost
     offer: Offer
     owner_of: Callable[[int], Owner | None]
     """Whose a slot's workspace is, if not the agent's."""

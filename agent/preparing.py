@@ -12,10 +12,12 @@ from agent.record import Record
 from agent.sandbox.choose import Choice, Wish, choose
 from agent.sandbox.protocol import Bind, Emptying, Prepared, SandboxRequest
 from agent.sandboxes import OwnSettings
+from agent.services import Services, services_of
 from agent.supervisor.client import SupervisorClient
 from agent.workspace.checkout import Workspace
 from agent.workspace.removal import NotRemoved, remove_tree
 from headrace.pipeline.plan import Network, SandboxKind
+from headrace.v1 import common_pb2
 
 SAY = "/headrace"
 """Where a step finds the folder for what it has to say."""
@@ -50,8 +52,9 @@ async def choose_sandbox(record: Record, parts: Parts, client: SupervisorClient)
     wish = Wish(
         kind=SandboxKind(spec.sandbox or "any"),
         image=spec.image,
-        network=Network(spec.network or "full"),
+        network=network_of(spec),
         own_code=parts.policy.local and spec.source.own_code,
+        services=bool(spec.services),
     )
     choice = choose(wish, parts.offer)
     if choice.note:
@@ -61,11 +64,33 @@ async def choose_sandbox(record: Record, parts: Parts, client: SupervisorClient)
     return choice
 
 
-async def make_workspace(record: Record, parts: Parts, home: Home, choice: Choice) -> Workspace:
-    """The workspace at the run's commit, made anew if a killed agent left a part of it. Raises `JobProblem`."""
-    if home.folder.exists():
+def network_of(spec: common_pb2.JobSpec) -> Network:
+    """What the job may reach beyond its services: those it reaches always."""
+    return Network.NONE if spec.network == "services" else Network(spec.network or "full")
+
+
+async def make_place(
+    record: Record, parts: Parts, client: SupervisorClient, home: Home, *, choice: Choice, folder: Path
+) -> Prepared:
+    """Workspace and services side by side, then the sandbox, ready to be launched. Raises `JobProblem`."""
+    if home.folder.exists():  # an agent that was killed had begun
         await asyncio.to_thread(home.clear)
         await parts.sandboxes[choice.kind].remove(record.attempt)
+    request = _request_of(record, parts, home, choice=choice, folder=folder)
+    async with Services(request, parts.service_host, client) as services:
+        await client.open_section("checkout", "Check out")
+        since = parts.clock.monotonic_ms()
+        workspace = await _make_workspace(record, parts, home, choice)
+        record.timings["checkout_ms"] = parts.clock.monotonic_ms() - since
+        if record.spec.checkout.enabled:
+            brought = f"{workspace.fetched.objects} objects fetched" if workspace.fetched.objects else "all was there"
+            await client.say(f"commit {record.spec.source.commit}: {brought}\n")
+        await services.ready()
+    return await _make_sandbox(request, parts, home, workspace=workspace, choice=choice)
+
+
+async def _make_workspace(record: Record, parts: Parts, home: Home, choice: Choice) -> Workspace:
+    """The workspace at the run's commit. Raises `JobProblem`."""
     home.folder.mkdir(mode=0o711)
     home.say.mkdir()
     home.say.chmod(0o777)  # the job's uid is unknown; other users of the host are kept out above
@@ -79,25 +104,30 @@ async def make_workspace(record: Record, parts: Parts, home: Home, choice: Choic
     )
 
 
-async def make_sandbox(
-    record: Record, parts: Parts, home: Home, *, workspace: Workspace, choice: Choice, folder: Path
-) -> Prepared:
-    """The sandbox, ready to be launched. Raises `JobProblem`."""
+def _request_of(record: Record, parts: Parts, home: Home, *, choice: Choice, folder: Path) -> SandboxRequest:
+    """What the sandbox and the services are told. Raises `JobProblem`."""
     spec = record.spec
-    own_code = parts.policy.local and spec.source.own_code
-    own = parts.policy.own if own_code else OwnSettings({}, ())
-    request = SandboxRequest(
+    return SandboxRequest(
         attempt=record.attempt,
         agent=parts.directory.instance,
         slot=record.slot,
         folder=folder,
         workspace=home.tree,
-        network=Network(spec.network or "full"),
+        network=network_of(spec),
         image=choice.image,
-        binds=(*workspace.binds, Bind(home.say, SAY, writable=True), *(Bind(path, str(path)) for path in own.paths)),
         trusted=spec.trusted,
-        own_code=own_code,
+        own_code=parts.policy.local and spec.source.own_code,
+        services=services_of(spec),
     )
+
+
+async def _make_sandbox(
+    request: SandboxRequest, parts: Parts, home: Home, *, workspace: Workspace, choice: Choice
+) -> Prepared:
+    """The sandbox, ready to be launched. Raises `JobProblem`."""
+    own = parts.policy.own if request.own_code else OwnSettings({}, ())
+    shown = (*workspace.binds, Bind(home.say, SAY, writable=True), *(Bind(path, str(path)) for path in own.paths))
+    request = replace(request, binds=shown)
     prepared = await parts.sandboxes[choice.kind].prepare(request)
     return replace(prepared, env={**own.env, **prepared.env})
 

@@ -18,7 +18,7 @@ from agent.sandbox.docker import DEFAULT_URL, Docker
 from agent.sandbox.firewall import Firewall
 from agent.sandbox.host import Host
 from agent.sandbox.limits import share
-from agent.sandbox.protocol import Ability, Limits, Sandbox
+from agent.sandbox.protocol import Ability, Limits, Sandbox, ServiceHost
 from agent.sandbox.staging import Staging
 from agent.sandbox.veth import VethNetworks
 from agent.settings import Settings
@@ -43,6 +43,7 @@ class Machine:
     """What this machine can hold."""
 
     sandboxes: Mapping[SandboxKind, Sandbox]
+    service_host: ServiceHost
     slot: Limits
     staging: Staging | None
     own: OwnSettings
@@ -101,7 +102,7 @@ def find(settings: Settings, agent: str, state: Path, environment: Mapping[str, 
     found: dict[SandboxKind, Sandbox] = {SandboxKind.BUBBLEWRAP: bubblewrap, SandboxKind.DOCKER: docker}
     if settings.allow_host or settings.local:
         found[SandboxKind.HOST] = Host(slot=slot, environ=environment, env=env, cgroups=cgroups)
-    return Machine(found, slot, staging, OwnSettings(given, named) if settings.local else OwnSettings({}, ()))
+    return Machine(found, docker, slot, staging, OwnSettings(given, named) if settings.local else OwnSettings({}, ()))
 
 
 def _own_python(settings: Settings) -> tuple[Path, ...]:

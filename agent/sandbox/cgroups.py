@@ -22,6 +22,7 @@ _PERIOD_US: Final = 100_000
 _V1_NEEDED: Final = ("memory", "pids")
 _V1_WANTED: Final = ("memory", "pids", "cpu")
 _V2_NEEDED: Final = frozenset({"memory", "pids"})
+_WATCHED: Final = frozenset({"memory", "pids", "cpu", "cpuacct", ""})
 _TRIAL: Final = 0
 """No attempt has this number."""
 _TRIES: Final = 200
@@ -178,3 +179,16 @@ def _write(file: Path, value: str) -> None:
     if file.name in _OPTIONAL and not file.exists():
         return
     file.write_text(value)
+
+
+def of_process(pid: int) -> tuple[Path, ...]:
+    """The cgroup folders of a container's pid 1, as the host sees them."""
+    folders = []
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _, controllers, inside = line.split(":", 2)
+        for controller in controllers.split(","):
+            if controller in _WATCHED:
+                folder = Path("/sys/fs/cgroup", controller, inside.removeprefix("/"))
+                if folder.is_dir() and inside != "/":
+                    folders.append(folder)
+    return tuple(folders)

@@ -21,6 +21,8 @@ class Wish:
     """It asks for an amount of cpu, memory or pids."""
     own_code: bool = False
     """The user's own code on the user's own machine."""
+    services: bool = False
+    """Containers stand beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ def choose(wish: Wish, offer: Offer) -> Choice:
         if not why_not:
             return choice
         reasons.append(why_not)
-    if wish.own_code and wish.network is Network.FULL:
+    if wish.own_code and wish.network is Network.FULL and not wish.services:
         return Choice(SandboxKind.HOST, note=f"running without a sandbox, as yourself, because {reasons[0]}")
     raise _refused("; ".join(reasons))
 
@@ -84,6 +86,8 @@ def _checked(wish: Wish, offer: Offer, choice: Choice) -> Choice:
 
 def _why_not(wish: Wish, offer: Offer, choice: Choice) -> str:
     """Why `choice` cannot serve the job; empty: it can."""
+    if wish.services and choice.kind is not SandboxKind.DOCKER:
+        return f"services are containers on a network of the job's own: they need docker, and {choice.kind} is not it"
     ability = offer.abilities.get(choice.kind)
     if ability is None:
         return f"this agent has no {choice.kind} sandbox"

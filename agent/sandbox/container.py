@@ -18,7 +18,9 @@ LABEL_AGENT: Final = "headrace.agent"
 LABEL_ATTEMPT: Final = "headrace.attempt"
 TRUSTED_CAPABILITIES: Final = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETUID", "SETGID", "KILL")
 """What root in an image needs to install packages and unpack archives; an untrusted job has none."""
-_VOLUME_SIZE: Final = 2 << 30
+TMPFS: Final = f"rw,nosuid,nodev,size={2 << 30}"
+"""In the place of an image's volume."""
+_NO_RESOLVER: Final = "192.0.2.53"
 _SHARED_MEMORY: Final = 1 << 30
 
 
@@ -58,6 +60,8 @@ class Container:
     busybox: Path | None
     runtime: str
     """The engine's name of an OCI runtime; empty: its default."""
+    inward: bool = False
+    """The network leads to the job and its services alone."""
 
 
 def labels(agent: str, attempt: int) -> dict[str, str]:
@@ -85,7 +89,13 @@ def body(request: SandboxRequest, container: Container) -> dict[str, Any]:
         "AttachStdin": False,
         "AttachStdout": False,
         "AttachStderr": False,
-        "HostConfig": _host(request, container),
+        "HostConfig": {
+            **walls(request, container),
+            "Mounts": [_mount(bind) for bind in _binds(request, container.busybox)],
+            # Over every VOLUME of the image: the engine would else make a volume that outlives the container.
+            "Tmpfs": dict.fromkeys(_volumes(container.image), TMPFS),
+            "LogConfig": {"Type": "none"},
+        },
     }
 
 
@@ -112,15 +122,12 @@ def emptying(image: str, folder: Path, names: Sequence[str], *, busybox: Path | 
     }
 
 
-def _host(request: SandboxRequest, container: Container) -> dict[str, Any]:
+def walls(request: SandboxRequest, container: Container) -> dict[str, Any]:
+    """What holds a container in, the job's and its services' alike: the common part of the HostConfig."""
     limits = container.limits
     host: dict[str, Any] = {
         "NetworkMode": container.network,
-        "Mounts": [_mount(bind) for bind in _binds(request, container.busybox)],
-        # Over every VOLUME of the image: the engine would else make a volume that outlives the container.
-        "Tmpfs": dict.fromkeys(_volumes(container.image), f"rw,nosuid,nodev,size={_VOLUME_SIZE}"),
         "Init": False,
-        "LogConfig": {"Type": "none"},
         "RestartPolicy": {"Name": "no"},
         "CapDrop": ["ALL"],
         "CapAdd": list(TRUSTED_CAPABILITIES) if request.trusted else [],
@@ -134,6 +141,9 @@ def _host(request: SandboxRequest, container: Container) -> dict[str, Any]:
         # more.
         "Ulimits": [{"Name": "core", "Soft": 1, "Hard": 1}],
     }
+    if container.inward:
+        # Older engines ask the host's own resolver on behalf of a network without a way out: a leak. Nobody is there.
+        host["Dns"] = [_NO_RESOLVER]
     if container.runtime:
         host["Runtime"] = container.runtime
     if limits.memory is not None:

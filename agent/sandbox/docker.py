@@ -1,5 +1,5 @@
 """Jobs in containers, through the Engine API: called to create, start, look, connect and remove, never to
-exec, attach or read logs.
+exec or attach, and never for a job's output. (The last words of a service that failed are read: docs/decisions/0009.)
 
 The calls block and run in threads. Everything made bears the agent's id and the attempt as labels, by which
 `remove` and `sweep` find it, whoever made it.
@@ -18,17 +18,29 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import docker
-from docker.errors import APIError, DockerException, ImageNotFound
+from docker.errors import DockerException, ImageNotFound
 from docker.utils import parse_repository_tag
 from requests.exceptions import RequestException
 
 from agent.problems import Cause, JobProblem
-from agent.sandbox import container, entry, names, seccomp
+from agent.sandbox import container, entry, names, seccomp, service
+from agent.sandbox.cgroups import of_process
 from agent.sandbox.commands import CommandFailedError
 from agent.sandbox.container import LABEL_AGENT, LABEL_ATTEMPT, Container, Image
 from agent.sandbox.firewall import Firewall, Rules
-from agent.sandbox.limits import granted
-from agent.sandbox.protocol import Ability, Attach, Limits, NotRemovedError, Prepared, SandboxRequest
+from agent.sandbox.limits import NoRoomError, granted, parted
+from agent.sandbox.protocol import (
+    Ability,
+    Attach,
+    Limits,
+    NotRemovedError,
+    NotSeenError,
+    Prepared,
+    SandboxRequest,
+    Service,
+    ServiceState,
+)
+from agent.sandbox.sentences import not_started, one_line, unavailable
 from headrace.pipeline.plan import Network, SandboxKind
 
 Answer = TypeVar("Answer")
@@ -38,7 +50,6 @@ _OLDEST_API: Final = (1, 41)
 _TIMEOUT_S: Final = 60
 _PULL_TIMEOUT_S: Final = 1800
 _EMPTYING_S: Final = 300
-_WATCHED: Final = frozenset({"memory", "pids", "cpu", "cpuacct", ""})
 
 
 class Docker:
@@ -90,8 +101,8 @@ class Docker:
         except seccomp.UnknownMachineError as error:
             return self._cannot(str(error))
         except (DockerException, RequestException) as error:
-            return self._cannot(f"no Docker engine answers: {_sentence(error)}")
-        api = tuple(int(part) for part in version["ApiVersion"].split("."))
+            return self._cannot(f"no Docker engine answers: {one_line(error)}")
+        api = _numbers(version["ApiVersion"])
         if api < _OLDEST_API:
             wanted = ".".join(map(str, _OLDEST_API))
             return self._cannot(f"the Docker engine is too old: its API is {version['ApiVersion']}, {wanted} is needed")
@@ -109,24 +120,12 @@ class Docker:
         """Image, network and container; returns with the container started and its control shell waiting."""
         image = await self.resolve(request.image)
         try:
-            network = await self._network(request)
-            made = container.body(
-                request,
-                Container(
-                    image=image,
-                    limits=granted(request.limits, self._slot),
-                    seccomp=seccomp.profile(platform.machine()),
-                    network=network,
-                    user=self._user(request),
-                    busybox=self._busybox,
-                    runtime=self._runtime,
-                ),
-            )
-            created = await self._call(lambda engine: _create(engine, made))
-            await self._call(lambda engine: engine.start(created["Id"]))
-            shown = await self._call(lambda engine: engine.inspect_container(created["Id"]))
+            if not request.services:
+                await self.open_network(request)
+            limits, _ = self._limits(request)
+            shown = await self._started(container.body(request, self._container(request, image, limits)))
         except (DockerException, RequestException, CommandFailedError) as error:
-            raise _not_started(request.image, error) from error
+            raise not_started(request.image, error) from error
         pid = int(shown["State"]["Pid"])
         if pid == 0:
             code = shown["State"]["ExitCode"]
@@ -134,7 +133,7 @@ class Docker:
             raise JobProblem(Cause.ERRORED, sentence)
         env = {"PATH": entry.PATH, **self._env, **image.env}
         env.setdefault("HOME", "/root" if self._user(request) == "0:0" else entry.WORKSPACE)
-        return Prepared(Attach(pid, created["Id"]), env=env, cgroups=_cgroups(pid), image=image.digest)
+        return Prepared(Attach(pid, shown["Id"]), env=env, cgroups=of_process(pid), image=image.digest)
 
     async def resolve(self, name: str) -> Image:
         """The image, pulled if it is not here. Raises `JobProblem` with `IMAGE_UNAVAILABLE`."""
@@ -144,11 +143,11 @@ class Docker:
             except ImageNotFound:
                 await self._pull(name)
             except (DockerException, RequestException) as error:
-                raise _unavailable(name, error) from error
+                raise unavailable(name, error) from error
             try:
                 return await self._inspect(name)
             except (DockerException, RequestException) as error:
-                raise _unavailable(name, error) from error
+                raise unavailable(name, error) from error
 
     async def _inspect(self, name: str) -> Image:
         return Image.read(await self._call(lambda engine: _inspected(engine, name)))
@@ -168,30 +167,110 @@ class Docker:
             async with asyncio.timeout(_PULL_TIMEOUT_S):
                 await asyncio.to_thread(self._with_client, pull)  # may be given up: an image is nobody's rest
         except (DockerException, RequestException, TimeoutError) as error:
-            raise _unavailable(name, error) from error
+            raise unavailable(name, error) from error
 
-    async def _network(self, request: SandboxRequest) -> str:
-        """The engine's name of the job's network. The rules stand before anything is connected to it."""
+    def _limits(self, request: SandboxRequest) -> tuple[Limits, Limits]:
+        """The job's, and each of its services'."""
+        if not request.services:
+            return granted(request.limits, self._slot), Limits()
+        try:
+            return parted(request.limits, self._slot, len(request.services))
+        except NoRoomError as error:
+            raise JobProblem(Cause.REFUSED, str(error)) from error
+
+    def _container(self, request: SandboxRequest, image: Image, limits: Limits) -> Container:
+        return Container(
+            image=image,
+            limits=limits,
+            seccomp=seccomp.profile(platform.machine()),
+            network=self._network(request),
+            user=self._user(request),
+            busybox=self._busybox,
+            runtime=self._runtime,
+            inward=bool(request.services) and request.network is not Network.FULL,
+        )
+
+    async def _started(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Makes a container and starts it; returns what the engine shows of it."""
+        created = await self._call(lambda engine: _create(engine, body))
+        await self._call(lambda engine: engine.start(created["Id"]))
+        return await self._call(lambda engine: engine.inspect_container(created["Id"]))
+
+    def _network(self, request: SandboxRequest) -> str:
+        """The engine's name of the job's network."""
+        if request.services:
+            return names.namespace(self._agent, request.attempt)
         if request.network is Network.NONE:
             return "none"
-        if self._firewall is None:
-            if request.own_code and self._own_network:
-                return "bridge"
-            sentence = "this agent is not root and cannot filter a container's network: say `network: none`"
+        return "bridge" if self._firewall is None else names.namespace(self._agent, request.attempt)
+
+    async def open_network(self, request: SandboxRequest) -> None:
+        """Makes the attempt's network, if it has one. The rules stand before anything is connected to it."""
+        network = self._network(request)
+        if network == "none":
+            return
+        if self._firewall is None and not (request.own_code and self._own_network):
+            mend = "leave `services` out" if request.services else "say `network: none`"
+            sentence = f"this agent is not root and cannot filter a container's network: {mend}"
             raise JobProblem(Cause.REFUSED, sentence)
-        name = names.namespace(self._agent, request.attempt)
+        if network == "bridge":
+            return
         interface = names.interface(self._agent, request.attempt)
-        await self._firewall.close(request.attempt, Rules(interface, self._resolvers))
-        await self._call(
-            lambda engine: engine.create_network(
-                name,
-                driver="bridge",
-                options={"com.docker.network.bridge.name": interface},
-                labels=container.labels(self._agent, request.attempt),
-                enable_ipv6=False,
+        try:
+            if self._firewall is not None:
+                await self._firewall.close(request.attempt, Rules(interface, self._resolvers))
+            await self._call(
+                lambda engine: engine.create_network(
+                    network,
+                    driver="bridge",
+                    options={"com.docker.network.bridge.name": interface},
+                    labels=container.labels(self._agent, request.attempt),
+                    enable_ipv6=False,
+                    internal=request.network is not Network.FULL,
+                )
             )
-        )
-        return name
+        except (DockerException, RequestException, CommandFailedError) as error:
+            raise JobProblem(Cause.ERRORED, f"the job's network could not be made: {one_line(error)}") from error
+
+    async def begin_service(self, request: SandboxRequest, service_: Service) -> None:
+        """Starts a service; it runs then, or has already ended. Raises `JobProblem`."""
+        _, limits = self._limits(request)
+        try:
+            image = await self.resolve(service_.image)
+            place = self._container(request, image, limits)
+            version = await self._call(lambda engine: engine.api_version)
+            await self._started(service.body(request, service_, place, api=_numbers(version)))
+        except JobProblem as problem:
+            raise JobProblem(problem.cause, f"service {service_.name}: {problem.sentence}") from problem
+        except (DockerException, RequestException) as error:
+            sentence = f"service {service_.name} could not be started: {one_line(error)}"
+            raise JobProblem(Cause.SERVICE_FAILED, sentence) from error
+
+    async def services(self, attempt: int) -> dict[str, ServiceState]:
+        """A look at the attempt's services, by name, whoever started them. Raises `NotSeenError`."""
+        try:
+            found = await self._call(lambda engine: self._services(engine, attempt))
+        except (DockerException, RequestException) as error:
+            raise NotSeenError(f"the engine does not say how the services are: {one_line(error)}") from error
+        return {service.name_of(each): service.state(each) for each in found}
+
+    async def service_log(self, attempt: int, name: str) -> bytes:
+        """The last of what a service wrote, 64 KiB at most. Raises `NotSeenError`."""
+
+        def read(engine: docker.APIClient) -> bytes:
+            for each in self._services(engine, attempt):
+                if service.name_of(each) == name:
+                    return service.tail(engine.logs(each["Id"]))  # the log driver keeps 512 KiB at most
+            return b""
+
+        try:
+            return await self._call(read)
+        except (DockerException, RequestException) as error:
+            raise NotSeenError(f"the engine does not give the log of service {name}: {one_line(error)}") from error
+
+    def _services(self, engine: docker.APIClient, attempt: int) -> list[dict[str, Any]]:
+        filters = {"label": [*self._filter(f"{LABEL_ATTEMPT}={attempt}"), service.LABEL_SERVICE]}
+        return [engine.inspect_container(each["Id"]) for each in engine.containers(all=True, filters=filters)]
 
     def _user(self, request: SandboxRequest) -> str:
         """Root of the container, as images expect; an untrusted job of an agent that is not root has its uid,
@@ -210,14 +289,14 @@ class Docker:
             if self._firewall is not None:
                 await self._firewall.open(attempt)
         except (DockerException, RequestException, CommandFailedError) as error:
-            raise NotRemovedError(f"attempt {attempt} is not removed from the engine: {_sentence(error)}") from error
+            raise NotRemovedError(f"attempt {attempt} is not removed from the engine: {one_line(error)}") from error
 
     async def sweep(self, keep: frozenset[int]) -> None:
         """Removes the containers, networks and rules of attempts that are not in `keep`. Raises `NotRemovedError`."""
         try:
             left = await self._call(self._attempts)
         except (DockerException, RequestException) as error:
-            raise NotRemovedError(f"the engine does not say what it holds: {_sentence(error)}") from error
+            raise NotRemovedError(f"the engine does not say what it holds: {one_line(error)}") from error
         if self._firewall is not None:
             left |= await self._firewall.attempts()
         for attempt in sorted(left - keep):
@@ -242,7 +321,7 @@ class Docker:
         try:
             code = await self._call(work)
         except (DockerException, RequestException) as error:
-            raise NotRemovedError(f"{folder} is not emptied by the engine: {_sentence(error)}") from error
+            raise NotRemovedError(f"{folder} is not emptied by the engine: {one_line(error)}") from error
         if code != 0:
             raise NotRemovedError(f"{folder} is not emptied: rm in a container ended with code {code}")
 
@@ -302,6 +381,10 @@ def _knock(url: str) -> None:
             raise DockerException(f"{path}: {error.strerror}") from error
 
 
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
 def _create(engine: docker.APIClient, body: dict[str, Any]) -> dict[str, Any]:
     # The client's stubs leave these two without types.
     created: dict[str, Any] = engine.create_container_from_config(body)  # type: ignore[no-untyped-call]
@@ -311,36 +394,3 @@ def _create(engine: docker.APIClient, body: dict[str, Any]) -> dict[str, Any]:
 def _inspected(engine: docker.APIClient, name: str) -> dict[str, Any]:
     inspected: dict[str, Any] = engine.inspect_image(name)  # type: ignore[no-untyped-call]
     return inspected
-
-
-def _cgroups(pid: int) -> tuple[Path, ...]:
-    """The cgroup folders of a container's pid 1, as the host sees them."""
-    folders = []
-    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
-        _, controllers, inside = line.split(":", 2)
-        for controller in controllers.split(","):
-            if controller in _WATCHED:
-                folder = Path("/sys/fs/cgroup", controller, inside.removeprefix("/"))
-                if folder.is_dir() and inside != "/":
-                    folders.append(folder)
-    return tuple(folders)
-
-
-def _unavailable(name: str, error: Exception) -> JobProblem:
-    sentence = f"image {name} cannot be had: {_sentence(error)}; check its name, its tag and who may pull it"
-    return JobProblem(Cause.IMAGE_UNAVAILABLE, sentence)
-
-
-def _not_started(image: str, error: Exception) -> JobProblem:
-    said = _sentence(error)
-    if '"sh": executable file not found' in said:
-        sentence = f"image {image} has no sh, and this agent has no static busybox to stand in for it"
-        return JobProblem(Cause.SHELL_MISSING, sentence)
-    return JobProblem(Cause.ERRORED, f"the container could not be started: {said}")
-
-
-def _sentence(error: Exception) -> str:
-    """What the engine said, in one line, without the client's own wrapping."""
-    if isinstance(error, APIError) and error.explanation:
-        return " ".join(str(error.explanation).split())
-    return " ".join(str(error).split()) or type(error).__name__

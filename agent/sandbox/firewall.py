@@ -122,6 +122,8 @@ def _filter(chain: str, parent: str, mark: str, rules: Rules) -> list[str]:
         if ipaddress.ip_address(address).version == 4
         for protocol in ("udp", "tcp")
     ]
+    # A job and its services are on one bridge; a kernel with br_netfilter asks these rules about them too.
+    own = f"-A {chain} -o {interface} {mark} -j ACCEPT"
     local = [f"-A {chain} -o {pattern} {mark} -j DROP" for pattern in _LOCAL_NETWORKS]
     # Behind an engine's bridge the engine's own rules decide what is left; a veth has no other friend.
     rest = "ACCEPT" if rules.subnet else "RETURN"
@@ -130,6 +132,7 @@ def _filter(chain: str, parent: str, mark: str, rules: Rules) -> list[str]:
         f":{chain} - [0:0]",
         *names_allowed,
         f"-A {chain} -d {_METADATA} {mark} -j DROP",
+        own,
         *local,
         f"-A {chain} {mark} -j {rest}",
         f"-I {parent} 1 -o {interface} {mark} -j DROP",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 from agent.sandbox.protocol import Limits
@@ -23,6 +25,43 @@ def granted(asked: Limits, slot: Limits) -> Limits:
         memory=_smaller(asked.memory, slot.memory),
         pids=_smaller(asked.pids, slot.pids),
     )
+
+
+_LEAST: Final[Mapping[str, float]] = MappingProxyType({"cpu": 0.05, "memory": 16 << 20, "pids": 16})
+"""What a service cannot do with less of."""
+
+
+class NoRoomError(Exception):
+    """A job and its services do not fit into one slot. One sentence."""
+
+
+def parted(asked: Limits, slot: Limits, services: int) -> tuple[Limits, Limits]:
+    """What a job gets, and what each of its services does: together the slot's share.
+
+    The job gets what it asks for, or half of the share; its services divide the rest evenly. Raises `NoRoomError`.
+    """
+    shares = {
+        name: _parted(name, getattr(asked, name), getattr(slot, name), services) for name in ("cpu", "memory", "pids")
+    }
+    (cpu, each_cpu), (memory, each_memory), (pids, each_pids) = shares.values()
+    return Limits(cpu, _whole(memory), _whole(pids)), Limits(each_cpu, _whole(each_memory), _whole(each_pids))
+
+
+def _parted(name: str, asked: float | None, slot: float | None, services: int) -> tuple[float | None, float | None]:
+    if slot is None:
+        return asked, None
+    job = slot / 2 if asked is None else min(asked, slot)
+    each = (slot - job) / services
+    if each < _LEAST[name]:
+        raise NoRoomError(
+            f"the job and its services do not fit into one slot of this agent: what the job's `{name}` leaves of it is "
+            f"too little for {services} of them; ask for less `{name}`, or use an agent with larger slots"
+        )
+    return job, each
+
+
+def _whole(amount: float | None) -> int | None:
+    return None if amount is None else int(amount)
 
 
 Number = TypeVar("Number", int, float)

@@ -36,6 +36,37 @@ class Bind:
 
 
 @dataclass(frozen=True, slots=True)
+class Service:
+    """A container beside the job's own, on the network of the two."""
+
+    name: str
+    """Its host name."""
+    image: str
+    env: Mapping[str, str]
+    """May hold secrets: never in a log."""
+    ready: str
+    """A command of sh in the container; empty: ready when it runs."""
+    timeout_s: float
+    """To become ready, from its start."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceState:
+    """One look at a service."""
+
+    running: bool
+    ready: bool
+    """Its ready command has succeeded once, or there is none."""
+    exit_code: int = 0
+    """Of one that runs no more."""
+    out_of_memory: bool = False
+    said: str = ""
+    """The last thing that the ready command wrote, or why it could not be run, in one line."""
+    shell_missing: bool = False
+    """There is a ready command, and no sh to run it."""
+
+
+@dataclass(frozen=True, slots=True)
 class SandboxRequest:
     """All that a sandbox is told about the attempt that it is for."""
 
@@ -57,6 +88,8 @@ class SandboxRequest:
     own_code: bool = False
     """The user's own code on the user's own machine (a local `headrace run` of a path): `network: full` may
     share the host's network."""
+    services: tuple[Service, ...] = ()
+    """Begun before the job's own sandbox is prepared (`ServiceHost`); they share the slot with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +153,10 @@ class NotRemovedError(Exception):
     """Something that was made for an attempt could not be removed; trying again is safe. One sentence."""
 
 
+class NotSeenError(Exception):
+    """The engine does not say how a service is. One sentence."""
+
+
 class Sandbox(Protocol):
     """One way to hold a job. Problems of the job are raised as `agent.problems.JobProblem`, with their cause."""
 
@@ -150,4 +187,24 @@ class Emptying(Protocol):
 
     async def empty(self, attempt: int, folder: Path, names: Sequence[str], image: str) -> None:
         """Removes the folders `names` of `folder`; `image` is that of `Prepared`. Raises `NotRemovedError`."""
+        ...
+
+
+class ServiceHost(Protocol):
+    """What can hold services beside a job. `Sandbox.remove` and `sweep` take them away with all else."""
+
+    async def open_network(self, request: SandboxRequest) -> None:
+        """Makes the network of the job and its services, with its rules. Raises `JobProblem`."""
+        ...
+
+    async def begin_service(self, request: SandboxRequest, service: Service) -> None:
+        """Starts one of the request's services; it runs then, or has already ended. Raises `JobProblem`."""
+        ...
+
+    async def services(self, attempt: int) -> Mapping[str, ServiceState]:
+        """A look at the attempt's services, by name, whoever started them. Raises `NotSeenError`."""
+        ...
+
+    async def service_log(self, attempt: int, name: str) -> bytes:
+        """The last of what a service wrote, 64 KiB at most. Raises `NotSeenError`."""
         ...

@@ -658,7 +658,7 @@ class Service(_message.Message):
     ready: _builtins.str
     """a command in the container; empty: ready when it runs"""
     timeout_ms: _builtins.int
-    """to become ready"""
+    """to become ready; 0: a minute"""
     @_builtins.property
     def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(

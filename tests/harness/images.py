@@ -17,12 +17,20 @@ import docker
 
 DEBIAN = "headrace-test/debian:bookworm"
 BUSYBOX = "headrace-test/busybox:latest"
+BARE = "headrace-test/bare-base:latest"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "headrace-tests"
 
 
 def busybox(engine: str) -> str:
     """A 2 MB image with Debian's static busybox and nothing else; returns its name."""
     return _imported(engine, BUSYBOX, _busybox_tar())
+
+
+def bare(engine: str) -> str:
+    """An image with one program that waits, and without a shell; returns its name."""
+    return variant(
+        engine, "headrace-test/bare:latest", _imported(engine, BARE, _bare_tar()), {"CMD": '["/sleep", "9999"]'}
+    )
 
 
 def debian(engine: str, include: str = "") -> str:
@@ -84,6 +92,17 @@ def _busybox_tar() -> bytes:
         text = b"root:x:0:0::/root:/bin/sh\n"
         passwd.size = len(text)
         tar.addfile(passwd, io.BytesIO(text))
+    return archive.getvalue()
+
+
+def _bare_tar() -> bytes:
+    """A busybox that answers to `sleep` alone, because nothing else is named so."""
+    path = shutil.which("busybox")
+    if path is None:
+        raise RuntimeError("busybox cannot be found: apt-get install busybox-static")
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.add(path, "sleep")
     return archive.getvalue()
 
 
