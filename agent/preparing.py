@@ -17,7 +17,6 @@ from agent.supervisor.client import SupervisorClient
 from agent.workspace.checkout import Workspace
 from agent.workspace.removal import NotRemoved, remove_tree
 from headrace.pipeline.plan import Network, SandboxKind
-from headrace.v1 import common_pb2
 
 SAY = "/headrace"
 """Where a step finds the folder for what it has to say."""
@@ -52,7 +51,7 @@ async def choose_sandbox(record: Record, parts: Parts, client: SupervisorClient)
     wish = Wish(
         kind=SandboxKind(spec.sandbox or "any"),
         image=spec.image,
-        network=network_of(spec),
+        network=Network(spec.network or "full"),
         own_code=parts.policy.local and spec.source.own_code,
         services=bool(spec.services),
     )
@@ -62,11 +61,6 @@ async def choose_sandbox(record: Record, parts: Parts, client: SupervisorClient)
     image = f", image {choice.image}" if choice.image else ""
     await client.say(f"sandbox {choice.kind}{image}, network {wish.network}\n")
     return choice
-
-
-def network_of(spec: common_pb2.JobSpec) -> Network:
-    """What the job may reach beyond its services: those it reaches always."""
-    return Network.NONE if spec.network == "services" else Network(spec.network or "full")
 
 
 async def make_place(
@@ -113,7 +107,7 @@ def _request_of(record: Record, parts: Parts, home: Home, *, choice: Choice, fol
         slot=record.slot,
         folder=folder,
         workspace=home.tree,
-        network=network_of(spec),
+        network=Network(spec.network or "full"),
         image=choice.image,
         trusted=spec.trusted,
         own_code=parts.policy.local and spec.source.own_code,

@@ -110,7 +110,7 @@ class Docker:
             mend = "install it there, or change docker_runtime"
             return self._cannot(f"the Docker engine knows no runtime {self._runtime}: {mend}")
         full = self._own_network or (self._firewall is not None and await self._firewall.try_out())
-        networks = frozenset({Network.NONE, Network.FULL} if full else {Network.NONE})
+        networks = frozenset({Network.NONE, Network.SERVICES, Network.FULL} if full else {Network.NONE})
         return Ability(self.kind, networks, hard_limits=bool(facts.get("MemoryLimit") and facts.get("PidsLimit")))
 
     def _cannot(self, why: str) -> Ability:
@@ -200,7 +200,7 @@ class Docker:
         """The engine's name of the job's network."""
         if request.services:
             return names.namespace(self._agent, request.attempt)
-        if request.network is Network.NONE:
+        if request.network is not Network.FULL:
             return "none"
         return "bridge" if self._firewall is None else names.namespace(self._agent, request.attempt)
 
@@ -260,7 +260,7 @@ class Docker:
         def read(engine: docker.APIClient) -> bytes:
             for each in self._services(engine, attempt):
                 if service.name_of(each) == name:
-                    return service.tail(engine.logs(each["Id"]))  # the log driver keeps 512 KiB at most
+                    return service.tail(engine.logs(each["Id"]))  # the log driver keeps 2 MiB at most
             return b""
 
         try:

@@ -17,8 +17,8 @@ from agent.sandbox.protocol import SandboxRequest, Service, ServiceState
 LABEL_SERVICE: Final = "headrace.service"
 LOG_TAIL: Final = 64 << 10
 """Bytes of a service's output that are shown when it fails."""
-_LOG: Final = {"Type": "json-file", "Config": {"max-size": "256k", "max-file": "2"}}
-"""At least the last 256 KiB, as they are on disk; never more than twice that."""
+_LOG: Final = {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "2"}}
+"""At least the last 1 MiB of JSON lines; never more than twice that."""
 _START_INTERVAL: Final = (1, 44)
 """The engine's API from which on a health check may be frequent at first and rare later."""
 _SECOND: Final = 1_000_000_000

@@ -15,6 +15,7 @@ from agent.sandbox.firewall import Firewall
 from headrace.pipeline.plan import SandboxKind
 from tests.harness import images
 from tests.harness.docker_engine import NoEngineError, engine
+from tests.harness.outside import outside as machine_outside
 from tests.harness.sandbox_world import BWRAP_AGENT, DOCKER_AGENT, SLOT, World, bubblewrap, cannot, resolvers
 
 
@@ -91,3 +92,10 @@ def world(request: pytest.FixtureRequest) -> World:
     """Both, one after the other."""
     found: World = request.getfixturevalue(f"{request.param}_world")
     return found
+
+
+@pytest.fixture
+def outside() -> Iterator[str]:
+    """The address of a machine elsewhere that listens on port 80, also as the cloud's metadata."""
+    with machine_outside() as address:
+        yield address

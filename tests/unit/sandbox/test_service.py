@@ -65,7 +65,7 @@ def test_a_services_output_is_kept_within_bounds() -> None:
     """The engine writes it to the machine's disk, and nobody reads it unless the service fails."""
     assert service.body(REQUEST, DB, PLACE, api=NEW)["HostConfig"]["LogConfig"] == {
         "Type": "json-file",
-        "Config": {"max-size": "256k", "max-file": "2"},
+        "Config": {"max-size": "1m", "max-file": "2"},
     }
 
 
