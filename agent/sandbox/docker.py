@@ -1,5 +1,5 @@
 """Jobs in containers, through the Engine API: called to create, start, look, connect and remove, never to
-exec or attach, and never for a job's output. (The last words of a service that failed are read: docs/decisions/0009.)
+exec or attach, and never for a job's output. (The last words of a service that failed are read: docs/decisions/0012.)
 
 The calls block and run in threads. Everything made bears the agent's id and the attempt as labels, by which
 `remove` and `sweep` find it, whoever made it.
