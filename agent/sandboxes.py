@@ -15,6 +15,7 @@ from agent.sandbox import entry, etc, passed
 from agent.sandbox.bubblewrap import Bubblewrap, Shown
 from agent.sandbox.cgroups import Cgroups
 from agent.sandbox.docker import DEFAULT_URL, Docker
+from agent.sandbox.docker_services import DockerServices
 from agent.sandbox.firewall import Firewall
 from agent.sandbox.host import Host
 from agent.sandbox.limits import share
@@ -102,7 +103,13 @@ def find(settings: Settings, agent: str, state: Path, environment: Mapping[str, 
     found: dict[SandboxKind, Sandbox] = {SandboxKind.BUBBLEWRAP: bubblewrap, SandboxKind.DOCKER: docker}
     if settings.allow_host or settings.local:
         found[SandboxKind.HOST] = Host(slot=slot, environ=environment, env=env, cgroups=cgroups)
-    return Machine(found, docker, slot, staging, OwnSettings(given, named) if settings.local else OwnSettings({}, ()))
+    return Machine(
+        found,
+        DockerServices(docker),
+        slot,
+        staging,
+        OwnSettings(given, named) if settings.local else OwnSettings({}, ()),
+    )
 
 
 def _own_python(settings: Settings) -> tuple[Path, ...]:

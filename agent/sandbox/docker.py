@@ -1,5 +1,5 @@
 """Jobs in containers, through the Engine API: called to create, start, look, connect and remove, never to
-exec or attach, and never for a job's output. (The last words of a service that failed are read: docs/decisions/0012.)
+exec or attach, and never for a job's output.
 
 The calls block and run in threads. Everything made bears the agent's id and the attempt as labels, by which
 `remove` and `sweep` find it, whoever made it.
@@ -23,7 +23,7 @@ from docker.utils import parse_repository_tag
 from requests.exceptions import RequestException
 
 from agent.problems import Cause, JobProblem
-from agent.sandbox import container, entry, names, seccomp, service
+from agent.sandbox import container, entry, names, seccomp
 from agent.sandbox.cgroups import of_process
 from agent.sandbox.commands import CommandFailedError
 from agent.sandbox.container import LABEL_AGENT, LABEL_ATTEMPT, Container, Image
@@ -34,11 +34,8 @@ from agent.sandbox.protocol import (
     Attach,
     Limits,
     NotRemovedError,
-    NotSeenError,
     Prepared,
     SandboxRequest,
-    Service,
-    ServiceState,
 )
 from agent.sandbox.sentences import not_started, one_line, unavailable
 from headrace.pipeline.plan import Network, SandboxKind
@@ -50,6 +47,10 @@ _OLDEST_API: Final = (1, 41)
 _TIMEOUT_S: Final = 60
 _PULL_TIMEOUT_S: Final = 1800
 _EMPTYING_S: Final = 300
+
+
+class EngineError(Exception):
+    """The engine did not do what it was asked to. Its own sentence."""
 
 
 class Docker:
@@ -102,7 +103,7 @@ class Docker:
             return self._cannot(str(error))
         except (DockerException, RequestException) as error:
             return self._cannot(f"no Docker engine answers: {one_line(error)}")
-        api = _numbers(version["ApiVersion"])
+        api = numbers(version["ApiVersion"])
         if api < _OLDEST_API:
             wanted = ".".join(map(str, _OLDEST_API))
             return self._cannot(f"the Docker engine is too old: its API is {version['ApiVersion']}, {wanted} is needed")
@@ -122,9 +123,9 @@ class Docker:
         try:
             if not request.services:
                 await self.open_network(request)
-            limits, _ = self._limits(request)
-            shown = await self._started(container.body(request, self._container(request, image, limits)))
-        except (DockerException, RequestException, CommandFailedError) as error:
+            limits, _ = self.limits(request)
+            shown = await self.started(container.body(request, self.place(request, image, limits)))
+        except EngineError as error:
             raise not_started(request.image, error) from error
         pid = int(shown["State"]["Pid"])
         if pid == 0:
@@ -169,8 +170,8 @@ class Docker:
         except (DockerException, RequestException, TimeoutError) as error:
             raise unavailable(name, error) from error
 
-    def _limits(self, request: SandboxRequest) -> tuple[Limits, Limits]:
-        """The job's, and each of its services'."""
+    def limits(self, request: SandboxRequest) -> tuple[Limits, Limits]:
+        """The job's, and each of its services'. Raises `JobProblem`."""
         if not request.services:
             return granted(request.limits, self._slot), Limits()
         try:
@@ -178,7 +179,8 @@ class Docker:
         except NoRoomError as error:
             raise JobProblem(Cause.REFUSED, str(error)) from error
 
-    def _container(self, request: SandboxRequest, image: Image, limits: Limits) -> Container:
+    def place(self, request: SandboxRequest, image: Image, limits: Limits) -> Container:
+        """What a container of the attempt is made of, the job's and its services'."""
         return Container(
             image=image,
             limits=limits,
@@ -190,11 +192,11 @@ class Docker:
             inward=bool(request.services) and request.network is not Network.FULL,
         )
 
-    async def _started(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Makes a container and starts it; returns what the engine shows of it."""
-        created = await self._call(lambda engine: _create(engine, body))
-        await self._call(lambda engine: engine.start(created["Id"]))
-        return await self._call(lambda engine: engine.inspect_container(created["Id"]))
+    async def started(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Makes a container and starts it; returns what the engine shows of it. Raises `EngineError`."""
+        created = await self.ask(lambda engine: _create(engine, body))
+        await self.ask(lambda engine: engine.start(created["Id"]))
+        return await self.ask(lambda engine: engine.inspect_container(created["Id"]))
 
     def _network(self, request: SandboxRequest) -> str:
         """The engine's name of the job's network."""
@@ -231,46 +233,6 @@ class Docker:
             )
         except (DockerException, RequestException, CommandFailedError) as error:
             raise JobProblem(Cause.ERRORED, f"the job's network could not be made: {one_line(error)}") from error
-
-    async def begin_service(self, request: SandboxRequest, service_: Service) -> None:
-        """Starts a service; it runs then, or has already ended. Raises `JobProblem`."""
-        _, limits = self._limits(request)
-        try:
-            image = await self.resolve(service_.image)
-            place = self._container(request, image, limits)
-            version = await self._call(lambda engine: engine.api_version)
-            await self._started(service.body(request, service_, place, api=_numbers(version)))
-        except JobProblem as problem:
-            raise JobProblem(problem.cause, f"service {service_.name}: {problem.sentence}") from problem
-        except (DockerException, RequestException) as error:
-            sentence = f"service {service_.name} could not be started: {one_line(error)}"
-            raise JobProblem(Cause.SERVICE_FAILED, sentence) from error
-
-    async def services(self, attempt: int) -> dict[str, ServiceState]:
-        """A look at the attempt's services, by name, whoever started them. Raises `NotSeenError`."""
-        try:
-            found = await self._call(lambda engine: self._services(engine, attempt))
-        except (DockerException, RequestException) as error:
-            raise NotSeenError(f"the engine does not say how the services are: {one_line(error)}") from error
-        return {service.name_of(each): service.state(each) for each in found}
-
-    async def service_log(self, attempt: int, name: str) -> bytes:
-        """The last of what a service wrote, 64 KiB at most. Raises `NotSeenError`."""
-
-        def read(engine: docker.APIClient) -> bytes:
-            for each in self._services(engine, attempt):
-                if service.name_of(each) == name:
-                    return service.tail(engine.logs(each["Id"]))  # the log driver keeps 2 MiB at most
-            return b""
-
-        try:
-            return await self._call(read)
-        except (DockerException, RequestException) as error:
-            raise NotSeenError(f"the engine does not give the log of service {name}: {one_line(error)}") from error
-
-    def _services(self, engine: docker.APIClient, attempt: int) -> list[dict[str, Any]]:
-        filters = {"label": [*self._filter(f"{LABEL_ATTEMPT}={attempt}"), service.LABEL_SERVICE]}
-        return [engine.inspect_container(each["Id"]) for each in engine.containers(all=True, filters=filters)]
 
     def _user(self, request: SandboxRequest) -> str:
         """Root of the container, as images expect; an untrusted job of an agent that is not root has its uid,
@@ -331,8 +293,8 @@ class Docker:
             await asyncio.to_thread(self._client.close)
             self._client = None
 
-    def _filter(self, label: str) -> list[str]:
-        return [f"{LABEL_AGENT}={self._agent}", label]
+    def _filter(self, *labels: str) -> list[str]:
+        return [f"{LABEL_AGENT}={self._agent}", *labels]
 
     def _attempts(self, engine: docker.APIClient) -> frozenset[int]:
         label = {"label": self._filter(LABEL_ATTEMPT)}
@@ -350,6 +312,22 @@ class Docker:
                     engine.remove_network(found["Id"])
 
         await self._call(remove)
+
+    async def inspected(self, *labels: str) -> list[dict[str, Any]]:
+        """What the engine shows of this agent's containers with these labels. Raises `EngineError`."""
+
+        def look(engine: docker.APIClient) -> list[dict[str, Any]]:
+            found = engine.containers(all=True, filters={"label": self._filter(*labels)})
+            return [engine.inspect_container(each["Id"]) for each in found]
+
+        return await self.ask(look)
+
+    async def ask(self, work: Callable[[docker.APIClient], Answer]) -> Answer:
+        """One call for whoever does not know the engine. Raises `EngineError`."""
+        try:
+            return await self._call(work)
+        except (DockerException, RequestException) as error:
+            raise EngineError(one_line(error)) from error
 
     async def _call(self, work: Callable[[docker.APIClient], Answer]) -> Answer:
         """One call, to its end: what a canceled one was about to make would else appear after its removal."""
@@ -381,7 +359,8 @@ def _knock(url: str) -> None:
             raise DockerException(f"{path}: {error.strerror}") from error
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def numbers(version: str) -> tuple[int, ...]:
+    """Of a version, to compare."""
     return tuple(int(part) for part in version.split("."))
 
 

@@ -197,7 +197,7 @@ class ServiceHost(Protocol):
         """Makes the network of the job and its services, with its rules. Raises `JobProblem`."""
         ...
 
-    async def begin_service(self, request: SandboxRequest, service: Service) -> None:
+    async def begin_service(self, request: SandboxRequest, wanted: Service) -> None:
         """Starts one of the request's services; it runs then, or has already ended. Raises `JobProblem`."""
         ...
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from tests.harness import images
 from tests.harness.docker_engine import NoEngineError, engine
 from tests.harness.leftovers import Leftovers
 from tests.harness.sandbox_world import cannot
-from tests.integration.agent.conftest import Agent, job
+from tests.integration.agent.conftest import Agent, job, supervisors
 from tests.integration.agent.other_side import OtherSide
 
 pytestmark = [pytest.mark.root, pytest.mark.docker]
@@ -172,6 +174,33 @@ async def test_a_killed_agent_leaves_a_job_its_services_and_the_next_one_takes_t
     assert (cause, sentence) == (pb.CAUSE_UNSPECIFIED, "")
     assert log.count("begun\n") == 1
     assert "PONG" in log
+
+
+async def test_a_lost_supervisor_takes_the_services_with_it(dockered: Agent, side: OtherSide, redis: str) -> None:
+    """They are not its children: the agent removes them (the fixture looks)."""
+    await dockered.start()
+    db = pb.Service(name="db", image=redis, ready=PING)
+    attempt = side.give(with_services(redis, "echo begun; sleep 1000", services=[db]))
+    await side.until(lambda: attempt in side.logs and "begun\n" in side.logs[attempt].text, 60)
+    for pid in supervisors(dockered.data):
+        os.kill(pid, signal.SIGKILL)
+    await side.until(lambda: attempt in side.ended, 60)
+    assert side.ended[attempt].cause == pb.CAUSE_ERRORED
+
+
+async def test_a_cancel_does_not_wait_for_a_service(dockered: Agent, side: OtherSide, redis: str) -> None:
+    """Nor for an agent that was killed while it waited: the next one begins anew, and can be told to stop."""
+    await dockered.start()
+    db = pb.Service(name="db", image=redis, ready="false", timeout_ms=600_000)
+    attempt = side.give(with_services(redis, "true", services=[db]))
+    await side.until(lambda: attempt in side.logs and "db: image" in side.logs[attempt].text, 60)
+    dockered.kill()
+    await dockered.ended()
+    await dockered.start()
+    await side.until(lambda: side.logs[attempt].text.count("db: image") == 2, 60)
+    side.cancel(attempt)
+    cause, _, _ = await outcome(side, attempt)
+    assert cause == pb.CAUSE_CANCELED
 
 
 async def test_a_sandbox_that_has_no_containers_refuses_services_in_one_sentence(

@@ -14,6 +14,7 @@ import pytest
 
 from agent.sandbox import service
 from agent.sandbox.docker import Docker
+from agent.sandbox.docker_services import DockerServices
 from agent.sandbox.protocol import SandboxRequest, Service, ServiceState
 from headrace.pipeline.plan import Network
 from tests.harness import images
@@ -77,8 +78,9 @@ async def begun(world: World, services: tuple[Service, ...], network: Network, *
 
 
 async def begin(sandbox: Docker, request: SandboxRequest) -> None:
-    await sandbox.open_network(request)
-    await asyncio.gather(*(sandbox.begin_service(request, each) for each in request.services))
+    host = DockerServices(sandbox)
+    await host.open_network(request)
+    await asyncio.gather(*(host.begin_service(request, each) for each in request.services))
 
 
 async def from_job(job: SandboxJob, *targets: str) -> set[str]:
@@ -192,7 +194,7 @@ async def test_the_engine_shows_a_service_behind_the_jobs_walls(
 async def ended(sandbox: Docker, attempt: int, name: str) -> ServiceState:
     """The service's state once it has ended."""
     async with asyncio.timeout(20):
-        while (state := (await sandbox.services(attempt))[name]).running:  # noqa: ASYNC110
+        while (state := (await DockerServices(sandbox).services(attempt))[name]).running:  # noqa: ASYNC110
             await asyncio.sleep(0.1)  # the engine tells nobody but those who ask
     return state
 
@@ -211,7 +213,7 @@ async def test_the_entrypoint_of_a_trusted_jobs_service_may_become_another_user(
     try:
         await begin(docker_world.sandbox, request)
         state = await ended(docker_world.sandbox, request.attempt, "db")
-        assert state.exit_code == code, await docker_world.sandbox.service_log(request.attempt, "db")
+        assert state.exit_code == code, await DockerServices(docker_world.sandbox).service_log(request.attempt, "db")
     finally:
         await docker_world.sandbox.remove(request.attempt)
 
@@ -227,7 +229,7 @@ async def test_a_chatty_service_fills_neither_the_disk_nor_the_log(
     try:
         await begin(docker_world.sandbox, request)
         state = await ended(docker_world.sandbox, request.attempt, "db")
-        log = await docker_world.sandbox.service_log(request.attempt, "db")
+        log = await DockerServices(docker_world.sandbox).service_log(request.attempt, "db")
     finally:
         await docker_world.sandbox.remove(request.attempt)
     assert (state.exit_code, state.ready) == (3, False)
@@ -256,7 +258,7 @@ async def test_services_are_removed_and_swept_like_all_else(docker_world: World,
         assert sorted(held(client)["networks"]) == both
         await sandbox.sweep(frozenset({kept.attempt}))
         assert held(client) == {"containers": [one, one], "networks": [one]}
-        assert all(state.running for state in (await sandbox.services(kept.attempt)).values())
+        assert all(state.running for state in (await DockerServices(sandbox).services(kept.attempt)).values())
         await sandbox.remove(kept.attempt)
         await sandbox.remove(kept.attempt)
         assert held(client) == {"containers": [], "networks": []}
