@@ -132,7 +132,8 @@ class Attempt:
     def _begin(self, asked: dict[str, Any]) -> None:
         number = asked["number"]
         self._step = asked
-        self._writer.open_section("step", asked["title"], step=number)
+        self._writer.open_section("step", asked["title"], step=asked.get("step", number))
+        self._writer.say(asked.get("say", "").encode("utf-8", "surrogateescape"))
         self._began.add(number)
         self._began_ms = self._clocks.wall()
         wrong = too_much(asked["env"], _ARGUMENTS)

@@ -13,7 +13,7 @@ import struct
 from typing import Any, Final
 
 MAJOR: Final = 1
-MINOR: Final = 0
+MINOR: Final = 1
 OLDER: Final = 2
 """How many minors back an agent goes."""
 MOST: Final = 32 << 20

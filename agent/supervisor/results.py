@@ -67,10 +67,15 @@ class Step:
     timeout_ms: int = 0
     """0: none of its own."""
     grace_ms: int = 10_000
+    step: int | None = None
+    """The step's own number, where `number` is that of a later try."""
+    say: str = ""
+    """A line of ours at the head of its section."""
 
     def asked(self) -> dict[str, Any]:
         """As the supervisor reads it."""
         fields = asdict(self)
+        fields["step"] = self.number if self.step is None else self.step
         return {**fields, "title": fields.pop("section_title"), "env": dict(self.env)}
 
 
