@@ -7,7 +7,7 @@ Precedence: step over what earlier steps wrote to `$HEADRACE_ENV` over job, stag
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from headrace.v1 import common_pb2 as pb
@@ -17,9 +17,10 @@ _OURS = "HEADRACE_"
 ENV_LIMIT = 1 << 20
 """Bytes of one `$HEADRACE_ENV` file."""
 OUTPUT_LIMIT = 16 << 20
-"""Bytes of one `$HEADRACE_OUTPUT` file: a job's outputs together have no more."""
+"""Bytes of a job's outputs together, and so of one `$HEADRACE_OUTPUT` file."""
 VALUE_LIMIT = 1 << 20
 """Bytes of one output."""
+BOTH_LIMITS = f"one output holds up to {VALUE_LIMIT:,} bytes, and all outputs of a job together {OUTPUT_LIMIT:,}"
 
 
 class BadFile(Exception):
@@ -54,6 +55,7 @@ def of_job(spec: pb.JobSpec, attempt_try: int, places: Places, fencing_token: in
         "HEADRACE_WORKSPACE": places.workspace,
         "HEADRACE_SHARD": "1",
         "HEADRACE_SHARDS": "1",
+        **spec.given_env,
     }
     if spec.environment:
         found["HEADRACE_FENCING_TOKEN"] = str(fencing_token)
@@ -62,34 +64,47 @@ def of_job(spec: pb.JobSpec, attempt_try: int, places: Places, fencing_token: in
 
 def of_step(
     base: Mapping[str, str],
-    spec: pb.JobSpec,
-    exported: Mapping[str, str],
-    step: pb.Step,
+    job: Mapping[str, str],
+    own: Mapping[str, str],
     *,
     ours: Mapping[str, str],
-    places: Places,
+    say: str,
+    files: Files,
 ) -> dict[str, str]:
-    """All that one step finds. `base`: the image's, `exported`: what earlier steps wrote, `ours`: `of_job`."""
+    """All that one step finds. `base`: the image's, `job`: the job's and what earlier steps exported, `own`: the
+    step's, `ours`: `of_job`, `say`: the folder of its files."""
     return {
         **base,
         "CI": "true",
-        **spec.env,
-        **exported,
-        **step.run.env,
+        **job,
+        **own,
         **ours,
-        "HEADRACE_OUTPUT": f"{places.say}/{output_file(step.number)}",
-        "HEADRACE_ENV": f"{places.say}/{env_file(step.number)}",
+        "HEADRACE_OUTPUT": f"{say}/{files.output}",
+        "HEADRACE_ENV": f"{say}/{files.env}",
     }
 
 
-def output_file(step: int) -> str:
-    """Name of the file behind `$HEADRACE_OUTPUT` of a step."""
-    return f"output-{step}"
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The files of one try of a step; each has its own, so that a later one finds nothing of an earlier one."""
 
+    step: int
+    attempted: int = 1
+    """Which try: from 1."""
 
-def env_file(step: int) -> str:
-    """Name of the file behind `$HEADRACE_ENV` of a step."""
-    return f"env-{step}"
+    @property
+    def output(self) -> str:
+        """Name of the file behind `$HEADRACE_OUTPUT`."""
+        return f"output-{self._mark}"
+
+    @property
+    def env(self) -> str:
+        """Name of the file behind `$HEADRACE_ENV`."""
+        return f"env-{self._mark}"
+
+    @property
+    def _mark(self) -> str:
+        return str(self.step) if self.attempted == 1 else f"{self.step}-{self.attempted}"
 
 
 def parse(data: bytes, what: str) -> dict[str, str]:
@@ -138,5 +153,12 @@ def parse_output(data: bytes) -> dict[str, str]:
     found = parse(data, "HEADRACE_OUTPUT")
     for name, value in found.items():
         if (size := len(value.encode())) > VALUE_LIMIT:
-            raise BadFile(f"Output {name} has {size} bytes; one output holds up to {VALUE_LIMIT}.")
+            raise BadFile(f"Output {name} has {size:,} bytes; {BOTH_LIMITS}.")
     return found
+
+
+def check_together(outputs: Iterable[Mapping[str, str]]) -> None:
+    """Raises `BadFile` when the outputs of a job's steps have too many bytes together."""
+    size = sum(len(value.encode()) for each in outputs for value in each.values())
+    if size > OUTPUT_LIMIT:
+        raise BadFile(f"The outputs of the job's steps have {size:,} bytes; {BOTH_LIMITS}.")

@@ -22,6 +22,8 @@ class Halt:
         self.outcome: Outcome | None = None
         self.halted = asyncio.Event()
         self.killed = asyncio.Event()
+        self.passed_on = asyncio.Event()
+        """The supervisor knows of it: what begins from now on is not taken for what was to be ended."""
 
     def stop(self, outcome: Outcome) -> None:
         """With grace; the first reason stays."""

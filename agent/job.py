@@ -20,15 +20,13 @@ from agent.problems import Cause, JobProblem
 from agent.record import Phase, Record
 from agent.sandbox.protocol import NotRemovedError, Sandbox
 from agent.services import told
-from agent.steps import Steps, span
+from agent.steps import SLACK_MS, Steps, span
 from agent.supervisor.client import SupervisorClient, SupervisorGone
 from agent.supervisor.results import SupervisorSettings
 from agent.workspace.removal import NotRemoved
 from headrace.pipeline.plan import SandboxKind
 from headrace.v1 import agent_pb2, common_pb2
 
-_SLACK_MS = 30_000
-"""The supervisor's own end of the job comes so long after the agent's: for an agent that is not there."""
 _ENGINE_PAUSE_S = 5.0
 """An engine that could not kill a container is asked again after so long."""
 _DEAD = "the job's supervisor died, and the sandbox with it"
@@ -49,6 +47,8 @@ class Job:
         self.source = parts.forwarder.follow(record.attempt, record.token, self._spool)
         if record.cancel:
             self._halt.stop(Outcome(Cause.CANCELED, record.cancel))
+        if record.timed_out:
+            self._halt.stop(self._out_of_time)
         if record.aborted:
             self._halt.kill(Outcome(Cause.CANCELED, "the coordinator no longer wants this attempt"))
 
@@ -157,7 +157,7 @@ class Job:
         if client is None:
             at_most_once = bool(record.spec.environment)
             settings = SupervisorSettings(
-                lease_ms=parts.lease.long_lease_ms if at_most_once else parts.lease.lease_ms,
+                lease_ms=parts.lease.of(record.spec.environment),
                 at_most_once=at_most_once,
                 grace_ms=record.spec.grace_ms,
                 heartbeat_sent_boot_ms=parts.lease.sent_boot_ms or parts.clock.boot_ms(),
@@ -181,12 +181,14 @@ class Job:
         client, record = self._alive, self.record
         with contextlib.suppress(SupervisorGone, JobProblem):
             await self._wait_for_halt()
-            already = (await client.state()).cancels > 0
-            if record.phase is Phase.STEPS and not already and not self._halt.killed.is_set():
-                assert self._halt.outcome is not None
-                await client.cancel(record.spec.grace_ms, self._halt.outcome.cause or Cause.CANCELED)
-            await self._halt.killed.wait()
             assert self._halt.outcome is not None
+            try:
+                already = (await client.state()).cancels > 0
+                if record.phase is Phase.STEPS and not already and not self._halt.killed.is_set():
+                    await client.cancel(record.spec.grace_ms, self._halt.outcome.cause or Cause.CANCELED)
+            finally:
+                self._halt.passed_on.set()  # also when nobody is there to be told: whoever waits will find out
+            await self._halt.killed.wait()
             await client.kill(self._halt.outcome.cause or Cause.CANCELED, self._halt.outcome.sentence)
 
     async def _kill_by_engine(self) -> None:
@@ -203,12 +205,16 @@ class Job:
                 end = self.record.started_boot_ms + self.record.spec.timeout_ms
                 left = max(0.0, (end - self._parts.clock.boot_ms()) / 1000)
                 if left == 0.0:
-                    self._halt.stop(
-                        Outcome(Cause.JOB_TIMED_OUT, f"the job ran out of its {span(self.record.spec.timeout_ms)}")
-                    )
+                    self.record.timed_out = True
+                    self._write()
+                    self._halt.stop(self._out_of_time)
                     return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._halt.halted.wait(), min(left, 1.0) if left is not None else 1.0)
+
+    @property
+    def _out_of_time(self) -> Outcome:
+        return Outcome(Cause.JOB_TIMED_OUT, f"the job ran out of its {span(self.record.spec.timeout_ms)}")
 
     @property
     def _alive(self) -> SupervisorClient:
@@ -239,16 +245,11 @@ class Job:
             await self._halt.unless_halted(self._permit(client))
         await client.close_section("")
         record.started_boot_ms = parts.clock.boot_ms()
-        deadline = record.started_boot_ms + record.spec.timeout_ms + record.spec.grace_ms + _SLACK_MS
-        await client.extend(self._lease_ms, deadline_boot_ms=deadline)
+        deadline = record.started_boot_ms + record.spec.timeout_ms + record.spec.grace_ms + SLACK_MS
+        await client.extend(parts.lease.of(record.spec.environment), deadline_boot_ms=deadline)
         record.timings["sandbox_ms"] = record.started_boot_ms - record.assigned_boot_ms
         parts.metrics.sandbox_start.labels(record.sandbox).observe(record.timings["sandbox_ms"] / 1000)
         self._enter(Phase.STEPS)
-
-    @property
-    def _lease_ms(self) -> int:
-        lease = self._parts.lease
-        return lease.long_lease_ms if self.record.spec.environment else lease.lease_ms
 
     async def _permit(self, client: SupervisorClient) -> None:
         """The start permit of a deployment: asked of the coordinator with the supervisor's own nonce."""
@@ -309,6 +310,9 @@ class Job:
                 log_records={"main": records},
                 log_bytes={"main": offset},
                 timings=agent_pb2.Timings(**record.timings),
+                outputs=record.told.outputs,
+                tests=record.told.tests if record.told.HasField("tests") else None,
+                log_patterns=record.told.log_patterns,
             )
         )
         self.source.finish(records)

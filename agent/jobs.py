@@ -105,7 +105,8 @@ class RunningJobs:
             return "this agent has that attempt already"
         try:
             spec = common_pb2.JobSpec.FromString(assignment.spec)
-        except DecodeError:
+            needs = assignment.needs.decode()
+        except (DecodeError, UnicodeDecodeError):
             return "the job's spec cannot be read"
         free = set(range(self._slots)) - set(self._taken.values())
         if not free:
@@ -116,6 +117,7 @@ class RunningJobs:
             attempt_try=getattr(assignment, "try"),
             slot=min(free),
             spec=spec,
+            needs=needs,
             assigned_boot_ms=self.parts.clock.boot_ms(),
         )
         try:

@@ -23,6 +23,7 @@ _STATES: Mapping[Cause, pb.AttemptState.ValueType] = MappingProxyType(
         Cause.ARTIFACT_CONFLICT: pb.ATTEMPT_STATE_FAILED,
         Cause.CHECKOUT_FAILED: pb.ATTEMPT_STATE_FAILED,
         Cause.SERVICE_FAILED: pb.ATTEMPT_STATE_FAILED,
+        Cause.EXPRESSION_FAILED: pb.ATTEMPT_STATE_FAILED,
         Cause.REFUSED: pb.ATTEMPT_STATE_FAILED,
         Cause.CONTROL_TAKEN: pb.ATTEMPT_STATE_FAILED,  # the job's own doing: it fails only itself
         Cause.ERRORED: pb.ATTEMPT_STATE_ERRORED,
@@ -83,15 +84,15 @@ def step_result(step: pb.Step, result: StepResult) -> pb.StepResult:
     return told
 
 
-def skipped(step: pb.Step) -> pb.StepResult:
-    """The result of a step that was not run because an earlier one did not pass."""
-    return pb.StepResult(number=step.number, name=step.name, skipped=True, sentence="skipped")
+def skipped(step: pb.Step, reason: str) -> pb.StepResult:
+    """The result of a step that was not run."""
+    return pb.StepResult(number=step.number, name=step.name, skipped=True, sentence=f"skipped: {reason}")
 
 
 def of_steps(results: Iterable[pb.StepResult]) -> Outcome:
-    """The outcome that the steps make: that of the first one that did not pass."""
+    """The outcome that the steps make: that of the first one that did not pass, and was not allowed to fail."""
     for result in results:
-        if result.skipped or result.cause == pb.CAUSE_UNSPECIFIED:
+        if result.skipped or result.allowed or result.cause == pb.CAUSE_UNSPECIFIED:
             continue
         sentence = result.sentence or f"exit code {result.exit_code}"
         return Outcome(from_wire(result.cause), f"step {result.name!r}: {sentence}")

@@ -64,6 +64,10 @@ class Lease:
     sent_boot_ms: int = 0
     """When the last answered heartbeat was sent."""
 
+    def of(self, environment: str) -> int:
+        """Milliseconds of the lease of a job; `environment` empty: none."""
+        return self.long_lease_ms if environment else self.lease_ms
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:

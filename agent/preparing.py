@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import platform
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from agent import late
 from agent.parts import Parts
+from agent.problems import Cause, JobProblem
 from agent.record import Record
 from agent.sandbox.choose import Choice, Wish, choose
 from agent.sandbox.protocol import Bind, Emptying, Prepared, SandboxRequest
@@ -17,7 +20,10 @@ from agent.supervisor.client import SupervisorClient
 from agent.workspace.checkout import Workspace
 from agent.workspace.removal import NotRemoved, remove_tree
 from headrace.pipeline.plan import Network, SandboxKind
+from headrace.pipeline.problems import shown
+from headrace.pipeline.values import EvaluationFailed, text_of
 
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,511}")
 SAY = "/headrace"
 """Where a step finds the folder for what it has to say."""
 
@@ -43,6 +49,24 @@ class Home:
         remove_tree(self.folder)
 
 
+def _evaluated(record: Record) -> str:
+    """The job's image. Its variables that were left to the agent are evaluated too, for the record.
+
+    Raises `JobProblem` for what cannot be computed.
+    """
+    spec = record.spec
+    try:
+        record.env = late.evaluated_env(spec.late_env, late.values_of_job(record))
+        if not spec.HasField("late_image"):
+            return spec.image
+        image = text_of(late.template_of(spec.late_image), late.values_of_job(record))
+    except EvaluationFailed as error:
+        raise JobProblem(Cause.EXPRESSION_FAILED, str(error)) from error
+    if not _IMAGE.fullmatch(image):
+        raise JobProblem(Cause.IMAGE_UNAVAILABLE, f"`image` came to {shown(image)}, which is the name of no image")
+    return image
+
+
 async def choose_sandbox(record: Record, parts: Parts, client: SupervisorClient) -> Choice:
     """Decides where the job runs, and says so in its log. Raises `JobProblem`."""
     spec = record.spec
@@ -50,7 +74,7 @@ async def choose_sandbox(record: Record, parts: Parts, client: SupervisorClient)
     await client.say(f"agent {parts.name}, headrace {parts.version}, {platform.node()}, {platform.release()}\n")
     wish = Wish(
         kind=SandboxKind(spec.sandbox or "any"),
-        image=spec.image,
+        image=_evaluated(record),
         network=Network(spec.network or "full"),
         own_code=parts.policy.local and spec.source.own_code,
         services=bool(spec.services),
@@ -58,8 +82,8 @@ async def choose_sandbox(record: Record, parts: Parts, client: SupervisorClient)
     choice = choose(wish, parts.offer)
     if choice.note:
         await client.say(f"{choice.note}\n")
-    image = f", image {choice.image}" if choice.image else ""
-    await client.say(f"sandbox {choice.kind}{image}, network {wish.network}\n")
+    with_image = f", image {choice.image}" if choice.image else ""
+    await client.say(f"sandbox {choice.kind}{with_image}, network {wish.network}\n")
     return choice
 
 

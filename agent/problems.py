@@ -26,6 +26,7 @@ class Cause(StrEnum):
     ARTIFACT_CONFLICT = "artifact_conflict"
     CHECKOUT_FAILED = "checkout_failed"
     SERVICE_FAILED = "service_failed"
+    EXPRESSION_FAILED = "expression_failed"
     ERRORED = "errored"
     REFUSED = "refused"
     CANCELED = "canceled"

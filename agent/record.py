@@ -47,13 +47,30 @@ class Record:
     """Kind of the sandbox that was chosen."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What preparing found out and the steps need: base environment, shells, paths."""
+    needs: str = ""
+    """`needs` as expressions see it: a JSON object; empty: nothing asks for it."""
+    env: dict[str, str] = field(default_factory=dict)
+    """The job's variables that were left to the agent, evaluated."""
     exported: dict[str, str] = field(default_factory=dict)
     """Environment that steps wrote to `$HEADRACE_ENV`."""
     steps: list[common_pb2.StepResult] = field(default_factory=list)
+    """Those that are over."""
+    outputs: dict[str, dict[str, str]] = field(default_factory=dict)
+    """What steps wrote to `$HEADRACE_OUTPUT`, by the step's id and the output's name."""
+    trying: common_pb2.StepResult | None = None
+    """A step that failed and is to be tried again: how its last try ended."""
+    again_boot_ms: int = 0
+    """Boot clock when it is tried again."""
     placing: bool = False
     """A `use: artifact/…` step is under way: it cannot simply be done again."""
     cancel: str = ""
     """The sentence of a cancel that came; empty: none."""
+    timed_out: bool = False
+    """The job ran out of its time."""
+    cleaning_until_boot_ms: int = 0
+    """Boot clock when the steps that still run after that, or after a cancel, must be done; 0: none was begun."""
+    told: agent_pb2.Ended = field(default_factory=agent_pb2.Ended)
+    """What the outcome will tell beside itself: outputs, reports of tests, patterns found."""
     timings: dict[str, int] = field(default_factory=dict)
     reports: dict[str, agent_pb2.Report] = field(default_factory=dict)
     """Not yet answered, in order."""
@@ -80,10 +97,18 @@ class Record:
                 "started_boot_ms": self.started_boot_ms,
                 "sandbox": self.sandbox,
                 "facts": self.facts,
+                "needs": self.needs,
+                "env": self.env,
                 "exported": self.exported,
                 "steps": [_text(step.SerializeToString()) for step in self.steps],
+                "outputs": self.outputs,
+                "trying": None if self.trying is None else _text(self.trying.SerializeToString()),
+                "again_boot_ms": self.again_boot_ms,
                 "placing": self.placing,
                 "cancel": self.cancel,
+                "timed_out": self.timed_out,
+                "cleaning_until_boot_ms": self.cleaning_until_boot_ms,
+                "told": _text(self.told.SerializeToString()),
                 "timings": self.timings,
                 "reports": [_text(report.SerializeToString()) for report in self.reports.values()],
                 "outcome": self.outcome,
@@ -95,8 +120,10 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str) -> Record:
-        """The record that `to_json` wrote. Raises ValueError or KeyError for anything else."""
+        """The record that `to_json` wrote, also that of the version before. Raises ValueError or KeyError for
+        anything else."""
         read: Mapping[str, Any] = json.loads(text)
+        trying = read.get("trying")
         reports = [agent_pb2.Report.FromString(_bytes(each)) for each in read["reports"]]
         return cls(
             attempt=int(read["attempt"]),
@@ -109,10 +136,18 @@ class Record:
             started_boot_ms=int(read["started_boot_ms"]),
             sandbox=read["sandbox"],
             facts=dict(read["facts"]),
+            needs=read.get("needs", ""),
+            env=dict(read.get("env", {})),
             exported=dict(read["exported"]),
             steps=[common_pb2.StepResult.FromString(_bytes(each)) for each in read["steps"]],
+            outputs=dict(read.get("outputs", {})),
+            trying=None if trying is None else common_pb2.StepResult.FromString(_bytes(trying)),
+            again_boot_ms=int(read.get("again_boot_ms", 0)),
             placing=bool(read["placing"]),
             cancel=read["cancel"],
+            timed_out=bool(read.get("timed_out", False)),
+            cleaning_until_boot_ms=int(read.get("cleaning_until_boot_ms", 0)),
+            told=agent_pb2.Ended.FromString(_bytes(read.get("told", ""))),
             timings=dict(read["timings"]),
             reports={report.id: report for report in reports},
             outcome=int(read["outcome"]),

@@ -98,14 +98,18 @@ class OtherSide(
         async with asyncio.timeout(seconds), self.changed:
             await self.changed.wait_for(lambda: bool(condition()))
 
-    def give(self, spec: common_pb2.JobSpec, attempt: int | None = None) -> int:
+    def give(self, spec: common_pb2.JobSpec, attempt: int | None = None, *, needs: bytes = b"") -> int:
         """Queues a job; returns the attempt's id."""
         attempt = attempt or len(self.tokens) + 1
         self.tokens[attempt] = os.urandom(16)
         self.specs[attempt] = spec
         self.waiting.append(
             agent_pb2.Assignment(
-                attempt_id=attempt, token=self.tokens[attempt], spec=spec.SerializeToString(), **{"try": 1}
+                attempt_id=attempt,
+                token=self.tokens[attempt],
+                spec=spec.SerializeToString(),
+                needs=needs,
+                **{"try": 1},
             )
         )
         self.assign()

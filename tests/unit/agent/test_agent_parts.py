@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import environment, outcome
-from agent.environment import BadFile, Places
+from agent.environment import BadFile, Files, Places
 from agent.problems import Cause
 from agent.record import Phase, Record, Records
 from agent.settings import Settings
@@ -71,15 +72,34 @@ def test_a_mistake_in_an_environment_file_is_named_with_its_place(data: bytes, s
 
 def test_a_step_overrides_what_was_exported_and_that_the_job_and_that_the_image() -> None:
     """The order of the language page, and our own names above all."""
-    step = pb.Step(number=3, run=pb.RunStep(env={"A": "step", "HEADRACE_JOB": "forged"}))
-    spec = pb.JobSpec(job="unit", env={"A": "job", "B": "job", "C": "job"})
+    own = {"A": "step", "HEADRACE_JOB": "forged", "MATRIX_OS": "forged"}
+    spec = pb.JobSpec(job="unit", given_env={"MATRIX_OS": "trixie", "HEADRACE_SHARD": "2"})
     places = Places("/workspace", "/headrace")
     ours = environment.of_job(spec, 2, places, 0)
     base = {"A": "image", "B": "image", "C": "image", "D": "image"}
-    found = environment.of_step(base, spec, {"A": "said", "B": "said"}, step, ours=ours, places=places)
+    job = {"A": "job", "B": "job", "C": "job"} | {"A": "said", "B": "said"}
+    found = environment.of_step(base, job, own, ours=ours, say=places.say, files=Files(3))
     assert [found[name] for name in "ABCD"] == ["step", "said", "job", "image"]
     assert (found["HEADRACE_JOB"], found["HEADRACE_ATTEMPT"]) == ("unit", "2")
+    assert (found["MATRIX_OS"], found["HEADRACE_SHARD"], found["HEADRACE_SHARDS"]) == ("trixie", "2", "1")
     assert "HEADRACE_FENCING_TOKEN" not in found
+
+
+def test_each_try_of_a_step_has_files_of_its_own() -> None:
+    """What a try that failed wrote is not what the next one says."""
+    assert (Files(3).output, Files(3).env) == ("output-3", "env-3")
+    assert len({Files(3, n).output for n in range(1, 4)} | {Files(31).output}) == 4
+
+
+def test_outputs_that_are_too_much_are_refused_with_both_figures() -> None:
+    """Whoever meets one of the limits should not meet the other next."""
+    one = f"a={'x' * (environment.VALUE_LIMIT + 1)}\n".encode()
+    with pytest.raises(BadFile, match=r"has 1,048,577 bytes; .* 1,048,576 bytes, .* 16,777,216"):
+        environment.parse_output(one)
+    many = [{f"o{n}": "x" * environment.VALUE_LIMIT} for n in range(17)]
+    environment.check_together(many[:16])
+    with pytest.raises(BadFile, match=r"have 17,825,792 bytes; .* 1,048,576 bytes, .* 16,777,216"):
+        environment.check_together(many)
 
 
 @pytest.mark.parametrize("cause", list(Cause))
@@ -96,9 +116,10 @@ def test_the_first_step_that_did_not_pass_decides() -> None:
     results = [
         outcome.step_result(steps[0], StepResult(0, 0, None, None, "", 1, 2)),
         outcome.step_result(steps[1], StepResult(1, None, 9, Cause.OOM, "out of memory", 2, 3)),
-        outcome.skipped(steps[2]),
+        outcome.skipped(steps[2], "`success()` is false"),
     ]
-    ended = outcome.of_steps(results)
+    allowed = pb.StepResult(number=7, cause=pb.CAUSE_STEP_FAILED, allowed=True)
+    ended = outcome.of_steps([allowed, *results])
     assert (ended.cause, ended.sentence) == (Cause.OOM, "step 's1': out of memory")
     assert (results[1].HasField("exit_code"), results[1].signal) == (False, 9)
 
@@ -115,7 +136,15 @@ def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:
         assigned_boot_ms=9,
         phase=Phase.STEPS,
         facts={"env": {"A": "\udcff"}},
+        needs='{"wheel": {}}',
+        env={"LATE": "value"},
         steps=[pb.StepResult(number=0, exit_code=0)],
+        outputs={"ver": {"version": "1.2"}},
+        trying=pb.StepResult(number=1, cause=pb.CAUSE_STEP_FAILED, tries=2),
+        again_boot_ms=99,
+        timed_out=True,
+        cleaning_until_boot_ms=100,
+        told=agent_pb2.Ended(outputs=b"{}", log_patterns=["x"]),
         reports={"r": report},
         ended=outcome.Outcome(Cause.CANCELED, "canceled by ana"),
     )
@@ -126,6 +155,14 @@ def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     assert records.read(lambda file, _: broken.append(file.name)) == [record]
     assert broken == ["8.json"]
     assert (tmp_path / "7.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_record_of_the_version_before_is_read(tmp_path: Path) -> None:
+    """An agent is upgraded while jobs run."""
+    record = Record(attempt=7, token=b"t", attempt_try=1, slot=0, spec=pb.JobSpec(), assigned_boot_ms=9)
+    newer = ("needs", "env", "outputs", "trying", "again_boot_ms", "timed_out", "cleaning_until_boot_ms", "told")
+    written = {name: value for name, value in json.loads(record.to_json()).items() if name not in newer}
+    assert Record.from_json(json.dumps(written)) == record
 
 
 def test_a_record_that_a_full_disk_refused_is_written_later(tmp_path: Path) -> None:
