@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from agent import environment, late, outcome
 from agent.artifacts import keep_artifacts, use_artifact, wanted
 from agent.environment import BadFile, Files, Places
+from agent.findings import read_tests
 from agent.halt import Halt, Halted
 from agent.outcome import Outcome
 from agent.parts import Parts
@@ -122,7 +123,10 @@ class Steps:
 
     def _hash(self, *globs: str) -> str:
         with Tree.open(self._home.tree) as tree:
-            return digest_of(tree, globs, lambda: self._parts.clock.monotonic_ms() / 1000)
+            return digest_of(tree, globs, self._seconds)
+
+    def _seconds(self) -> float:
+        return self._parts.clock.monotonic_ms() / 1000
 
     async def _time_to_clean(self) -> int:
         """Milliseconds that are left to steps after a halt, from the moment in which the supervisor knows of it."""
@@ -304,8 +308,13 @@ class Steps:
         return Outcome(Cause.EXPRESSION_FAILED, wrong[0])
 
     async def keep(self, ended: Outcome) -> Outcome:
-        """Keeps the artifacts that belong to this ending; the sandbox is gone. Raises `JobProblem`, `Halted`."""
+        """Reads the job's reports and keeps the artifacts that belong to this ending; the sandbox is gone.
+
+        Raises `JobProblem`, `Halted`.
+        """
         record, client = self._record, self._client
+        if record.spec.junit:
+            await self._halt.unless_killed(read_tests(record, self._home.tree, client, self._seconds))
         ending = None if ended.cause is Cause.CANCELED else Ending.PASSED if ended.cause is None else Ending.FAILED
         specs = wanted(record.spec, ending)
         if not specs:

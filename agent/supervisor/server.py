@@ -165,6 +165,8 @@ class Server:
                 answer({"nonce": self._nonce})
             case "open":
                 answer({"section": self._writer.open_section(asked["kind"], asked["title"])})
+            case "masked":
+                answer({"texts": [self._writer.plain(text) for text in asked["texts"]]})
             case "leave" if not attempt.over:
                 answer({"error": "the sandbox still lives: end it first"})
             case _ if (act := getattr(self, f"_{op}_asked", None)) is not None:

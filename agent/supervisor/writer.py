@@ -105,7 +105,7 @@ class LogWriter:
         self._sections += 1
         self.open = self._sections
         self._record(
-            Kind.OPENED, {"kind": kind, "title": shortened(self._plain(title)), "step": step, "ours": step < 0}
+            Kind.OPENED, {"kind": kind, "title": shortened(self.plain(title)), "step": step, "ours": step < 0}
         )
         return self.open
 
@@ -113,7 +113,7 @@ class LogWriter:
         """Ends the open section; `result` empty: all went well."""
         self.flush()
         if self.open is not None:
-            self._record(Kind.CLOSED, {"result": shortened(self._plain(result))})
+            self._record(Kind.CLOSED, {"result": shortened(self.plain(result))})
             self.open = None
 
     def outcome(self, cause: str, sentence: str) -> tuple[int, int]:
@@ -122,7 +122,7 @@ class LogWriter:
             self.say(f"\n*** headrace: {self._dropped} bytes are missing: the log had reached its limit ***\n".encode())
         self.close_section("")
         offset, records = self.offset, self.records + 1
-        facts = {"offset": offset, "records": records, "cause": cause, "sentence": self._plain(sentence)}
+        facts = {"offset": offset, "records": records, "cause": cause, "sentence": self.plain(sentence)}
         self._record(Kind.OUTCOME, facts)
         return offset, records
 
@@ -149,7 +149,8 @@ class LogWriter:
         if not self._lost:
             self._full_since = None
 
-    def _plain(self, text: str) -> str:
+    def plain(self, text: str) -> str:
+        """The text as it may be shown: masked."""
         own = Masker(self._masker.secrets)
         data = text.encode("utf-8", "surrogateescape")
         return (own.feed(data) + own.flush()).decode("utf-8", "replace")

@@ -239,3 +239,24 @@ async def test_a_cancel_is_remembered_while_steps_clean_up(agent: Agent, side: O
     assert [s.skipped for s in told.steps] == [False, False, True, False]
     assert "cleaned\n" in side.logs[attempt].text
     assert "tidied\n" in side.logs[attempt].text
+
+
+async def test_reports_of_tests_are_read_whatever_the_job_came_to(agent: Agent, side: OtherSide) -> None:
+    """A failed job is the one whose tests people ask about; a broken report is told and fails nothing."""
+    await agent.start()
+    good = '<testsuite><testcase name="a" time="1"/><testcase name="b"><failure message="no"/></testcase></testsuite>'
+    script = (
+        f"mkdir r; echo '{good}' > r/good.xml; echo '<!DOCTYPE a><a/>' > r/evil.xml; ln -s /etc/passwd r/x.xml; exit 1"
+    )
+    first = side.give(job(None, script, junit=["r/*.xml"]))
+    told = await ended(side, first)
+    assert told.cause == pb.CAUSE_STEP_FAILED
+    assert (told.tests.tests, told.tests.failures, told.tests.duration_ms) == (2, 1, 1000)
+    assert [(each.name, each.message) for each in told.tests.failed] == [("b", "no")]
+    assert list(told.tests.problems) == ["r/evil.xml: it has a document type or entities, and a report needs none"]
+    assert "2 tests: 1 failures, 0 errors, 0 skipped\nr/evil.xml: it has" in side.logs[first].text
+    second = side.give(job(None, "true", junit=["r/*.xml"]))
+    told = await ended(side, second)
+    assert told.state == pb.ATTEMPT_STATE_PASSED
+    assert not told.HasField("tests")
+    assert "no file matches r/*.xml\n" in side.logs[second].text

@@ -258,6 +258,12 @@ async def test_secrets_are_masked_in_what_is_spooled(held: Held) -> None:
     assert held.text() == b"a *** b\n"
 
 
+async def test_what_is_told_outside_of_the_log_is_masked_like_the_log(held: Held) -> None:
+    """A failed assertion quotes what it compared: a report of tests may hold a secret too."""
+    await held.client.secrets([b"hunter2"])
+    assert await held.client.masked(["expected hunter2", "got ä"]) == ["expected ***", "got ä"]
+
+
 async def test_a_step_that_is_asked_for_again_is_not_run_again(held: Held) -> None:
     """An agent that was started again asks for the step that it knows of."""
     step = held.step(1, "echo once; sleep 0.2")
