@@ -24,6 +24,8 @@ RESEND = 10.0
 """Seconds after which an unanswered report or permit request is sent again on the same connection."""
 BATCH = 100
 """Reports in one message."""
+BATCH_BYTES = 8 << 20
+"""Bytes of them, but for one that is larger by itself."""
 
 Key = TypeVar("Key", str, int)
 Message = TypeVar("Message", pb.Report, pb.PermitRequest)
@@ -229,9 +231,8 @@ class Session:
         if self._outbox.leaving and not self._said_leaving:
             self._said_leaving, self._granted = True, 0
             yield pb.SessionRequest(draining=pb.Draining())
-        reports = list(self._unsaid(self._outbox.reports))
-        for start in range(0, len(reports), BATCH):
-            yield pb.SessionRequest(reports=pb.Reports(reports=reports[start : start + BATCH]))
+        for reports in batches(self._unsaid(self._outbox.reports)):
+            yield pb.SessionRequest(reports=pb.Reports(reports=reports))
         # After the reports: only what is known to have started gets a permit.
         for request in self._unsaid(self._outbox.permits):
             yield pb.SessionRequest(permit_request=request)
@@ -319,3 +320,18 @@ class Session:
         # What was granted stays granted: a credit and a drain may cross on the wire, and whoever took it back on
         # one side alone would grant a slot twice after the undo.
         self._drained = drained
+
+
+def batches(reports: Iterable[pb.Report]) -> Iterator[list[pb.Report]]:
+    """The reports in order, as many to a message as fit: outputs can make a single one as large as a message may be."""
+    batch: list[pb.Report] = []
+    size = 0
+    for report in reports:
+        own = report.ByteSize()
+        if batch and (len(batch) >= BATCH or size + own > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(report)
+        size += own
+    if batch:
+        yield batch

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.connection import FINAL, Connection, Ending
-from agent.session import Outbox
+from agent.session import Outbox, batches
 from agent.wire import WireClosed
 from headrace.v1 import agent_pb2 as pb
 from tests.harness.virtual_time import VirtualClock, simulate
@@ -203,6 +203,17 @@ def test_a_report_is_handed_in_again_until_it_is_answered() -> None:
             assert world.coordinator.jobs[0].attempts == 1
 
     simulate(main, seed=7)
+
+
+def test_reports_are_handed_in_by_as_many_as_a_message_takes() -> None:
+    """A coordinator that was away a while gets them all at once, and each may hold outputs of megabytes."""
+    small = [pb.Report(id=str(n)) for n in range(250)]
+    assert [len(batch) for batch in batches(small)] == [100, 100, 50]
+    large = [pb.Report(id=str(n), ended=pb.Ended(outputs=b"x" * (3 << 20))) for n in range(5)]
+    assert [[report.id for report in batch] for batch in batches(large)] == [["0", "1"], ["2", "3"], ["4"]]
+    huge = [pb.Report(ended=pb.Ended(outputs=b"x" * (15 << 20))), small[0]]
+    assert [len(batch) for batch in batches(huge)] == [1, 1]
+    assert list(batches([])) == []
 
 
 def test_no_two_assignments_are_taken_for_one_slot() -> None:
