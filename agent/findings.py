@@ -1,17 +1,21 @@
-"""What is found out about a job once its steps are over: what its reports of tests say."""
+"""What is found out about a job: what its reports of tests say, and what stands in the log of the step that failed."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from agent import junit
 from agent.junit import NotJUnit
+from agent.parts import Journal
+from agent.problems import JobProblem
 from agent.record import Record
 from agent.supervisor.client import SupervisorClient
 from agent.workspace.globs import BadPattern, Patterns
 from agent.workspace.tree import Bounds, Tree, TreeProblem
+from headrace.pipeline.expressions import ExpressionFailed, evaluate
+from headrace.pipeline.problems import shown
 from headrace.v1 import common_pb2 as pb
 
 MOST_REPORTS = 200
@@ -39,6 +43,31 @@ async def read_tests(record: Record, workspace: Path, client: SupervisorClient, 
     await client.say("".join(f"{line}\n" for line in (f"{found.tests} tests: {counts}", *found.problems)))
     await client.close_section("")
     record.told.tests.CopyFrom(found)
+
+
+async def find_patterns(record: Record, client: SupervisorClient, journal: Journal) -> None:
+    """Keeps for the outcome which of the spec's patterns stand in the log of the step that has just failed."""
+    try:
+        text = await client.tail()
+    except JobProblem as problem:
+        journal.warning("patterns not looked for", attempt=record.attempt, why=problem.sentence)
+        return
+    found, wrong = await asyncio.to_thread(patterns_in, text, tuple(record.spec.log_patterns))
+    for sentence in wrong:
+        journal.warning("pattern cannot be used", attempt=record.attempt, why=sentence)
+    record.told.log_patterns[:] = found
+
+
+def patterns_in(text: str, patterns: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The patterns (RE2, so in linear time) that the text holds somewhere, and a sentence for each that is none."""
+    found, wrong = [], []
+    for pattern in patterns:
+        try:
+            if evaluate("text.matches(pattern)", {"text": text, "pattern": pattern}):
+                found.append(pattern)
+        except ExpressionFailed as error:
+            wrong.append(f"{shown(pattern)}: {error}")
+    return found, wrong
 
 
 def reports_of(workspace: Path, globs: tuple[str, ...], clock: Callable[[], float]) -> pb.TestReport | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from agent import environment, late, outcome
 from agent.artifacts import keep_artifacts, use_artifact, wanted
 from agent.environment import BadFile, Files, Places
-from agent.findings import read_tests
+from agent.findings import find_patterns, read_tests
 from agent.halt import Halt, Halted
 from agent.outcome import Outcome
 from agent.parts import Parts
@@ -81,7 +81,7 @@ class Steps:
         try:
             if step.WhichOneof("what") == "use_artifact":
                 skip, _ = (None, {}) if self._record.placing else await self._decided(step)
-                return outcome.skipped(step, skip.reason) if skip else await self._use(step)
+                return await (self._use(step) if skip is None else self._skipped(step, skip))
             return await self._command(step, known)
         except Halted:
             return outcome.skipped(step, "everything was killed")
@@ -97,6 +97,11 @@ class Steps:
                 began_ms=began,
                 ended_ms=self._parts.clock.wall_ms(),
             )
+
+    async def _skipped(self, step: common_pb2.Step, skip: Skip) -> common_pb2.StepResult:
+        """The reason has values in it: masked, like all that is told."""
+        (reason,) = await self._client.masked([skip.reason])
+        return outcome.skipped(step, reason or "its condition is false")
 
     # Whether it runs, and with what
 
@@ -156,11 +161,14 @@ class Steps:
                         raise
                     return self._over(step, _Try(record.trying))
                 if skip is not None:
-                    return outcome.skipped(step, skip.reason)
+                    return await self._skipped(step, skip)
             tried = await self._tried(step, env, attempted)
             delay = await self._delay(step, tried.result, attempted)
             if delay is None:
-                return self._over(step, tried)
+                result = self._over(step, tried)
+                if record.spec.log_patterns and outcome.of_steps(record.steps).cause is None:
+                    await self._look_at_log(result)
+                return result
             record.trying = tried.result
             record.again_boot_ms = self._parts.clock.boot_ms() + delay
             self._parts.records.keep(record)
@@ -223,6 +231,11 @@ class Steps:
         delay = stepping.delay_before_next_try(late.rules_of(step), late.step_outcome(result), attempted, facts)
         lives = delay is not None and (await self._client.state()).sandbox is None
         return delay if lives else None
+
+    async def _look_at_log(self, result: common_pb2.StepResult) -> None:
+        """While the end of the log of a step that fails the job is still there."""
+        if outcome.of_steps([result]).cause is not None:
+            await find_patterns(self._record, self._client, self._parts.journal)
 
     def _over(self, step: common_pb2.Step, tried: _Try) -> common_pb2.StepResult:
         """Takes in what the step wrote: also one that failed may have said why."""

@@ -144,6 +144,10 @@ class SupervisorClient:
         except JobProblem:
             return [""] * len(texts)
 
+    async def tail(self) -> str:
+        """The end of the newest step's log, masked: at most 1 MiB. Raises `JobProblem` if it is too old to know."""
+        return str((await self._ask("tail"))["text"])
+
     async def launch(self, launch: Launch, *, cgroups: Sequence[Path] = ()) -> None:
         """Starts the sandbox, or takes over the engine's; returns once its control shell waits for steps.
 

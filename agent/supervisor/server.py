@@ -167,6 +167,8 @@ class Server:
                 answer({"section": self._writer.open_section(asked["kind"], asked["title"])})
             case "masked":
                 answer({"texts": [self._writer.plain(text) for text in asked["texts"]]})
+            case "tail":
+                answer({"text": self._writer.tail().decode("utf-8", "replace")})
             case "leave" if not attempt.over:
                 answer({"error": "the sandbox still lives: end it first"})
             case _ if (act := getattr(self, f"_{op}_asked", None)) is not None:

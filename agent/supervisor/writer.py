@@ -23,6 +23,8 @@ HOLD_MS: Final = 15 * 60_000
 LOG_MOST: Final = 2 << 30
 """Bytes of output that a log takes."""
 _LEVEL: Final = 1
+TAIL: Final = 1 << 20
+"""Bytes of a step's log that are kept in memory: a rule may ask what a failed step said last."""
 
 
 class _Waiting(NamedTuple):
@@ -61,6 +63,8 @@ class LogWriter:
         self._full_since: int | None = None
         self._lost = 0
         self._sections = 0
+        self._tail = bytearray()
+        self._in_step = False
         self.open: int | None = None
         """Number of the open section."""
 
@@ -104,6 +108,9 @@ class LogWriter:
         self.close_section("")
         self._sections += 1
         self.open = self._sections
+        self._in_step = step >= 0
+        if self._in_step:
+            self._tail.clear()
         self._record(
             Kind.OPENED, {"kind": kind, "title": shortened(self.plain(title)), "step": step, "ours": step < 0}
         )
@@ -115,6 +122,11 @@ class LogWriter:
         if self.open is not None:
             self._record(Kind.CLOSED, {"result": shortened(self.plain(result))})
             self.open = None
+        self._in_step = False
+
+    def tail(self) -> bytes:
+        """The end of the newest step's log, masked: at most 1 MiB."""
+        return bytes(self._tail[-TAIL:])
 
     def outcome(self, cause: str, sentence: str) -> tuple[int, int]:
         """Writes the last record. Returns the final offset and the number of records, itself included."""
@@ -171,6 +183,10 @@ class LogWriter:
         self._dropped += len(data) - len(taken)
 
     def _frame(self, data: bytes) -> None:
+        if self._in_step:
+            self._tail += data
+            if len(self._tail) > 2 * TAIL:
+                del self._tail[:-TAIL]
         for frame in self._framer.feed(data, self._boot()):
             self._put_frame(frame)
 

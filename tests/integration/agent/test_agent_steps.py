@@ -260,3 +260,21 @@ async def test_reports_of_tests_are_read_whatever_the_job_came_to(agent: Agent, 
     assert told.state == pb.ATTEMPT_STATE_PASSED
     assert not told.HasField("tests")
     assert "no file matches r/*.xml\n" in side.logs[second].text
+
+
+async def test_the_log_of_the_step_that_failed_is_searched_for_the_patterns_of_the_job(
+    agent: Agent, side: OtherSide
+) -> None:
+    """A retry rule may name one; what other steps wrote is no reason to try again."""
+    await agent.start()
+    patterns = ["connection reset", "of another", "[0-9]{3} left", "(unreadable"]
+    steps = [
+        step(0, "echo of another; exit 1", allow_failure=True),
+        step(1, "echo 'read: connection reset'; echo 100 left; exit 4"),
+        step(2, "echo of another", "always()"),
+    ]
+    first = side.give(job(None, steps=steps, log_patterns=patterns))
+    told = await ended(side, first)
+    assert list(told.log_patterns) == ["connection reset", "[0-9]{3} left"]
+    second = side.give(job(None, "echo connection reset", log_patterns=patterns))
+    assert not (await ended(side, second)).log_patterns

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent import findings
-from agent.findings import reports_of
+from agent.findings import patterns_in, reports_of
 
 ONE = b'<testsuite><testcase name="x"/></testsuite>'
 
@@ -40,3 +40,14 @@ def test_globs_that_lead_elsewhere_are_a_problem_and_no_failure(tmp_path: Path) 
     found = reports_of(tmp_path, ("../*.xml",), time.monotonic)
     assert found is not None
     assert "leads out of the workspace" in found.problems[0]
+
+
+def test_patterns_are_looked_for_in_linear_time_and_anywhere_in_the_text() -> None:
+    """A job writes the text, and its author the pattern: neither may hold the agent."""
+    text = "a" * (1 << 20) + "\nread: connection reset by peer\n"
+    began = time.process_time()
+    found, wrong = patterns_in(text, ["connection (reset|refused)", "^read", "(?m)^read", "(a+)+$", "nope", "(a"])
+    assert time.process_time() - began < 2
+    assert found == ["connection (reset|refused)", "(?m)^read"]
+    assert len(wrong) == 1
+    assert "`(a`" in wrong[0]

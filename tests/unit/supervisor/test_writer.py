@@ -154,3 +154,22 @@ def test_our_own_lines_are_frames_of_their_own_and_marked(tmp_path: Path) -> Non
     assert text[True].count(b"it is not") == 4000
     assert text[True].count(b"***") == 4
     assert max(record.raw_length for record in frames) <= 1 << 16
+
+
+def test_the_end_of_a_steps_log_is_at_hand_masked_and_bounded(tmp_path: Path) -> None:
+    """What is handed on is gone from the disk: a rule over a failed step's log could not be judged by it."""
+    world = World(tmp_path, 1 << 30)
+    writer = world.writer
+    writer.mask([b"hunter2"])
+    writer.open_section("step", "first", step=0)
+    writer.write(b"of the first\n")
+    writer.open_section("step", "second", step=1)
+    for _ in range(5):
+        writer.write(b"x" * (1 << 20))
+    writer.write(b"the end: hunter2 hunt")
+    writer.close_section("failed")
+    writer.open_section("artifacts", "ours")
+    writer.say(b"not of the step\n")
+    assert len(writer.tail()) == 1 << 20
+    assert writer.tail().endswith(b"xx" + b"the end: *** hunt")
+    assert b"first" not in writer.tail()
