@@ -97,7 +97,7 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> Ending | No
             records=Records(directory.records),
             sandboxes=machine.sandboxes,
             service_host=machine.service_host,
-            offer=Offer(abilities, settings.docker_image, settings.allow_host),
+            offer=Offer(abilities, settings.docker_image, settings.allow_host, machine.slot),
             owner_of=machine.owner_of,
             sources=Sources(git, Mirrors(git, directory.root / "mirrors"), courier, local=settings.local),
             courier=courier,

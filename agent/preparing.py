@@ -13,15 +13,19 @@ from agent.parts import Parts
 from agent.problems import Cause, JobProblem
 from agent.record import Record
 from agent.sandbox.choose import Choice, Wish, choose
-from agent.sandbox.protocol import Bind, Emptying, Prepared, SandboxRequest
+from agent.sandbox.limits import asked_for, beyond
+from agent.sandbox.protocol import Bind, Emptying, Limits, Prepared, SandboxRequest
 from agent.sandboxes import OwnSettings
 from agent.services import Services, services_of
 from agent.supervisor.client import SupervisorClient
 from agent.workspace.checkout import Workspace
+from agent.workspace.digest import digest_of
 from agent.workspace.removal import NotRemoved, remove_tree
+from agent.workspace.tree import Tree
 from headrace.pipeline.plan import Network, SandboxKind
 from headrace.pipeline.problems import shown
 from headrace.pipeline.values import EvaluationFailed, text_of
+from headrace.v1 import common_pb2 as pb
 
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,511}")
 SAY = "/headrace"
@@ -72,10 +76,14 @@ async def choose_sandbox(record: Record, parts: Parts, client: SupervisorClient)
     spec = record.spec
     await client.open_section("setup", "Set up")
     await client.say(f"agent {parts.name}, headrace {parts.version}, {platform.node()}, {platform.release()}\n")
+    asked = _limits(spec)
+    if sentence := beyond(asked, parts.offer.slot):
+        raise JobProblem(Cause.REFUSED, sentence)
     wish = Wish(
         kind=SandboxKind(spec.sandbox or "any"),
         image=_evaluated(record),
         network=Network(spec.network or "full"),
+        hard_limits=asked != Limits(),
         own_code=parts.policy.local and spec.source.own_code,
         services=bool(spec.services),
     )
@@ -84,7 +92,38 @@ async def choose_sandbox(record: Record, parts: Parts, client: SupervisorClient)
         await client.say(f"{choice.note}\n")
     with_image = f", image {choice.image}" if choice.image else ""
     await client.say(f"sandbox {choice.kind}{with_image}, network {wish.network}\n")
+    if spec.resources.disk:
+        await client.say(f"{spec.resources.disk:,} bytes of disk are asked for: that is not enforced\n")
     return choice
+
+
+def _limits(spec: pb.JobSpec) -> Limits:
+    return asked_for(spec.resources.cpu, spec.resources.memory, spec.resources.pids)
+
+
+async def _say_caches(record: Record, parts: Parts, home: Home, client: SupervisorClient) -> None:
+    """Says of each cache that it is a miss, and under which key: that much can be looked at before there are any."""
+    if not record.spec.caches:
+        return
+    await client.open_section("cache", "Restore caches")
+    lines = await asyncio.to_thread(_cache_lines, record, parts, home)
+    await client.say("".join(f"{line}\n" for line in lines))
+
+
+def _cache_lines(record: Record, parts: Parts, home: Home) -> list[str]:
+    def hash_of(*globs: str) -> str:
+        with Tree.open(home.tree) as tree:
+            return digest_of(tree, globs, lambda: parts.clock.monotonic_ms() / 1000)
+
+    values = late.values_of_job(record)
+    lines = []
+    for cache in record.spec.caches:
+        try:
+            key = text_of(late.template_of(cache.key), values, {"hash": hash_of})
+            lines.append(f"cache {key}: a miss (caches are not built yet)")
+        except EvaluationFailed as error:
+            lines.append(f"cache without a key: {error}")
+    return lines
 
 
 async def make_place(
@@ -103,6 +142,7 @@ async def make_place(
         if record.spec.checkout.enabled:
             brought = f"{workspace.fetched.objects} objects fetched" if workspace.fetched.objects else "all was there"
             await client.say(f"commit {record.spec.source.commit}: {brought}\n")
+        await _say_caches(record, parts, home, client)
         await services.ready()
     return await _make_sandbox(request, parts, home, workspace=workspace, choice=choice)
 
@@ -133,6 +173,7 @@ def _request_of(record: Record, parts: Parts, home: Home, *, choice: Choice, fol
         workspace=home.tree,
         network=Network(spec.network or "full"),
         image=choice.image,
+        limits=_limits(spec),
         trusted=spec.trusted,
         own_code=parts.policy.local and spec.source.own_code,
         services=services_of(spec),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agent.problems import Cause, JobProblem
-from agent.sandbox.protocol import Ability
+from agent.sandbox.protocol import Ability, Limits
 from headrace.pipeline.plan import Network, SandboxKind
 
 
@@ -45,6 +45,8 @@ class Offer:
     """What jobs without image run in where docker serves them; empty: docker serves none of those."""
     host_allowed: bool = False
     """The agent's own settings let any job run on the host."""
+    slot: Limits = field(default_factory=Limits)
+    """One slot's share."""
 
 
 def choose(wish: Wish, offer: Offer) -> Choice:
@@ -65,7 +67,7 @@ def choose(wish: Wish, offer: Offer) -> Choice:
         if not why_not:
             return choice
         reasons.append(why_not)
-    if wish.own_code and wish.network is Network.FULL and not wish.services:
+    if wish.own_code and wish.network is Network.FULL and not (wish.services or wish.hard_limits):
         return Choice(SandboxKind.HOST, note=f"running without a sandbox, as yourself, because {reasons[0]}")
     raise _refused("; ".join(reasons))
 

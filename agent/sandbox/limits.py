@@ -17,6 +17,26 @@ def share(cpu: float, memory: int, slots: int, pids: int = PIDS) -> Limits:
     return Limits(cpu=cpu / slots, memory=memory // slots, pids=pids)
 
 
+def asked_for(cpu: float, memory: int, pids: int) -> Limits:
+    """What a job asks for; 0: nothing of its own."""
+    return Limits(cpu=cpu or None, memory=memory or None, pids=pids or None)
+
+
+def beyond(asked: Limits, slot: Limits) -> str:
+    """What a job asks for that no slot has, as a sentence; empty: it fits."""
+    pairs = (
+        ("cpu cores", asked.cpu, slot.cpu),
+        ("bytes of memory", asked.memory, slot.memory),
+        ("processes", asked.pids, slot.pids),
+    )
+    too_much = [
+        f"{_figure(wanted)} {what} where a slot has {_figure(most)}"
+        for what, wanted, most in pairs
+        if wanted is not None and most is not None and wanted > most
+    ]
+    return f"the job asks for {', and '.join(too_much)}: ask for less, or for another pool" if too_much else ""
+
+
 def granted(asked: Limits, slot: Limits) -> Limits:
     """What a job gets: what it asks for, the slot's share where it asks for nothing, never more than the
     share."""
@@ -25,6 +45,10 @@ def granted(asked: Limits, slot: Limits) -> Limits:
         memory=_smaller(asked.memory, slot.memory),
         pids=_smaller(asked.pids, slot.pids),
     )
+
+
+def _figure(amount: float) -> str:
+    return f"{amount:,}" if isinstance(amount, int) else f"{amount:g}"
 
 
 _LEAST: Final[Mapping[str, float]] = MappingProxyType({"cpu": 0.05, "memory": 16 << 20, "pids": 16})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from pathlib import Path
 
 from headrace.v1 import agent_pb2
 from headrace.v1 import common_pb2 as pb
@@ -278,3 +280,39 @@ async def test_the_log_of_the_step_that_failed_is_searched_for_the_patterns_of_t
     assert list(told.log_patterns) == ["connection reset", "[0-9]{3} left"]
     second = side.give(job(None, "echo connection reset", log_patterns=patterns))
     assert not (await ended(side, second)).log_patterns
+
+
+async def test_each_cache_is_a_miss_under_its_key(agent: Agent, side: OtherSide, repository: tuple[Path, str]) -> None:
+    """Keys can be looked at before there are caches; one that cannot be computed costs only time, some day."""
+    await agent.start()
+    digest = hashlib.sha256(b"hello from the repository\n").digest()
+    digest = hashlib.sha256(hashlib.sha256(b"hello.txt").digest() + digest).digest()
+    caches = [
+        pb.CacheSpec(key=template("pip-", "branch", "-", "hash('hello*', '*.lock')"), paths=["~/.cache"]),
+        pb.CacheSpec(key=template("", "needs.nope.outcome"), paths=["x"]),
+    ]
+    attempt = side.give(job(repository, "true", caches=caches, context=b'{"branch": "main"}'))
+    told = await ended(side, attempt)
+    assert told.state == pb.ATTEMPT_STATE_PASSED
+    log = side.logs[attempt]
+    assert f"cache pip-main-{digest.hex()}: a miss (caches are not built yet)\n" in log.text
+    assert "cache without a key: headrace.yml:9:5: `needs.nope.outcome` cannot be computed" in log.text
+    assert ("cache", "Restore caches") in log.sections
+
+
+async def test_a_job_gets_what_it_asks_for_or_is_refused(agent: Agent, side: OtherSide) -> None:
+    """Amounts are a promise: where nobody can keep it the job says so, and does not run with something else."""
+    await agent.start()
+    greedy = side.give(job(None, "true", resources=pb.Resources(memory=1 << 50)))
+    told = await ended(side, greedy)
+    assert (told.cause, told.steps) == (pb.CAUSE_REFUSED, [])
+    assert "1,125,899,906,842,624 bytes of memory where a slot has" in told.sentence
+    (ability,) = [each for each in side.hellos[0].sandboxes if each.kind == "bubblewrap"]
+    script = "head -c 300000000 /dev/zero | tail -c 290000000 | wc -c"
+    modest = side.give(job(None, script, resources=pb.Resources(memory=100 << 20, disk=1 << 30)))
+    told = await ended(side, modest)
+    if ability.hard_limits:
+        assert told.cause == pb.CAUSE_OOM, told
+        assert "1,073,741,824 bytes of disk are asked for: that is not enforced\n" in side.logs[modest].text
+    else:
+        assert "cannot enforce limits on this agent" in told.sentence

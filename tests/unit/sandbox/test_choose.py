@@ -52,6 +52,7 @@ def test_a_job_gets_the_sandbox_that_the_contracts_name(wish: Wish, given: Offer
         (Wish(HOST, own_code=True), EVERYTHING, "do not let jobs run on the host"),
         (Wish(DOCKER), offer(able(DOCKER), image=""), "no default one for docker"),
         (Wish(BUBBLEWRAP), offer(able(BUBBLEWRAP, frozenset({Network.NONE}))), "cannot give a job `network: full`"),
+        (Wish(ANY, hard_limits=True, own_code=True), offer(able(BUBBLEWRAP, hard=False)), "cannot enforce limits"),
         (Wish(BUBBLEWRAP, hard_limits=True), offer(able(BUBBLEWRAP, hard=False)), "cannot enforce limits"),
         (Wish(BUBBLEWRAP, own_code=True), offer(FORBIDDEN), "user namespaces"),
         (Wish(ANY), offer(FORBIDDEN), "user namespaces"),

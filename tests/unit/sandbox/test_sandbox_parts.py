@@ -12,7 +12,7 @@ from agent.sandbox import container, entry, etc, names, passed
 from agent.sandbox.cgroups import Cgroups
 from agent.sandbox.container import Container, Image
 from agent.sandbox.firewall import Rules, _filter, _removal
-from agent.sandbox.limits import granted, share
+from agent.sandbox.limits import asked_for, beyond, granted, share
 from agent.sandbox.protocol import Bind, Limits, SandboxRequest
 from agent.sandbox.view import View, argv
 from headrace.pipeline.plan import Network
@@ -42,6 +42,19 @@ def test_a_job_gets_its_wish_up_to_the_slots_share() -> None:
     assert slot == Limits(2.0, 16 << 30, 4096)
     assert granted(Limits(cpu=1, memory=1 << 40), slot) == Limits(1, 16 << 30, 4096)
     assert granted(Limits(), Limits()) == Limits()
+
+
+def test_what_no_slot_has_is_named_with_both_figures() -> None:
+    """A coordinator assigns no such job; one that did would have it run with less than it needs."""
+    slot = share(10, 64 << 30, 4)
+    assert beyond(asked_for(0, 0, 0), slot) == ""
+    assert beyond(asked_for(2.5, 16 << 30, 4096), slot) == ""
+    assert beyond(asked_for(3, 32 << 30, 0), slot) == (
+        "the job asks for 3 cpu cores where a slot has 2.5, and 34,359,738,368 bytes of memory where a slot has "
+        "17,179,869,184: ask for less, or for another pool"
+    )
+    assert "4,097 processes where a slot has 4,096" in beyond(asked_for(0, 0, 4097), slot)
+    assert beyond(asked_for(99, 0, 0), Limits()) == ""
 
 
 def request(**more: object) -> SandboxRequest:
