@@ -34,10 +34,10 @@ async def read_tests(record: Record, workspace: Path, client: SupervisorClient, 
         await client.say(f"no file matches {', '.join(record.spec.junit)}\n")
         await client.close_section("")
         return
-    shown = [text for each in found.failed for text in (each.name, each.message)] + list(found.problems)
+    shown = [text for each in found.failed for text in (each.suite, each.name, each.message)] + list(found.problems)
     masked = iter(await client.masked(shown))
     for each in found.failed:
-        each.name, each.message = next(masked), next(masked)
+        each.suite, each.name, each.message = next(masked), next(masked), next(masked)
     found.problems[:] = list(masked)
     counts = f"{found.failures} failures, {found.errors} errors, {found.skipped} skipped"
     await client.say("".join(f"{line}\n" for line in (f"{found.tests} tests: {counts}", *found.problems)))

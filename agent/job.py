@@ -178,14 +178,14 @@ class Job:
 
     async def _pass_orders_on(self) -> None:
         """Hands a cancel, the end of the job's time and a kill to the supervisor when they come."""
-        client, record = self._alive, self.record
+        client = self._alive
         with contextlib.suppress(SupervisorGone, JobProblem):
             await self._wait_for_halt()
             assert self._halt.outcome is not None
             try:
                 already = (await client.state()).cancels > 0
-                if record.phase is Phase.STEPS and not already and not self._halt.killed.is_set():
-                    await client.cancel(record.spec.grace_ms, self._halt.outcome.cause or Cause.CANCELED)
+                if not already and not self._halt.killed.is_set():
+                    await client.cancel(self.record.spec.grace_ms, self._halt.outcome.cause or Cause.CANCELED)
             finally:
                 self._halt.passed_on.set()  # also when nobody is there to be told: whoever waits will find out
             await self._halt.killed.wait()

@@ -118,7 +118,8 @@ class Steps:
 
     def _judged(self, step: common_pb2.Step, halted: Cause | None) -> tuple[Skip | None, Mapping[str, str]]:
         """Blocks: `hash` reads files."""
-        values, functions = late.values_of_step(self._record), {"hash": self._hash}
+        asks = step.HasField("condition") or step.run.late_env
+        values, functions = late.values_of_step(self._record) if asks else {}, {"hash": self._hash}
         if self._record.trying is None:
             facts = late.facts_of(self._record, halted)
             decision = stepping.decide(late.rules_of(step), facts, values, functions)

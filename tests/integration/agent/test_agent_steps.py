@@ -316,3 +316,30 @@ async def test_a_job_gets_what_it_asks_for_or_is_refused(agent: Agent, side: Oth
         assert "1,073,741,824 bytes of disk are asked for: that is not enforced\n" in side.logs[modest].text
     else:
         assert "cannot enforce limits on this agent" in told.sentence
+
+
+async def test_steps_that_clean_up_have_five_minutes_in_all(agent: Agent, side: OtherSide) -> None:
+    """A cancel must end some day, and the time does not begin anew with the agent."""
+    await agent.start()
+    steps = [
+        step(0, "echo begun; sleep 60"),
+        step(1, "echo cleaning; sleep 2; echo cleaned", "always()"),
+        step(2, "echo never", "always()"),
+    ]
+    attempt = side.give(job(None, steps=steps))
+    await side.until(lambda: attempt in side.logs and "begun" in side.logs[attempt].text)
+    side.cancel(attempt)
+    await side.until(lambda: "cleaning" in side.logs[attempt].text)
+    agent.kill()
+    await agent.ended()
+    record = agent.data / "attempts" / f"{attempt}.json"
+    written = json.loads(record.read_text())
+    assert written["cleaning_until_boot_ms"] > 0
+    record.write_text(json.dumps(written | {"cleaning_until_boot_ms": 1}))
+    await agent.start()
+    told = await ended(side, attempt)
+    assert told.state == pb.ATTEMPT_STATE_CANCELED
+    assert "cleaned\n" in side.logs[attempt].text
+    assert told.steps[2].sentence == (
+        "skipped: the 5 min that steps have after a cancel or the end of the job's time are over"
+    )
