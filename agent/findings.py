@@ -12,9 +12,9 @@ from agent.parts import Journal
 from agent.problems import JobProblem
 from agent.record import Record
 from agent.supervisor.client import SupervisorClient
-from agent.workspace.globs import BadPattern, Patterns
 from agent.workspace.tree import Bounds, Tree, TreeProblem
 from headrace.pipeline.expressions import ExpressionFailed, evaluate
+from headrace.pipeline.globs import BadPattern, Patterns
 from headrace.pipeline.problems import shown
 from headrace.v1 import common_pb2 as pb
 

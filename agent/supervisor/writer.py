@@ -111,9 +111,7 @@ class LogWriter:
         self._in_step = step >= 0
         if self._in_step:
             self._tail.clear()
-        self._record(
-            Kind.OPENED, {"kind": kind, "title": shortened(self.plain(title)), "step": step, "ours": step < 0}
-        )
+        self._record(Kind.OPENED, {"kind": kind, "title": shortened(self.plain(title)), "step": step, "ours": step < 0})
         return self.open
 
     def close_section(self, result: str) -> None:

@@ -6,8 +6,8 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 
-from agent.workspace.globs import Patterns
 from agent.workspace.tree import Bounds, TooMuch, Tree
+from headrace.pipeline.globs import Patterns
 
 MOST_FILES = 10_000
 MOST_BYTES = 1 << 30

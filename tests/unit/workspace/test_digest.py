@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from agent.workspace.digest import digest_of
-from agent.workspace.globs import BadPattern
 from agent.workspace.tree import TooMuch, Tree
+from headrace.pipeline.globs import BadPattern
 
 
 def hashed(folder: Path, *globs: str, **bounds: int) -> str:
