@@ -79,6 +79,19 @@ class CannotDecide(Exception):
     """One sentence for the person who wanted to decide."""
 
 
+def asked_stage(run_id: int, asked: Mapping[int, str], wanted: str) -> int:
+    """The stage that a person means, of those that wait for an approval (index and name). Raises CannotDecide."""
+    found = [index for index, name in asked.items() if wanted in {"", name}]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(f"`{name}`" for name in asked.values())
+    if not names:
+        raise CannotDecide(f"run {run_id} waits for no approval")
+    if not found:
+        raise CannotDecide(f"the stage `{wanted}` of run {run_id} waits for no approval; these do: {names}")
+    raise CannotDecide(f"several stages of run {run_id} wait for an approval, name one of them: {names}")
+
+
 def decided(door: Door, decision: Decision) -> Door:
     """The door after a person's decision: one person counts once. Raises CannotDecide."""
     if door.state is not DoorState.ASKED or door.approval is None:

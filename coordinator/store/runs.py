@@ -13,7 +13,7 @@ from coordinator.core.matching import Requirement
 from coordinator.core.plan import CannotRetry, Graph, Rows, active_cells, begin, retry
 from coordinator.core.rules import NO_RULES, Rules, rules_to_json
 from coordinator.core.run import Run
-from coordinator.core.stages import CannotDecide, Decision, DoorState, Gate, Group, decided
+from coordinator.core.stages import CannotDecide, Decision, DoorState, Gate, Group, asked_stage, decided
 from coordinator.core.states import RUN_OVER, JobState
 from coordinator.dispatch.port import Bells, Wake
 from coordinator.errors import BadInput, Conflict, NotFound, TooMuch, Violation
@@ -281,15 +281,10 @@ async def _cancel(db: Connection, run_id: int, sentence: str) -> Wake:
 
 async def _decide(db: Connection, run_id: int, wanted: str, decision: Decision) -> Wake:
     run = await _locked(db, run_id)
-    asked = await db.fetch(SQL.asked_stages, run_id)
-    found = [row for row in asked if row["name"] == wanted] if wanted else asked
-    if len(found) != 1:
-        names = ", ".join(f"`{row['name']}`" for row in asked)
-        there = f"these wait for one: {names}" if names else "no stage waits for one"
-        raise Conflict(f"run {run_id}: which stage is meant? {there}" if wanted or names else f"run {run_id}: {there}")
-    stage = found[0]["index"]
-    door = await door_of(db, run_id, stage)
+    asked = {row["index"]: row["name"] for row in await db.fetch(SQL.asked_stages, run_id)}
     try:
+        stage = asked_stage(run_id, asked, wanted)
+        door = await door_of(db, run_id, stage)
         after = decided(door, decision)
     except CannotDecide as error:
         raise Conflict(str(error)) from error

@@ -13,7 +13,7 @@ from coordinator.core.events import Canceled
 from coordinator.core.follow import Changes
 from coordinator.core.plan import CannotRetry, active_cells, begin, retry
 from coordinator.core.plan import Rows as Made
-from coordinator.core.stages import CannotDecide, Decision, Door, DoorState, decided
+from coordinator.core.stages import CannotDecide, Decision, Door, DoorState, asked_stage, decided
 from coordinator.core.states import RUN_OVER
 from coordinator.dispatch.port import Bells, Wake
 from coordinator.errors import BadInput, Conflict, NotFound, StoreDown
@@ -111,18 +111,16 @@ class MemoryRuns:
 
         await self._commit(body)
 
-    async def decide(self, request_id: str, run_id: int, stage: str, decision: Decision) -> None:
+    async def decide(self, request_id: str, run_id: int, wanted: str, decision: Decision) -> None:
         rows = self.rows
 
         def body() -> tuple[None, Wake]:
             if request_id in rows.requests:
                 return None, Wake()
             row = rows.runs[run_id]
-            found = [d for d in row.doors.values() if d.is_asked and stage in ("", d.name)]
-            if len(found) != 1:
-                raise Conflict(f"run {run_id}: which stage is meant?")
+            asked = {stage: door.name for stage, door in row.doors.items() if door.is_asked}
             try:
-                after = decided(found[0], decision)
+                after = decided(row.doors[asked_stage(run_id, asked, wanted)], decision)
             except CannotDecide as error:
                 raise Conflict(str(error)) from error
             rows.requests[request_id] = ("decide", run_id)
