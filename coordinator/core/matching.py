@@ -76,9 +76,7 @@ def differences(requirement: Requirement, offer: Offer) -> tuple[str, ...]:
 def _sandbox_difference(requirement: Requirement, offer: Offer) -> str:
     kinds = _ANY if requirement.sandbox == "any" else (requirement.sandbox,)
     abilities = [ability for ability in offer.abilities if ability.kind in kinds]
-    # Services are reached over a network of the job alone, which every engine can make.
-    network = "none" if requirement.network == "services" else requirement.network
-    fitting = [ability for ability in abilities if network in ability.networks]
+    fitting = [ability for ability in abilities if requirement.network in ability.networks]
     if any(ability.hard_limits or not requirement.hard_limits for ability in fitting):
         return ""
     if fitting:
