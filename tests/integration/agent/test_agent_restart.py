@@ -11,7 +11,7 @@ from pathlib import Path
 from agent.record import Phase, Record, Records
 from agent.supervisor.process import parent_of
 from headrace.v1 import common_pb2 as pb
-from tests.integration.agent.conftest import Agent, job, supervisors
+from tests.integration.agent.conftest import Agent, job, supervisors, until_file_says
 from tests.integration.agent.other_side import OtherSide, other_side
 
 COUNT = "i=0; while [ $i -lt 60 ]; do echo line $i; i=$((i+1)); sleep 0.05; done"
@@ -178,12 +178,6 @@ async def test_a_tree_that_a_job_made_deep_does_not_keep_an_agent_from_starting(
     os.close(here)
     await agent.start()
     assert not left.exists()
-
-
-async def until_file_says(file: Path, text: str) -> None:
-    async with asyncio.timeout(20):
-        while text not in file.read_text():  # noqa: ASYNC110 - another process writes it
-            await asyncio.sleep(0.05)
 
 
 async def test_a_job_whose_supervisor_died_is_errored_and_its_log_is_kept(agent: Agent, side: OtherSide) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from headrace.v1 import agent_pb2
 from headrace.v1 import common_pb2 as pb
-from tests.integration.agent.conftest import Agent, job
+from tests.integration.agent.conftest import Agent, job, until_file_says
 from tests.integration.agent.other_side import OtherSide
 
 
@@ -343,3 +343,37 @@ async def test_steps_that_clean_up_have_five_minutes_in_all(agent: Agent, side: 
     assert told.steps[2].sentence == (
         "skipped: the 5 min that steps have after a cancel or the end of the job's time are over"
     )
+
+
+async def test_a_step_that_has_begun_is_not_decided_anew(agent: Agent, side: OtherSide) -> None:
+    """Its own doings may have made its condition false: an agent that was started again waits for it all the same."""
+    await agent.start()
+    steps = [step(0, "touch lock; echo begun; sleep 2; echo done", "hash('lock') == ''")]
+    attempt = side.give(job(None, steps=steps))
+    await side.until(lambda: attempt in side.logs and "begun" in side.logs[attempt].text)
+    agent.kill()
+    await agent.ended()
+    await agent.start()
+    told = await ended(side, attempt)
+    assert (told.state, told.steps[0].skipped) == (pb.ATTEMPT_STATE_PASSED, False)
+    assert "done\n" in side.logs[attempt].text
+
+
+async def test_a_cancel_between_two_tries_ends_the_wait_and_not_the_step_that_cleans_up(
+    agent: Agent, side: OtherSide
+) -> None:
+    """Nothing runs that could be ended: what begins next must not be taken for it."""
+    await agent.start()
+    steps = [
+        step(0, "echo begun; exit 3", retry=pb.StepRetry(max=5, delay_ms=3_600_000)),
+        step(1, "echo cleaning; sleep 1; echo cleaned", "always()"),
+    ]
+    attempt = side.give(job(None, steps=steps, timeout_ms=7_200_000))
+    await side.until(lambda: attempt in side.logs and "begun" in side.logs[attempt].text)
+    record = agent.data / "attempts" / f"{attempt}.json"
+    await until_file_says(record, '"trying": "')
+    side.cancel(attempt)
+    told = await ended(side, attempt)
+    assert (told.state, told.steps[0].exit_code, told.steps[0].tries) == (pb.ATTEMPT_STATE_CANCELED, 3, 1)
+    assert told.steps[1].cause == pb.CAUSE_UNSPECIFIED, told
+    assert "cleaned\n" in side.logs[attempt].text
