@@ -114,6 +114,8 @@ class Services:
                 return
             if why := _why_not(service, state, took):
                 await _show_log(self._host, self._client, self._request.attempt, service.name)
+                if state is not None and state.said:  # for the log alone, which is masked: it may name a password
+                    await self._client.say(f"{service.name}: its `ready` command said: {state.said}\n")
                 raise JobProblem(Cause.SERVICE_FAILED, f"service {service.name} {why}")
             await asyncio.sleep(_LOOK_S)
 
@@ -132,10 +134,7 @@ def _why_not(service: Service, state: ServiceState | None, took: float) -> str:
         return (
             f"cannot run its `ready` command: image {service.image} has no sh; leave `ready` out, or use another image"
         )
-    if took < service.timeout_s:
-        return ""
-    said = f"; its `ready` command said: {state.said}" if state.said else ""
-    return f"was not ready after {service.timeout_s:g} s{said}"
+    return "" if took < service.timeout_s else f"was not ready after {service.timeout_s:g} s"
 
 
 def _gone(state: ServiceState | None) -> str:

@@ -110,7 +110,8 @@ async def test_a_service_that_does_not_become_ready_fails_the_job_after_its_time
     await dockered.start()
     cause, sentence, log = await outcome(side, side.give(with_services(redis, "echo begun", services=[db])))
     assert cause == pb.CAUSE_SERVICE_FAILED
-    assert sentence == "service db was not ready after 2 s; its `ready` command said: not yet"
+    assert sentence == "service db was not ready after 2 s"
+    assert "db: its `ready` command said: not yet\n" in log
     assert "db | " in log
     assert "Ready to accept connections" in log
     assert "begun" not in log
