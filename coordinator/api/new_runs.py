@@ -70,6 +70,7 @@ def new_run(request: wire.CreateRunRequest, plan: Plan, run_id: int, job_ids: Se
         stages=tuple(_stage(stage, is_guarded=index in guarded) for index, stage in enumerate(plan.stages)),
         jobs=tuple(jobs),
         bundle=bytes.fromhex(request.source.bundle_sha256) or None,
+        concurrency=plan.concurrency,
         groups=tuple(Group(each.name, each.max_parallel, each.fail_fast) for each in plan.groups),
         context=json.dumps(context),
     )
@@ -101,6 +102,7 @@ def _rules(job: PlannedJob, plan: Plan, *, is_guarded: bool, is_grouped: bool) -
         allow_failure=job.allow_failure,
         retry=job.retry,
         group=job.name if is_grouped else "",
+        concurrency=job.concurrency,
         guarded=is_guarded,
         stage_survives=is_guarded and survives(plan.stages[job.stage].condition),
     )

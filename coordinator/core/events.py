@@ -41,6 +41,11 @@ class ApprovalAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class Entered:
+    """Its run, or the job itself, has a place in its group."""
+
+
+@dataclass(frozen=True, slots=True)
 class DelayOver:
     """The pause before its next try is over."""
 
@@ -110,6 +115,7 @@ JobEvent = (
     | Skipped
     | ApprovalAsked
     | DelayOver
+    | Entered
     | AttemptReturned
     | AttemptStarted
     | AttemptEnded

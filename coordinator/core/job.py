@@ -16,6 +16,7 @@ from coordinator.core.events import (
     Decided,
     DelayOver,
     DependenciesEnded,
+    Entered,
     JobEvent,
     Noted,
     Skipped,
@@ -37,6 +38,17 @@ class Place(StrEnum):
     HELD = "held"
     """Ready, and waiting for another cell to end."""
     TAKEN = "taken"
+
+
+class Turn(StrEnum):
+    """Where a job stands with its group, or with that of its run."""
+
+    NONE = ""
+    RUN_WAITS = "run waits"
+    """Nothing else holds it, and its run has no place in its group yet."""
+    WAITS = "waits"
+    """It waits for a place itself."""
+    ENTERED = "entered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +79,7 @@ class Job:
     """Its condition was judged, and it runs: a later try does not judge it again."""
     place: Place = Place.NONE
     """Among the cells of its group."""
+    turn: Turn = Turn.NONE
     tries: int = 0
     lost: int = 0
     errored: int = 0
@@ -126,6 +139,7 @@ TABLE: dict[tuple[JobState, type[JobEvent]], frozenset[JobState]] = {
     (W, Skipped): frozenset({JobState.SKIPPED, JobState.FAILED, JobState.CANCELED}),
     (W, ApprovalAsked): frozenset({W, B}),
     (W, DelayOver): frozenset({Q}),
+    (W, Entered): _DECIDED,
     (W, Canceled): frozenset({JobState.CANCELED}),
     (Q, Canceled): frozenset({JobState.CANCELED}),
     (B, Canceled): frozenset({JobState.CANCELED}),
@@ -168,7 +182,9 @@ def step(job: Job, event: JobEvent) -> Job:
     return after
 
 
-def _before_it_runs(job: Job, event: DependenciesEnded | Decided | Skipped | ApprovalAsked | DelayOver | Asked) -> Job:
+def _before_it_runs(
+    job: Job, event: DependenciesEnded | Decided | Skipped | ApprovalAsked | DelayOver | Entered | Asked
+) -> Job:
     match event:
         case DependenciesEnded():
             return _after_dependencies(job, event)
@@ -180,6 +196,8 @@ def _before_it_runs(job: Job, event: DependenciesEnded | Decided | Skipped | App
             return replace(job, state=B if job.unfinished == 1 else W, awaits=True, sentence=event.sentence)
         case DelayOver():
             return replace(job, state=Q, unfinished=0)
+        case Entered():
+            return _entered(job)
         case Asked():
             return _asked_again(job, event)
         case _:
@@ -212,6 +230,7 @@ def _asked_again(job: Job, event: Asked) -> Job:
         retried=0,
         admitted=False,
         place=Place.NONE,
+        turn=Turn.NONE,
         asks=event.asks,
         unfinished=event.unfinished,
         failed=event.failed,
@@ -239,7 +258,25 @@ def _judged(job: Job, event: Decided) -> Job:
     if event.held:
         return replace(job, unfinished=1, admitted=True, place=Place.HELD, sentence=event.held)
     place = Place.TAKEN if job.rules.group else Place.NONE
-    return _ready(replace(job, admitted=True, place=place, sentence=""))
+    taken = replace(job, admitted=True, place=place, sentence="")
+    group = job.rules.concurrency
+    if group is not None and job.turn is Turn.NONE:
+        return replace(taken, unfinished=1, turn=Turn.WAITS, sentence=f"waits for a place in the group `{group.group}`")
+    return _ready(taken)
+
+
+def held(job: Job, group: str) -> Job:
+    """A job that nothing else holds, in a run that has no place in its group yet."""
+    sentence = f"its run waits for a place in the group `{group}`"
+    return replace(
+        job, state=W, unfinished=job.unfinished + 1, turn=Turn.RUN_WAITS, cause=Cause.NONE, sentence=sentence
+    )
+
+
+def _entered(job: Job) -> Job:
+    if job.turn is Turn.RUN_WAITS:
+        return _decided(replace(job, unfinished=job.unfinished - 1, turn=Turn.NONE, sentence=""))
+    return _ready(replace(job, unfinished=0, turn=Turn.ENTERED, sentence=""))
 
 
 def _not_run(job: Job, verdict: Verdict) -> Job:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from coordinator.core.events import Asked, DependenciesEnded, JobEvent, Skipped
-from coordinator.core.job import Job, Place, step
+from coordinator.core.events import Asked, DependenciesEnded, Entered, JobEvent, Skipped
+from coordinator.core.job import Job, Place, Turn, held, step
 from coordinator.core.rules import Verdict
 from coordinator.core.run import Run, counted, judged
 from coordinator.core.stages import DoorState, Gate
@@ -70,6 +70,31 @@ def begin(run_id: int, jobs: Sequence[Job], graph: Graph) -> Rows:
         events=tuple(_to_follow(rows.values())),
         doors=tuple(stage for stage in sorted(graph.guarded) if not stage or not gates[stage - 1].unfinished),
     )
+
+
+def hold(rows: Rows) -> Rows:
+    """The rows of a run that has no place in its group yet: whatever could begin waits for it."""
+    waiting = {*rows.queued, *(key for key, _ in rows.events)}
+    jobs = {key: held(job, rows.run.group) if key in waiting else job for key, job in rows.jobs.items()}
+    run = rows.run
+    for key in waiting:
+        run = counted(run, rows.jobs[key], jobs[key])
+    return replace(rows, run=run, jobs=jobs, queued=(), events=(), doors=())
+
+
+def enter(jobs: Iterable[Job], gates: Sequence[Gate], doors: Mapping[int, DoorState]) -> Rows:
+    """What begins now that the run has its place: events and doors; the rows themselves are as they are."""
+    waiting = [job for job in jobs if job.turn is Turn.RUN_WAITS and job.state is JobState.WAITING]
+    events: list[tuple[int, JobEvent]] = [
+        (job.id, Skipped(Verdict(Cause.SKIPPED_BY_CONDITION, job.rules.skip)) if job.rules.skip else Entered())
+        for job in waiting
+    ]
+    open_doors = tuple(
+        stage
+        for stage, state in sorted(doors.items())
+        if state is DoorState.CLOSED and (not stage or not gates[stage - 1].unfinished)
+    )
+    return Rows(Run(0), {}, tuple(gates), (), tuple(events), open_doors)
 
 
 def _first_count(job: Job, gates: Sequence[Gate], graph: Graph) -> int:

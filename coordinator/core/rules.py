@@ -9,7 +9,7 @@ from typing import Any
 
 from coordinator.core.states import AttemptState, Cause
 from headrace.pipeline.expressions import STATUS, uses_of
-from headrace.pipeline.plan import Retry, RetryOn, RetryRule
+from headrace.pipeline.plan import Concurrency, Retry, RetryOn, RetryRule, WhenFull
 from headrace.pipeline.planning import explained
 from headrace.pipeline.values import EvaluationFailed, Expression, truth_of
 
@@ -25,6 +25,8 @@ class Rules:
     group: str = ""
     guarded: bool = False
     """Its stage has an `if` or an approval of its own, which it waits for, whatever its needs."""
+    concurrency: Concurrency | None = None
+    """The group of jobs that it enters when it is otherwise ready."""
     stage_survives: bool = False
     """The `if` of its stage is judged though the run is canceled."""
 
@@ -36,7 +38,7 @@ class Rules:
     @property
     def are_judged(self) -> bool:
         """Whether there is something to look at before the job may be queued."""
-        return self.condition is not None or bool(self.group)
+        return self.condition is not None or bool(self.group) or self.concurrency is not None
 
 
 NO_RULES = Rules()
@@ -63,6 +65,8 @@ def rules_to_json(rules: Rules) -> str:
     if rules.retry is not None:
         on = [[each.on, each.first, each.last, each.pattern] for each in rules.retry.on]
         found["retry"] = [rules.retry.max, on, rules.retry.delay_ms, rules.retry.backoff]
+    if rules.concurrency is not None:
+        found["concurrency"] = [rules.concurrency.group, rules.concurrency.limit, rules.concurrency.when_full]
     for name in ("skip", "allow_failure", "group", "guarded", "stage_survives"):
         if value := getattr(rules, name):
             found[name] = value
@@ -74,7 +78,7 @@ def rules_from_json(text: str) -> Rules:
     if not text:
         return NO_RULES
     found = json.loads(text)
-    condition, retry = found.pop("if", None), found.pop("retry", None)
+    condition, retry, group = found.pop("if", None), found.pop("retry", None), found.pop("concurrency", None)
     return Rules(
         condition=Expression(*condition) if condition else None,
         retry=Retry(
@@ -85,6 +89,7 @@ def rules_from_json(text: str) -> Rules:
         )
         if retry
         else None,
+        concurrency=Concurrency(group[0], group[1], WhenFull(group[2])) if group else None,
         **found,
     )
 

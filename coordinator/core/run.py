@@ -24,6 +24,8 @@ class Run:
     warned: int = 0
     """Jobs that failed under `allow_failure`."""
     canceled: int = 0
+    group: str = ""
+    """The group of runs that it enters; empty: none."""
 
 
 TABLE: dict[RunState, frozenset[RunState]] = {

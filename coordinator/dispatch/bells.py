@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterator
 
 from coordinator.dispatch.port import Wake
 
-QUEUE, CANCELS, AGENTS = "queue", "cancels", "agents"
+QUEUE, CANCELS, AGENTS, GROUPS = "queue", "cancels", "agents", "groups"
 
 
 def run_topic(run_id: int) -> Hashable:
@@ -46,6 +46,8 @@ class LocalBells:
             self._wake(CANCELS)
         if wake.agents:
             self._wake(AGENTS)
+        if wake.groups:
+            self._wake(GROUPS)
         for run_id in wake.runs:
             self._wake(run_topic(run_id))
 

@@ -282,7 +282,8 @@ class DispatchStore(Protocol):
         ...
 
     async def release_due(self) -> None:
-        """Queues jobs whose pause before the next try is over, and ends approvals that nobody gave in time."""
+        """What time and groups do: queues jobs whose pause before the next try is over, ends approvals that nobody
+        gave in time, and lets in whoever waits for a place in a group that has one."""
         ...
 
     async def mend(self, queue_timeout_s: float) -> int:
@@ -298,6 +299,7 @@ class Wake:
     cancels: bool = False
     agents: bool = False
     runs: frozenset[int] = frozenset()
+    groups: bool = False
 
     def __or__(self, other: Wake) -> Wake:
         return Wake(
@@ -305,10 +307,11 @@ class Wake:
             self.cancels or other.cancels,
             self.agents or other.agents,
             self.runs | other.runs,
+            self.groups or other.groups,
         )
 
     def __bool__(self) -> bool:
-        return bool(self.queue or self.cancels or self.agents or self.runs)
+        return bool(self.queue or self.cancels or self.agents or self.runs or self.groups)
 
 
 class Bells(Protocol):

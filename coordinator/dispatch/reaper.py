@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
-from coordinator.dispatch.bells import AGENTS, QUEUE, LocalBells, heard_within
+from coordinator.dispatch.bells import AGENTS, GROUPS, QUEUE, LocalBells, heard_within
 from coordinator.dispatch.dispatcher import Timing
 from coordinator.dispatch.port import DispatchStore, Observed
 from coordinator.errors import StoreDown
@@ -144,13 +144,14 @@ class Reaper:
                 await asyncio.sleep(0.2)
 
     async def _release(self) -> None:
-        while True:
-            await asyncio.sleep(self._timing.poll)
-            if self._held is not None:
-                try:
-                    await self._store.release_due()
-                except StoreDown:
-                    continue
+        with self._bells.listening(GROUPS) as changed:
+            while True:
+                await heard_within(changed, self._timing.poll)
+                if self._held is not None:
+                    try:
+                        await self._store.release_due()
+                    except StoreDown:
+                        continue
 
     async def _mend(self) -> None:
         while True:

@@ -21,7 +21,7 @@ from coordinator.core.follow import (
     LoadStage,
     Need,
 )
-from coordinator.core.job import Job, Place
+from coordinator.core.job import Job, Place, Turn
 from coordinator.core.rules import rules_from_json as job_rules
 from coordinator.core.stages import Door, DoorState, Gate, Group
 from coordinator.core.states import Cause, JobState
@@ -51,6 +51,7 @@ def job_of(row: asyncpg.Record) -> Job:
         rules=job_rules(row["rules"]),
         admitted=row["admitted"],
         place=Place(row["cell_place"]),
+        turn=Turn(row["turn"]),
         tries=row["tries"],
         lost=row["lost"],
         errored=row["errored"],

@@ -33,6 +33,7 @@ from coordinator.dispatch.port import (
 )
 from coordinator.errors import IdentityTaken, LateHello
 from coordinator.store import attempts
+from coordinator.store.admission import admit_group
 from coordinator.store.database import Connection, Database
 from coordinator.store.settle import lock_runs, settle
 from coordinator.store.sql import statements
@@ -40,6 +41,7 @@ from coordinator.store.timers import by_run, expire_door, release
 
 SQL = statements("dispatch")
 SETTLE = statements("settle")
+GROUPS = statements("groups")
 SETTLE = statements("settle")
 
 
@@ -199,10 +201,11 @@ class PostgresDispatch:
         return changed
 
     async def release_due(self) -> None:
-        """Queues jobs whose pause before the next try is over, and ends approvals that nobody gave in time."""
+        """Queues what has paused long enough, ends approvals that nobody gave, lets in whoever waits for a group."""
         async with self._database.connection() as db:
             due = await db.fetch(SETTLE.due)
             expired = await db.fetch(SETTLE.expired_doors)
+            crowded = await db.fetch(GROUPS.crowded)
         for run_id, jobs in by_run(due).items():
             async with self._database.transaction() as db:
                 wake = await release(db, run_id, jobs)
@@ -210,6 +213,10 @@ class PostgresDispatch:
         for row in expired:
             async with self._database.transaction() as db:
                 wake = await expire_door(db, row["run_id"], row["index"])
+            self._bells.ring(wake)
+        for row in crowded:
+            async with self._database.transaction() as db:
+                wake = await admit_group(db, row["group_id"])
             self._bells.ring(wake)
 
     async def mend(self, queue_timeout_s: float) -> int:

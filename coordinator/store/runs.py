@@ -6,11 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from coordinator.core.events import Canceled, JobEvent
 from coordinator.core.follow import Changes
-from coordinator.core.job import Job
+from coordinator.core.job import Job, Turn
 from coordinator.core.matching import Requirement
-from coordinator.core.plan import CannotRetry, Graph, Rows, active_cells, begin, retry
+from coordinator.core.plan import CannotRetry, Graph, Rows, active_cells, begin, hold, retry
 from coordinator.core.rules import NO_RULES, Rules, rules_to_json
 from coordinator.core.run import Run
 from coordinator.core.stages import CannotDecide, Decision, DoorState, Gate, Group, asked_stage, decided
@@ -18,9 +17,12 @@ from coordinator.core.states import RUN_OVER, JobState
 from coordinator.dispatch.port import Bells, Wake
 from coordinator.errors import BadInput, Conflict, NotFound, TooMuch, Violation
 from coordinator.store.answers import door_of, job_of
+from coordinator.store.canceling import cancel_run
 from coordinator.store.database import Connection, Database
+from coordinator.store.groups import group_from_json, group_to_json, join
 from coordinator.store.settle import lock_runs, settle, write
 from coordinator.store.sql import statements
+from headrace.pipeline.plan import Concurrency
 
 SQL = statements("runs")
 SETTLE = statements("settle")
@@ -83,6 +85,8 @@ class NewRun:
     """In order."""
     jobs: tuple[NewJob, ...]
     groups: tuple[Group, ...] = ()
+    concurrency: Concurrency | None = None
+    """The group of runs that it enters before its first job."""
     context: str = "{}"
     """JSON: what its stages' expressions see of the event."""
 
@@ -95,11 +99,15 @@ class NewRun:
         return Graph(len(self.stages), needs, guarded)
 
     @property
-    def first_jobs(self) -> list[Job]:
-        """Its jobs before anything has happened to them."""
-        return [
+    def first_rows(self) -> Rows:
+        """How it begins: what waits for nothing queued, or held where the run has to enter a group first."""
+        jobs = [
             Job(job.id, job.key, job.stage, at_most_once=bool(job.environment), rules=job.rules) for job in self.jobs
         ]
+        rows = begin(self.id, jobs, self.graph)
+        if self.concurrency is None:
+            return rows
+        return hold(replace(rows, run=replace(rows.run, group=self.concurrency.group)))
 
     bundle: bytes | None = None
     """SHA-256 of the git bundle that the source names."""
@@ -146,7 +154,7 @@ class PostgresRuns:
         async with self._database.transaction() as db:
             if await db.fetchval(SQL.remember_request, request_id, "cancel", run_id) is None:
                 return
-            wake = await _cancel(db, run_id, sentence)
+            wake = await cancel_run(db, await _locked(db, run_id), sentence)
         self._bells.ring(wake)
 
     async def decide(self, request_id: str, run_id: int, stage: str, decision: Decision) -> None:
@@ -180,13 +188,14 @@ async def _insert(db: Connection, new: NewRun) -> Wake:
     classes = await _classes(db, [job.requirement for job in new.jobs])
     project_id = await db.fetchval(SQL.make_project, new.repository, new.project)
     graph = new.graph
-    rows = begin(new.id, new.first_jobs, graph)
+    rows = new.first_rows
     run = rows.run
     await db.execute(
         SQL.insert_run,
         *(new.id, project_id, new.pipeline, new.pipeline_file, new.pipeline_text, new.source, new.commit, new.event),
         *(new.trusted, json.dumps(dict(new.parameters)), new.priority, run.state),
         *(run.unfinished, run.active, run.blocked, run.failed, run.canceled, new.bundle, new.context),
+        group_to_json(new.concurrency),
     )
     await db.execute(
         SQL.insert_stages,
@@ -214,7 +223,11 @@ async def _insert(db: Connection, new: NewRun) -> Wake:
     edges = [(need, job) for job, found in graph.needs.items() for need in found]
     if edges:
         await db.execute(SQL.insert_dependencies, new.id, [need for need, _ in edges], [job for _, job in edges])
-    queued = Changes(run, {}, {}, rows.queued, ())
+    held = {key: job for key, job in rows.jobs.items() if job.turn is not Turn.NONE}
+    queued = Changes(run, held, {}, rows.queued, ())
+    if new.concurrency is not None:
+        await join(db, new.id, None, new.concurrency)
+        return Wake(groups=True) | await write(db, [queued], {run.id: run})
     return await _follow_up(db, rows, await write(db, [queued], {run.id: run}))
 
 
@@ -262,23 +275,6 @@ async def _locked(db: Connection, run_id: int) -> Run:
     return run
 
 
-async def _cancel(db: Connection, run_id: int, sentence: str) -> Wake:
-    run = await _locked(db, run_id)
-    if run.state in RUN_OVER:
-        return Wake()
-    jobs = [job_of(row) for row in await db.fetch(SQL.jobs_of_run, run_id)]
-    queued = [job.id for job in jobs if job.state is JobState.QUEUED]
-    # Waits for claims under way; after that, a queued job is either held here or leased for all to see.
-    held = {row["job_id"] for row in await db.fetch(SETTLE.hold_queued, queued)}
-    # Asked for again, it ends also what runs although the run is canceled.
-    idle = [job for job in jobs if (run.canceling and job.is_idle) or job.ends_with_its_run or job.id in held]
-    await db.execute(SQL.cancel_leases, run_id, sentence)
-    event: JobEvent = Canceled(sentence)
-    asked = replace(run, canceling=True, sentence=sentence)
-    wake = await settle(db, {run_id: run}, {run_id: [(job.id, event) for job in idle]}, runs={run_id: asked})
-    return wake | Wake(cancels=True)
-
-
 async def _decide(db: Connection, run_id: int, wanted: str, decision: Decision) -> Wake:
     run = await _locked(db, run_id)
     asked = {row["index"]: row["name"] for row in await db.fetch(SQL.asked_stages, run_id)}
@@ -315,6 +311,10 @@ async def _retry(db: Connection, run_id: int, wanted: str, long_lease_s: float) 
         rows = retry(run, jobs, Graph(len(stages), needs, frozenset(doors)), wanted, doors)
     except CannotRetry as error:
         raise Conflict(str(error)) from error
+    enters = bool(run.group) and run.state in RUN_OVER
+    if enters:
+        rows = hold(rows)
+        await join(db, run_id, None, group_from_json(await db.fetchval(SQL.group_of_run, run_id)))
     before = {job.id: job for job in jobs}
     gates = {
         gate.stage: gate
@@ -330,4 +330,4 @@ async def _retry(db: Connection, run_id: int, wanted: str, long_lease_s: float) 
     if cells := active_cells(rows.jobs.values()):
         await db.execute(SQL.reset_cells, run_id, list(cells), list(cells.values()))
     wake = await write(db, [Changes(rows.run, changed, gates, rows.queued, ())], {run_id: run})
-    return await _follow_up(db, rows, wake)
+    return wake | Wake(groups=True) if enters else await _follow_up(db, rows, wake)

@@ -17,11 +17,13 @@ from coordinator.core.door_rules import decisions_to_json
 from coordinator.core.events import Canceled, JobEvent
 from coordinator.core.fairness import queue_times
 from coordinator.core.follow import Changes, Need, follow
+from coordinator.core.job import Turn
 from coordinator.core.run import Run
-from coordinator.core.states import RunState
+from coordinator.core.states import RUN_OVER, JobState, RunState
 from coordinator.dispatch.port import Wake
 from coordinator.store.answers import answer, job_of, needs_of_jobs
 from coordinator.store.database import Connection
+from coordinator.store.groups import group_from_json, join, leave
 from coordinator.store.sql import statements
 
 SQL = statements("settle")
@@ -44,6 +46,7 @@ async def lock_runs(db: Connection, runs: Iterable[int]) -> dict[int, Run]:
             failed=row["failed"],
             warned=row["warned"],
             canceled=row["canceled"],
+            group=group_from_json(row["concurrency"]).group if row["concurrency"] else "",
         )
         for row in await db.fetch(SQL.lock_runs, sorted(set(runs)))
     }
@@ -75,14 +78,15 @@ async def settle(
     changes = await _drive(db, under_way)
     wake = await write(db, changes, before)
     halted = {job: why for each in changes for job, why in each.halted.items()}
-    return wake | await _halt(db, halted, {each.run.id: each.run for each in changes}) if halted else wake
+    return wake | await halt(db, halted, {each.run.id: each.run for each in changes}) if halted else wake
 
 
-async def _halt(db: Connection, halted: Mapping[int, str], runs: Mapping[int, Run]) -> Wake:
-    """Ends jobs that were queued, or that agents work on. Waits for claims under way, as a cancel does."""
+async def halt(db: Connection, halted: Mapping[int, str], runs: Mapping[int, Run]) -> Wake:
+    """Ends jobs: those that wait or are queued at once, the others by their agents. Waits for claims under way."""
     held = {row["job_id"] for row in await db.fetch(SQL.hold_queued, sorted(halted))}
     await db.execute(SQL.cancel_leases_of, list(halted), list(halted.values()))
-    owners = {row["id"]: row["run_id"] for row in await db.fetch(SQL.jobs, sorted(held))}
+    rows = await db.fetch(SQL.jobs, sorted(halted))
+    owners = {row["id"]: row["run_id"] for row in rows if row["id"] in held or job_of(row).is_idle}
     events: dict[int, list[tuple[int, JobEvent]]] = defaultdict(list)
     for job, run_id in owners.items():
         events[run_id].append((job, Canceled(halted[job])))
@@ -132,7 +136,20 @@ async def write(db: Connection, changes: Sequence[Changes], before: Mapping[int,
     if places:
         await _give_needs(db, list(places))
         await db.execute(SQL.enqueue, *_columns(list(places.values()), 5), *_columns(raised, 3))
-    return Wake(queue=bool(places), runs=frozenset(sequences))
+    groups = await _change_groups(db, touched)
+    return Wake(queue=bool(places), runs=frozenset(sequences), groups=groups)
+
+
+async def _change_groups(db: Connection, touched: Sequence[Changes]) -> bool:
+    """Lets jobs join the groups that they wait for, and what is over leave. Whether anything changed."""
+    joins = [(each.run.id, job) for each in touched for job in each.jobs.values() if job.turn is Turn.WAITS]
+    joins = [(run_id, job) for run_id, job in joins if job.state is JobState.WAITING]
+    for run_id, job in joins:
+        assert job.rules.concurrency is not None
+        await join(db, run_id, job.id, job.rules.concurrency)
+    runs = [each.run.id for each in touched if each.run.group and each.run.state in RUN_OVER]
+    jobs = [job.id for each in touched for job in each.jobs.values() if job.over and job.turn is not Turn.NONE]
+    return (bool(runs or jobs) and await leave(db, runs, jobs)) or bool(joins)
 
 
 def is_something(changes: Changes, before: Run) -> bool:
@@ -177,10 +194,10 @@ async def _write_jobs(
         for j in each.jobs.values():
             vt = places[j.id][3] if j.id in places else None
             counters = (j.unfinished, j.failed, j.decider, j.asks, j.tries, j.lost, j.errored)
-            judged = (j.upstream_failed, j.admitted, j.place, j.awaits, j.retried, j.pause_ms)
+            judged = (j.upstream_failed, j.admitted, j.place, j.awaits, j.retried, j.turn, j.pause_ms)
             rows.append((j.id, j.state, j.cause, j.sentence, *counters, *judged, sequences[each.run.id], vt))
     if rows:
-        await db.execute(SQL.write_jobs, *_columns(rows, 19))
+        await db.execute(SQL.write_jobs, *_columns(rows, 20))
 
 
 async def _places(

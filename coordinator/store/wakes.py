@@ -100,13 +100,13 @@ class Wakes:
             return
         kinds = said["kinds"]
         runs = frozenset(said["runs"])
-        self._heard(Wake("queue" in kinds, "cancels" in kinds, "agents" in kinds, runs))
+        self._heard(Wake("queue" in kinds, "cancels" in kinds, "agents" in kinds, runs, "groups" in kinds))
         if said["logs"]:
             self._grew(frozenset(said["logs"]))
 
 
 def _payloads(replica: str, wake: Wake, logs: list[int]) -> list[str]:
-    kinds = [name for name in ("queue", "cancels", "agents") if getattr(wake, name)]
+    kinds = [name for name in ("queue", "cancels", "agents", "groups") if getattr(wake, name)]
     runs = sorted(wake.runs)
     payloads = []
     while kinds or runs or logs:

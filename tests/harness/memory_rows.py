@@ -29,102 +29,26 @@ from coordinator.core.follow import (
     Need,
     follow,
 )
-from coordinator.core.job import Job
+from coordinator.core.job import Turn
 from coordinator.core.matching import Offer, Requirement
-from coordinator.core.plan import Graph
 from coordinator.core.run import Run
-from coordinator.core.stages import Door, Gate, Group
-from coordinator.core.states import ATTEMPT_LIVE, AttemptState, JobState
-from coordinator.dispatch.port import EndedReport, Hello, Report, StartedReport, Wake
+from coordinator.core.states import ATTEMPT_LIVE, RUN_OVER, AttemptState, JobState
+from coordinator.dispatch.port import EndedReport, Report, StartedReport, Wake
 from coordinator.store.settle import is_something
+from headrace.pipeline.plan import Concurrency
+from tests.harness.memory_tables import (
+    AgentRow,
+    AttemptRow,
+    JobRow,
+    LeaseRow,
+    MemberRow,
+    PoolRow,
+    QueueRow,
+    RunRow,
+    SessionRow,
+)
 
 Events = Mapping[int, Sequence[tuple[int, JobEvent]]]
-
-
-@dataclass
-class RunRow:
-    run: Run
-    repository: str
-    priority: int
-    jobs: tuple[int, ...]
-    gates: dict[int, Gate]
-    graph: Graph
-    doors: dict[int, Door] = field(default_factory=dict)
-    groups: dict[str, Group] = field(default_factory=dict)
-    expires: dict[int, float] = field(default_factory=dict)
-
-
-@dataclass
-class JobRow:
-    job: Job
-    run_id: int
-    class_id: int
-    pool: str
-    environment: str
-    spec: bytes
-    vt: float | None = None
-    name: str = ""
-    cell: str = ""
-    context: str = ""
-    wants_needs: bool = False
-    given: bytes = b""
-    outputs: str = ""
-    due_at: float | None = None
-
-
-@dataclass
-class QueueRow:
-    class_id: int
-    priority: int
-    vt: float
-    queued_at: float
-
-
-@dataclass
-class PoolRow:
-    paused: bool = False
-    vt: float = 0.0
-
-
-@dataclass
-class AgentRow:
-    id: int
-    hello: Hello
-    drained: bool = False
-    leaving: bool = False
-
-
-@dataclass
-class SessionRow:
-    agent_id: int
-    instance: str
-    counter: int = 0
-
-
-@dataclass
-class AttemptRow:
-    attempt: Attempt
-    run_id: int
-    agent_id: int
-    attempt_try: int
-    out_of_contact_since: float | None = None
-
-
-@dataclass
-class LeaseRow:
-    attempt_id: int
-    job_id: int
-    run_id: int
-    agent_id: int
-    session_id: str | None
-    token: bytes
-    number: int
-    at_most_once: bool
-    orphaned_at: float | None = None
-    permit: str | None = None
-    fencing: int = 0
-    cancel: str = ""
-    sentence: str = ""
 
 
 @dataclass
@@ -145,6 +69,8 @@ class Rows:
     requests: dict[str, tuple[str, int]] = field(default_factory=dict)
     environments: dict[tuple[str, str], int] = field(default_factory=dict)
     terms: dict[str, tuple[str, int]] = field(default_factory=dict)
+    members: list[MemberRow] = field(default_factory=list)
+    groups_of_runs: dict[int, Concurrency] = field(default_factory=dict)
     ids: int = 0
 
     def new_id(self) -> int:
@@ -203,14 +129,14 @@ class Rows:
             done.append(self._drive(run_id, follow(run, [(self.jobs[job].job, event) for job, event in pairs])))
         wake = self.write(done)
         for changes in done:
-            wake = wake | self._halt(changes.halted)
+            wake = wake | self.halt(changes.halted)
         return wake
 
     def look_at_doors(self, run_id: int, stages: Sequence[int]) -> Wake:
         """What follows from doors that may be looked at."""
         return self.write([self._drive(run_id, follow(self.runs[run_id].run, [], stages))])
 
-    def _halt(self, halted: Mapping[int, str]) -> Wake:
+    def halt(self, halted: Mapping[int, str]) -> Wake:
         """Ends jobs that were queued, or that agents work on."""
         if not halted:
             return Wake()
@@ -289,9 +215,26 @@ class Rows:
                 self.jobs[key].due_at = self.clock() + job.pause_ms / 1000 if job.pause_ms else None
             for key in each.unqueued:
                 self.queue.pop(key, None)
+        self._change_groups(touched)
         queued = sorted(key for each in touched for key in each.queued)
         self._enqueue(queued)
         return Wake(queue=bool(queued), runs=frozenset(each.run.id for each in touched))
+
+    def join(self, run_id: int, job_id: int | None, group: Concurrency) -> None:
+        """Takes a place at the end; whoever is there already keeps its own."""
+        key = (self.runs[run_id].repository, job_id is not None, group.group)
+        if not any(each.run_id == run_id and each.job_id == job_id for each in self.members):
+            self.members.append(MemberRow(key, run_id, job_id, group))
+
+    def _change_groups(self, touched: Sequence[Changes]) -> None:
+        gone = {(each.run.id, None) for each in touched if each.run.state in RUN_OVER}
+        for each in touched:
+            for job in each.jobs.values():
+                if job.over:
+                    gone.add((each.run.id, job.id))
+                elif job.turn is Turn.WAITS and job.state is JobState.WAITING and job.rules.concurrency is not None:
+                    self.join(each.run.id, job.id, job.rules.concurrency)
+        self.members = [each for each in self.members if (each.run_id, each.job_id) not in gone]
 
     def _enqueue(self, queued: Sequence[int]) -> None:
         fresh: dict[tuple[str, str], list[JobRow]] = defaultdict(list)

@@ -9,17 +9,18 @@ from dataclasses import replace
 from typing import TypeVar
 
 from coordinator.core.door_rules import rules_from_json
-from coordinator.core.events import Canceled
 from coordinator.core.follow import Changes
-from coordinator.core.plan import CannotRetry, active_cells, begin, retry
+from coordinator.core.plan import CannotRetry, active_cells, hold, retry
 from coordinator.core.plan import Rows as Made
 from coordinator.core.stages import CannotDecide, Decision, Door, DoorState, asked_stage, decided
 from coordinator.core.states import RUN_OVER
 from coordinator.dispatch.port import Bells, Wake
 from coordinator.errors import BadInput, Conflict, NotFound, StoreDown
 from coordinator.store.runs import NewRun, NewStage, deployments, may_still_run
-from tests.harness.memory_rows import JobRow, Rows, RunRow
+from tests.harness.memory_rows import Rows
 from tests.harness.memory_store import Transactions
+from tests.harness.memory_tables import JobRow, RunRow
+from tests.harness.memory_timers import cancel_run
 
 T = TypeVar("T")
 
@@ -62,7 +63,7 @@ class MemoryRuns:
     def _insert(self, new: NewRun) -> Wake:
         rows = self.rows
         graph = new.graph
-        made = begin(new.id, new.first_jobs, graph)
+        made = new.first_rows
         for each in new.jobs:
             class_id = next((key for key, need in rows.classes.items() if need == each.requirement), 0)
             if not class_id:
@@ -77,6 +78,10 @@ class MemoryRuns:
         doors = {i: _door(i, stage, new.context) for i, stage in enumerate(new.stages) if stage.rules}
         groups = {group.name: group for group in new.groups}
         rows.runs[new.id] = RunRow(made.run, new.repository, new.priority, ids, gates, graph, doors, groups)
+        if new.concurrency is not None:
+            rows.join(new.id, None, new.concurrency)
+            rows.groups_of_runs[new.id] = new.concurrency
+            return rows.write([Changes(made.run, {}, {}, (), ())])
         return self._follow_up(made, rows.write([Changes(made.run, {}, {}, made.queued, ())]))
 
     def _follow_up(self, made: Made, wake: Wake) -> Wake:
@@ -93,21 +98,7 @@ class MemoryRuns:
             if run_id not in rows.runs:
                 raise NotFound(f"there is no run {run_id}")
             rows.requests[request_id] = ("cancel", run_id)
-            row = rows.runs[run_id]
-            if row.run.state in RUN_OVER:
-                return None, Wake()
-            for lease in [each for each in rows.leases.values() if each.run_id == run_id]:
-                rows.cancel_lease(lease, sentence)
-            idle = [
-                key
-                for key in row.jobs
-                if (job := rows.jobs[key].job).ends_with_its_run
-                or (row.run.canceling and job.is_idle)
-                or key in rows.queue
-            ]
-            asked = replace(row.run, canceling=True, sentence=sentence)
-            wake = rows.settle({run_id: [(key, Canceled(sentence)) for key in idle]}, {run_id: asked})
-            return None, wake | Wake(cancels=True)
+            return None, cancel_run(rows, run_id, sentence)
 
         await self._commit(body)
 
@@ -144,6 +135,9 @@ class MemoryRuns:
                 made = retry(row.run, list(before.values()), row.graph, job, doors)
             except CannotRetry as error:
                 raise Conflict(str(error)) from error
+            enters = bool(row.run.group) and row.run.state in RUN_OVER
+            if enters:
+                made = hold(made)
             changed = {key: each for key, each in made.jobs.items() if each != before[key]}
             wanted = deployments(changed)
             for each in rows.attempts.values():
@@ -157,7 +151,11 @@ class MemoryRuns:
                 row.doors[stage] = replace(row.doors[stage], state=DoorState.CLOSED, decisions=(), sentence="")
             for name, active in active_cells(made.jobs.values()).items():
                 row.groups[name] = replace(row.groups[name], active=active)
-            return None, self._follow_up(made, rows.write([Changes(made.run, changed, gates, made.queued, ())]))
+            wake = rows.write([Changes(made.run, changed, gates, made.queued, ())])
+            if enters:
+                rows.join(run_id, None, rows.groups_of_runs[run_id])
+                return None, wake
+            return None, self._follow_up(made, wake)
 
         await self._commit(body)
 

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 from coordinator.core import attempt as machine
-from coordinator.core.events import DelayOver, DependenciesEnded, JobEvent, Noted, Unschedulable
+from coordinator.core.events import DependenciesEnded, JobEvent, Noted, Unschedulable
 from coordinator.core.matching import Requirement, unschedulable
-from coordinator.core.stages import DoorState
 from coordinator.core.states import AttemptState, JobState, StaleToken
 from coordinator.dispatch.port import (
     Answer,
@@ -36,16 +34,9 @@ from coordinator.dispatch.port import (
     Want,
 )
 from coordinator.errors import IdentityTaken, LateHello
-from tests.harness.memory_rows import (
-    AgentRow,
-    AttemptRow,
-    LeaseRow,
-    PoolRow,
-    QueueRow,
-    Rows,
-    SessionRow,
-    event_of,
-)
+from tests.harness.memory_rows import Rows, event_of
+from tests.harness.memory_tables import AgentRow, AttemptRow, LeaseRow, PoolRow, QueueRow, SessionRow
+from tests.harness.memory_timers import release_due
 
 T = TypeVar("T")
 
@@ -380,23 +371,7 @@ class MemoryDispatch:
         return await self._commit(body)
 
     async def release_due(self) -> None:
-        rows = self.rows
-
-        def body() -> tuple[None, Wake]:
-            events: dict[int, list[tuple[int, JobEvent]]] = defaultdict(list)
-            for key, row in rows.jobs.items():
-                if row.due_at is not None and row.due_at <= rows.clock() and row.job.state is JobState.WAITING:
-                    events[row.run_id].append((key, DelayOver()))
-            wake = rows.settle(events)
-            for run_id, run in rows.runs.items():
-                for stage in [each for each, when in run.expires.items() if when <= rows.clock()]:
-                    door = replace(run.doors[stage], state=DoorState.EXPIRED, sentence="nobody approved it in time")
-                    run.doors[stage] = door
-                    wake = wake | rows.look_at_doors(run_id, (stage,))
-                    run.expires.pop(stage, None)
-            return None, wake
-
-        await self._commit(body)
+        await self._commit(lambda: (None, release_due(self.rows)))
 
     async def mend(self, queue_timeout_s: float) -> int:
         rows = self.rows

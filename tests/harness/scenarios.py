@@ -149,6 +149,7 @@ class Scene:
     def settle(self) -> None:
         """Lets agents work until nothing more can happen by itself."""
         while True:
+            at_once(self.dispatch.release_due())
             want = [Want("s", 10_000, 1)]
             claimed = at_once(self.dispatch.claim(sorted(self.rows.classes), want))
             begun = [each for each in claimed if self._begins(each)]

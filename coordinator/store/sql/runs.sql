@@ -46,9 +46,9 @@ SELECT count(cls) FROM c;
 
 -- insert_run: with the counters of its first rows
 INSERT INTO run (id, project_id, pipeline, pipeline_file, pipeline_text, source, commit, event, trusted, parameters, priority, state,
-                 unfinished, active, blocked, failed, canceled, bundle, context)
+                 unfinished, active, blocked, failed, canceled, bundle, context, concurrency)
 OVERRIDING SYSTEM VALUE
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::jsonb, $11, $12, $13, $14, $15, $16, $17, $18, $19);
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::jsonb, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20);
 
 -- insert_stages: with their gates, and the doors of those that are guarded
 INSERT INTO stage (run_id, index, name, environment, unfinished, failed, decider, door, rules, url)
@@ -86,7 +86,7 @@ WHERE run_id = $1;
 
 -- jobs_of_run: all of them, for what a person asked about the whole run
 SELECT id, run_id, key, stage, state, cause, sentence, unfinished, failed, decider, at_most_once, asks, tries, lost, errored,
-       upstream_failed, rules, admitted, cell_place, awaits, retried
+       upstream_failed, rules, admitted, cell_place, awaits, retried, turn
 FROM job WHERE run_id = $1 ORDER BY place;
 
 -- edges_of_run: who waits for whom; a job with an empty list waits for nothing
@@ -125,6 +125,9 @@ SELECT a.id, a.job_id, a.try, a.state, g.name AS agent, a.cause, a.sentence, a.s
        coalesce((SELECT l.bytes FROM log l WHERE l.attempt_id = a.id AND l.stream = 'main'), 0) AS log_bytes
 FROM attempt a JOIN agent g ON g.id = a.agent_id
 WHERE a.job_id = ANY($1::bigint[]) AND a.state <> 'returned' ORDER BY a.id;
+
+-- group_of_run: the one that it enters
+SELECT concurrency FROM run WHERE id = $1;
 
 -- reset_doors: closed again by a retry; whoever decided has to decide again
 UPDATE stage SET door = 'closed', decisions = '[]', sentence = '', asked_at = NULL, expires_at = NULL

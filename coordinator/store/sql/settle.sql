@@ -1,16 +1,16 @@
 -- lock_runs: the run's row lock is what makes the last two jobs of a stage see each other; id order, so that two batches never lock crosswise
-SELECT id, state, canceling, sentence, unfinished, active, blocked, failed, warned, canceled
+SELECT id, state, canceling, sentence, unfinished, active, blocked, failed, warned, canceled, concurrency
 FROM run WHERE id = ANY($1::bigint[]) ORDER BY id FOR UPDATE;
 
 -- jobs: the rows that events are about, read under the run lock
 SELECT id, run_id, key, stage, state, cause, sentence, unfinished, failed, decider, at_most_once, asks, tries, lost, errored,
-       upstream_failed, rules, admitted, cell_place, awaits, retried
+       upstream_failed, rules, admitted, cell_place, awaits, retried, turn
 FROM job WHERE id = ANY($1::bigint[]);
 
 -- dependents: who names one of these jobs in its needs; retried runs have dependents that are over already
 SELECT d.job_id AS source, j.id, j.run_id, j.key, j.stage, j.state, j.cause, j.sentence, j.unfinished, j.failed, j.decider,
        j.at_most_once, j.asks, j.tries, j.lost, j.errored,
-       j.upstream_failed, j.rules, j.admitted, j.cell_place, j.awaits, j.retried
+       j.upstream_failed, j.rules, j.admitted, j.cell_place, j.awaits, j.retried, j.turn
 FROM dependency d JOIN job j ON j.id = d.dependent
 WHERE d.job_id = ANY($1::bigint[]) AND j.state = 'waiting'
 ORDER BY d.job_id, j.id;
@@ -21,7 +21,7 @@ SELECT run_id, index, unfinished, failed, decider, door IS NOT NULL AS guarded F
 -- behind: jobs of a stage without needs, waiting for the gate before it
 SELECT j.id, j.run_id, j.key, j.stage, j.state, j.cause, j.sentence, j.unfinished, j.failed, j.decider,
        j.at_most_once, j.asks, j.tries, j.lost, j.errored,
-       j.upstream_failed, j.rules, j.admitted, j.cell_place, j.awaits, j.retried
+       j.upstream_failed, j.rules, j.admitted, j.cell_place, j.awaits, j.retried, j.turn
 FROM unnest($1::bigint[], $2::integer[]) AS w(run_id, stage)
 JOIN job j ON j.run_id = w.run_id AND j.stage = w.stage
 WHERE j.needs IS NULL AND j.state = 'waiting'
@@ -48,6 +48,7 @@ UPDATE job SET
     state = u.state, cause = u.cause, sentence = u.sentence, unfinished = u.unfinished, failed = u.failed,
     decider = u.decider, asks = u.asks, tries = u.tries, lost = u.lost, errored = u.errored,
     upstream_failed = u.upstream_failed, admitted = u.admitted, cell_place = u.cell_place, awaits = u.awaits, retried = u.retried,
+    turn = u.turn,
     due_at = CASE WHEN u.pause_ms > 0 THEN clock_timestamp() + make_interval(secs => u.pause_ms / 1000.0) END,
     sequence = u.sequence, vt = coalesce(job.vt, u.vt),
     queued_at = CASE WHEN u.state = 'queued' AND (job.state <> 'queued' OR job.queued_at IS NULL) THEN clock_timestamp()
@@ -57,9 +58,9 @@ UPDATE job SET
     ended_at = CASE WHEN u.state IN ('passed', 'failed', 'canceled', 'skipped') THEN clock_timestamp() END
 FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::integer[], $7::text[], $8::boolean[],
             $9::integer[], $10::integer[], $11::integer[], $12::boolean[], $13::boolean[], $14::text[], $15::boolean[], $16::integer[],
-            $17::bigint[], $18::bigint[], $19::double precision[])
+            $17::text[], $18::bigint[], $19::bigint[], $20::double precision[])
      AS u(id, state, cause, sentence, unfinished, failed, decider, asks, tries, lost, errored, upstream_failed, admitted, cell_place,
-          awaits, retried, pause_ms, sequence, vt)
+          awaits, retried, turn, pause_ms, sequence, vt)
 WHERE job.id = u.id;
 
 -- write_gates: counters of stages
@@ -106,7 +107,7 @@ DELETE FROM queue WHERE job_id = ANY($1::bigint[]);
 -- stage_jobs: all jobs of a stage that has a door
 SELECT j.id, j.run_id, j.key, j.stage, j.state, j.cause, j.sentence, j.unfinished, j.failed, j.decider,
        j.at_most_once, j.asks, j.tries, j.lost, j.errored,
-       j.upstream_failed, j.rules, j.admitted, j.cell_place, j.awaits, j.retried
+       j.upstream_failed, j.rules, j.admitted, j.cell_place, j.awaits, j.retried, j.turn
 FROM unnest($1::bigint[], $2::integer[]) AS w(run_id, stage)
 JOIN job j ON j.run_id = w.run_id AND j.stage = w.stage
 ORDER BY j.run_id, j.place;
@@ -139,7 +140,7 @@ FROM unnest($1::bigint[], $2::text[]) AS w(run_id, name) JOIN cells c ON c.run_i
 -- group_jobs: those that are not over
 SELECT j.id, j.run_id, j.name, j.key, j.stage, j.state, j.cause, j.sentence, j.unfinished, j.failed, j.decider,
        j.at_most_once, j.asks, j.tries, j.lost, j.errored,
-       j.upstream_failed, j.rules, j.admitted, j.cell_place, j.awaits, j.retried
+       j.upstream_failed, j.rules, j.admitted, j.cell_place, j.awaits, j.retried, j.turn
 FROM unnest($1::bigint[], $2::text[]) AS w(run_id, name)
 JOIN job j ON j.run_id = w.run_id AND j.name = w.name AND j.cell <> ''
 WHERE j.state IN ('waiting', 'queued', 'running', 'blocked')
@@ -179,3 +180,6 @@ SELECT id FROM job WHERE id = ANY($1::bigint[]) AND due_at <= clock_timestamp() 
 
 -- expired_doors: approvals that nobody gave in time
 SELECT run_id, index FROM stage WHERE door = 'asked' AND expires_at <= clock_timestamp() ORDER BY expires_at LIMIT 100;
+
+-- leave_group: runs that are over, and jobs that are
+DELETE FROM group_member WHERE (job_id IS NULL AND run_id = ANY($1::bigint[])) OR job_id = ANY($2::bigint[]) RETURNING group_id;

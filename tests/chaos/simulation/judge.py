@@ -10,7 +10,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tests.harness.memory_rows import JobRow, Rows
+from tests.harness.memory_rows import Rows
+from tests.harness.memory_tables import JobRow
 
 LEASE = 30.0
 LIVE = ("leased", "running")

@@ -71,6 +71,7 @@ CREATE TABLE run (
     trusted         boolean NOT NULL,
     parameters      jsonb NOT NULL,
     context         text NOT NULL DEFAULT '{}',        -- JSON: what its stages' expressions see of the event
+    concurrency     text NOT NULL DEFAULT '',          -- JSON: the group that it enters; empty: none
     priority        smallint NOT NULL DEFAULT 0 CHECK (priority BETWEEN -10 AND 10),
     state           text NOT NULL CHECK (state IN ('pending', 'running', 'blocked', 'passed', 'failed', 'canceled')),
     canceling       boolean NOT NULL DEFAULT false,
@@ -160,6 +161,7 @@ CREATE TABLE job (
     upstream_failed boolean NOT NULL DEFAULT false,    -- a dependency, or one of theirs, has failed
     admitted    boolean NOT NULL DEFAULT false,        -- its condition was judged
     cell_place  text NOT NULL DEFAULT '' CHECK (cell_place IN ('', 'held', 'taken')),
+    turn        text NOT NULL DEFAULT '' CHECK (turn IN ('', 'run waits', 'waits', 'entered')),  -- with its group, or its run's
     awaits      boolean NOT NULL DEFAULT false,        -- the approval of its stage
     due_at      timestamptz,                           -- the pause before its next try ends
     retried     integer NOT NULL DEFAULT 0,            -- tries by its own rules, since a person last asked for it
@@ -189,6 +191,32 @@ CREATE TABLE dependency (
     PRIMARY KEY (job_id, dependent)
 );
 CREATE INDEX dependency_of ON dependency (dependent);
+
+-- Groups that only so many runs, or jobs, may be in.
+CREATE TABLE concurrency_group (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    project_id  bigint NOT NULL REFERENCES project,
+    trusted     boolean NOT NULL,
+    of_jobs     boolean NOT NULL,
+    name        text NOT NULL,
+    UNIQUE (project_id, trusted, of_jobs, name)
+);
+
+-- Who is in a group or waits for a place, in the order of coming. It leaves when it ends.
+CREATE TABLE group_member (
+    place       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    group_id    bigint NOT NULL REFERENCES concurrency_group,
+    run_id      bigint NOT NULL REFERENCES run ON DELETE CASCADE,
+    job_id      bigint REFERENCES job ON DELETE CASCADE,   -- NULL: the run itself
+    size        integer NOT NULL CHECK (size > 0),         -- the limit, by its own pipeline file
+    when_full   text NOT NULL CHECK (when_full IN ('queue', 'cancel-older', 'cancel-newer')),
+    entered     boolean NOT NULL DEFAULT false,
+    leaving     boolean NOT NULL DEFAULT false             -- it was told to end
+);
+CREATE INDEX member_of_group ON group_member (group_id, place);
+CREATE INDEX member_waiting ON group_member (group_id) WHERE NOT entered AND NOT leaving;
+CREATE UNIQUE INDEX member_run ON group_member (run_id) WHERE job_id IS NULL;
+CREATE UNIQUE INDEX member_job ON group_member (job_id) WHERE job_id IS NOT NULL;
 
 -- Claimable now. A row leaves when it is claimed and comes back when the attempt is returned or retried.
 CREATE TABLE queue (

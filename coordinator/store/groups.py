@@ -1,0 +1,36 @@
+"""Membership of runs and jobs in groups: they join at the end, and leave when they are over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from coordinator.store.database import Connection
+from coordinator.store.sql import statements
+from headrace.pipeline.plan import Concurrency, WhenFull
+
+SQL = statements("groups")
+SETTLE = statements("settle")
+
+
+def group_to_json(group: Concurrency | None) -> str:
+    """A group as a run keeps it; empty: none."""
+    return "" if group is None else json.dumps([group.group, group.limit, group.when_full])
+
+
+def group_from_json(text: str) -> Concurrency:
+    """What `group_to_json` wrote."""
+    name, limit, when_full = json.loads(text)
+    return Concurrency(name, limit, WhenFull(when_full))
+
+
+async def join(db: Connection, run_id: int, job_id: int | None, group: Concurrency) -> None:
+    """Takes a place behind those that are there; whether it may enter is looked at by whoever admits."""
+    of_jobs = job_id is not None
+    await db.execute(SQL.make_group, run_id, of_jobs, group.group)
+    await db.execute(SQL.join, run_id, job_id, of_jobs, group.group, group.limit, group.when_full)
+
+
+async def leave(db: Connection, runs: Sequence[int], jobs: Sequence[int]) -> bool:
+    """Gives places back. Whether there were any."""
+    return bool(await db.fetch(SETTLE.leave_group, list(runs), list(jobs)))
