@@ -12,6 +12,7 @@ from typing import Any
 
 import asyncpg
 
+from coordinator.api.new_runs import new_run
 from coordinator.core.matching import Ability, Requirement
 from coordinator.core.states import AttemptState, Cause
 from coordinator.dispatch.port import (
@@ -32,6 +33,9 @@ from coordinator.store.database import Database
 from coordinator.store.dispatching import PostgresDispatch
 from coordinator.store.runs import NewJob, NewRun, NewStage, PostgresRuns
 from coordinator.store.singletons import Singleton
+from headrace.pipeline import Event, expand, load
+from headrace.v1 import common_pb2, run_pb2
+from headrace.v1.common_pb2 import JobSpec
 from tests.harness.memory_rows import Rows
 from tests.harness.memory_runs import MemoryRuns, MemoryTerm
 from tests.harness.memory_store import MemoryDispatch
@@ -112,6 +116,32 @@ class World:
         )
         made = await self.runs.create(request or self.request(), new)
         return {"": made, **{job.key: key for key, job in zip(ids, jobs, strict=True)}}
+
+    async def pipeline(self, text: str, *, branch: str = "main") -> dict[str, int]:
+        """Creates a run of a pipeline file; returns ids as `run` does."""
+        plan = expand(load(text.encode(), "headrace.yml"), Event("push", branch=branch))
+        run_id, ids = await self.runs.allocate(len(plan.jobs))
+        source = common_pb2.Source(repository="r", commit="0" * 40, path="/r", branch=branch)
+        new = new_run(run_pb2.CreateRunRequest(source=source, event="push"), plan, run_id, ids, "")
+        made = await self.runs.create(self.request(), new)
+        await self.at.release_due()
+        return {"": made, **{job.key: key for key, job in zip(ids, plan.jobs, strict=True)}}
+
+    async def work(self, session: str, *, but: Sequence[int] = (), **outcomes: AttemptState) -> list[str]:
+        """Agents work until nothing more can happen by itself; jobs of the ids in `but` are begun and go on.
+
+        Returns the keys of the jobs in the order in which they began. `outcomes`: by key; what is not named passes.
+        """
+        begun: list[str] = []
+        while claimed := await self.claim(session, 100, number=next(self.numbers)):
+            for job in claimed:
+                await self.start(job)
+                key = JobSpec.FromString(job.spec).job
+                begun.append(key)
+                if job.job_id not in but:
+                    await self.end(job, outcomes.get(key, AttemptState.PASSED))
+            await self.at.release_due()
+        return begun
 
     def request(self) -> str:
         return f"request-{next(self.numbers):06d}"
@@ -197,7 +227,7 @@ class World:
         raise NotImplementedError
 
     async def age(self, seconds: float) -> None:
-        """Everything queued was queued, and what is out of contact was lost, so much earlier."""
+        """Everything queued was queued, what is out of contact was lost, what is due is due, so much earlier."""
         raise NotImplementedError
 
 
@@ -327,5 +357,11 @@ class PostgresWorld(World):
 
     async def age(self, seconds: float) -> None:
         await self.fetch("UPDATE queue SET queued_at = queued_at - make_interval(secs => $1)", seconds)
-        for table, column in (("lease", "orphaned_at"), ("attempt", "out_of_contact_since")):
+        columns = (
+            ("lease", "orphaned_at"),
+            ("attempt", "out_of_contact_since"),
+            ("job", "due_at"),
+            ("stage", "expires_at"),
+        )
+        for table, column in columns:
             await self.fetch(f"UPDATE {table} SET {column} = {column} - make_interval(secs => $1)", seconds)
