@@ -213,6 +213,7 @@ def _after_dependencies(job: Job, event: DependenciesEnded) -> Job:
         decider=job.decider or event.decider,
         upstream_failed=job.upstream_failed or event.upstream_failed,
         awaits=job.awaits and job.state is W,
+        sentence="" if job.state is B else job.sentence,
     )
     if counted.awaits and counted.unfinished == 1:
         return replace(counted, state=B)  # all that it waits for is the approval
