@@ -9,7 +9,7 @@ import random
 import secrets
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from importlib import metadata
 from pathlib import Path
@@ -78,6 +78,9 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> Ending | No
     rng = random.SystemRandom()
     clock, metrics, outbox = SystemClock(), Metrics(), Outbox()
     access = _access(settings)
+    jobs = RunningJobs(outbox, settings.slots)
+    leaving = Leaving(outbox, jobs)
+    leaving.heed_signals()
     async with AsyncExitStack() as up:
         directory = open_directory(settings.data_dir, new_id=secrets.token_hex(8))
         up.callback(directory.close)
@@ -87,7 +90,6 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> Ending | No
         abilities = await machine.abilities()
         _tell_abilities(abilities)
         forwarder = Forwarder(access, settings.url, rng=rng, arrived=metrics.log_bytes.inc)
-        jobs = RunningJobs(outbox, settings.slots)
         courier = Courier(await up.enter_async_context(httpx.AsyncClient(timeout=60.0, follow_redirects=False)))
         git = Git(directory.root / "git", passed_on(environment))
         parts = Parts(
@@ -130,7 +132,7 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> Ending | No
             listener=listener,
             generation=parts.directory.next_start(),
         )
-        return await _serve(connection, jobs, forwarder, outbox, parts)
+        return await _serve(connection, jobs, forwarder, leaving, parts)
 
 
 async def _release(directory: DataDirectory) -> None:
@@ -144,22 +146,22 @@ async def _release(directory: DataDirectory) -> None:
 
 
 async def _serve(
-    connection: Connection, jobs: RunningJobs, forwarder: Forwarder, outbox: Outbox, parts: Parts
+    connection: Connection, jobs: RunningJobs, forwarder: Forwarder, leaving: Leaving, parts: Parts
 ) -> Ending | None:
     """Until a coordinator refuses for good, or SIGTERM has come and the last job is done."""
-    stop = asyncio.Event()
     ending: Ending | None = None
     try:
         async with asyncio.TaskGroup() as tasks:
             forwarding = tasks.create_task(forwarder.run(), name="logs")
             await jobs.open(parts, tasks)
-            with Leaving(outbox, jobs, stop).by_signals(tasks):
-                ending = await connection.run(stop)
+            ending = await connection.run(leaving.begin(tasks))
             if ending is not None or not jobs.idle:
                 raise _Refused
             forwarding.cancel()
     except* _Refused:
         _log.warning("the agent ends; what is left of its jobs waits for the next start")
+    finally:
+        leaving.end()
     return ending
 
 
@@ -168,36 +170,52 @@ class _Refused(Exception):
 
 
 class Leaving:
-    """SIGTERM: drain, finish, leave. A second one: cancel, clean up, leave."""
+    """SIGTERM or SIGINT: drain, finish, leave. A second one: cancel, clean up, leave. A third: kill, leave.
 
-    def __init__(self, outbox: Outbox, jobs: RunningJobs, stop: asyncio.Event) -> None:
+    They are heeded from the first moment to the last: by default they would end the agent beside its mount.
+    """
+
+    def __init__(self, outbox: Outbox, jobs: RunningJobs) -> None:
         self._outbox = outbox
         self._jobs = jobs
-        self._stop = stop
+        self._stop = asyncio.Event()
         self._times = 0
+        self._tasks: asyncio.TaskGroup | None = None
 
-    @contextlib.contextmanager
-    def by_signals(self, tasks: asyncio.TaskGroup) -> Iterator[None]:
-        """Listens to SIGTERM and SIGINT while inside."""
+    def heed_signals(self) -> None:
+        """From now on."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._asked, tasks)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
+            loop.add_signal_handler(number, self._told)
 
-    def _asked(self, tasks: asyncio.TaskGroup) -> None:
+    def begin(self, tasks: asyncio.TaskGroup) -> asyncio.Event:
+        """Does in these tasks what signals say, also those that came before; returns what is set in the end."""
+        self._tasks, told = tasks, self._times
+        self._times = 0
+        for _ in range(told):
+            self._told()
+        return self._stop
+
+    def end(self) -> None:
+        """The jobs are over: what is told now changes nothing."""
+        self._tasks = None
+
+    def _told(self) -> None:
         self._times += 1
+        tasks = self._tasks
+        if tasks is None:
+            return
         if self._times == 1:
             _log.info("leaving: no new jobs; those that run are finished")
             self._outbox.leave()
             tasks.create_task(self._when_idle(), name="leaving")
-        else:
+        elif self._times == 2:
             _log.info("leaving: jobs are canceled")
             self._jobs.cancel_all("the agent was told to stop")
             tasks.create_task(self._when_free(), name="leaving at once")
+        else:
+            _log.info("leaving: jobs are killed")
+            self._jobs.kill_all("the agent was told to stop")
 
     async def _when_free(self) -> None:
         """Nobody may be there to hand outcomes and logs to: they keep until the next start."""

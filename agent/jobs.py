@@ -80,6 +80,11 @@ class RunningJobs:
         for job in self._jobs.values():
             job.cancel(sentence)
 
+    def kill_all(self, sentence: str) -> None:
+        """Ends whatever runs, without grace."""
+        for job in self._jobs.values():
+            job.kill(sentence)
+
     # What the session asks
 
     def held(self) -> Sequence[pb.HeldAttempt]:

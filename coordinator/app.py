@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -122,14 +122,26 @@ def main(flags: Mapping[str, object]) -> int:
 
 
 async def _until_signal(settings: Settings) -> None:
-    stop = asyncio.Event()
+    """A signal that comes while it starts ends the start: nobody waits for what is not wanted any more."""
+    stop, ready = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
+    running = asyncio.create_task(run(settings, stop, ready.set), name="coordinator")
+
+    def told() -> None:
+        if not stop.is_set() and not ready.is_set():
+            running.cancel()
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await run(settings, stop)
+        loop.add_signal_handler(number, told)
+    try:
+        await running
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
 
 
-async def run(settings: Settings, stop: asyncio.Event) -> None:
+async def run(settings: Settings, stop: asyncio.Event, ready: Callable[[], object] = lambda: None) -> None:
     """Serves until `stop` is set. The exit stack closes in reverse: the server, the loops, the pool, PostgreSQL."""
     if not settings.insecure and not all(
         map(is_loopback, (settings.listen, settings.http_listen, settings.blob_listen))
@@ -182,6 +194,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         up.push_async_callback(parts.health.leave)
         facts = {"address": address, "http": address_of(sockets[0]), "blobs": address_of(sockets[1])}
         _log.info("coordinator is ready", **facts)
+        ready()
         say_ready(settings.ready_fd, facts)
         await loops.wait(stop)
         _log.info("coordinator stops")

@@ -17,14 +17,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from headrace.cli.processes import READY_WITHIN, STOP_WITHIN, Daemon, Processes, command, stop_orphans
+from headrace.cli.output import note
+from headrace.cli.processes import READY_WITHIN, STOP_WITHIN, Daemon, Interrupts, Processes, command, stop_orphans
 from headrace.errors import HeadraceError, ServerFailed
 
 _PATIENCE = 2 * (READY_WITHIN + STOP_WITHIN)
@@ -115,16 +115,26 @@ class Embedded:
         Raises Taken at once where another command holds the lock.
         """
         self._make_folders()
-        with self._lock(), terminable():
+        interrupts = Interrupts()
+        with self._lock(), interrupts.heeded():
             stop_orphans(self.state / "children.json")
             (self.state / "endpoint.json").unlink(missing_ok=True)
-            processes = Processes(self.state / "children.json", self.state / "log")
+            processes = Processes(self.state / "children.json", self.state / "log", interrupts)
             try:
-                fleet = () if may_grow else ("--embedded",)
-                yield self._start(processes, (*fleet, "--listen", listen, "--http-listen", http), with_agent=with_agent)
-            finally:
-                (self.state / "endpoint.json").unlink(missing_ok=True)
-                processes.stop()
+                try:
+                    fleet = () if may_grow else ("--embedded",)
+                    given = (*fleet, "--listen", listen, "--http-listen", http)
+                    yield self._start(processes, given, with_agent=with_agent)
+                finally:
+                    self._end(processes)
+            finally:  # the one interrupt that there can be may have come in the midst of that
+                self._end(processes)
+
+    def _end(self, processes: Processes) -> None:
+        (self.state / "endpoint.json").unlink(missing_ok=True)
+        for name in processes.stop():
+            left = {"agent": "sandboxes, mounts and folders of its jobs", "coordinator": "its database's processes"}
+            note(f"the {name} had to be killed; the next `headrace run` takes away what it left: {left[name]}")
 
     def _start(self, processes: Processes, given: tuple[str, ...], *, with_agent: bool) -> Owner:
         flags = ("--blob-listen", "127.0.0.1:0", "--local-paths", *given)
@@ -183,20 +193,6 @@ class Embedded:
         with suppress(OSError, ValueError, TypeError):
             return Endpoint(**json.loads((self.state / "endpoint.json").read_text()))
         return None
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """TERM unwinds like Ctrl-C as long as this lasts: an owner that is told to go stops its daemons first."""
-
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupted)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _answers(endpoint: Endpoint) -> bool:

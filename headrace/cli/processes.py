@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,10 @@ READY_WITHIN = 90.0
 """Seconds: a first start makes a database cluster, on a slow disk."""
 STOP_WITHIN = 15.0
 """Seconds between a signal and the next, harder one."""
+HURRIED_WITHIN = 5.0
+"""The same for a person who does not want to wait: enough to take away what the daemon made on this machine."""
+_HARDER = (signal.SIGTERM, signal.SIGINT, signal.SIGTERM)
+"""An agent finishes its jobs, then cancels them, then kills them. Two of one kind at one moment would arrive as one."""
 _LOG_LIMIT = 8 << 20
 
 
@@ -45,12 +49,59 @@ def command() -> tuple[str, ...]:
     return (sys.executable, "-m", "headrace")
 
 
+class Interrupts:
+    """What INT and TERM do to an owner: the first unwinds it like Ctrl-C, once; whatever comes later is hurry.
+
+    Raised at most once, so that nothing cuts the end short to which it leads.
+    """
+
+    def __init__(self) -> None:
+        self.hurry = 0
+        self._raised = False
+        self._held: bool | None = None
+
+    @contextmanager
+    def heeded(self) -> Iterator[None]:
+        """Signals come here as long as this lasts."""
+        before = {each: signal.signal(each, self._told) for each in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """What comes in here is heeded at its end: a process that was just made must be written down."""
+        self._held = False
+        try:
+            yield
+        finally:
+            came, self._held = self._held, None
+        if came:
+            self._told()
+
+    def _told(self, *_: object) -> None:
+        if self._held is not None and not self._raised:
+            self._held = True
+        elif self._raised:
+            self.hurry += 1
+        else:
+            self._raised = True
+            raise KeyboardInterrupt
+
+    def no_more(self) -> None:
+        """From here on they are hurry."""
+        self._raised = True
+
+
 class Processes:
     """The children of one owner, in the order of their start; they stop in the reverse order."""
 
-    def __init__(self, record: Path, logs: Path) -> None:
+    def __init__(self, record: Path, logs: Path, interrupts: Interrupts | None = None) -> None:
         self.logs = logs
         self._record = record
+        self._interrupts = interrupts or Interrupts()
         self._running: list[tuple[Daemon, subprocess.Popen[bytes]]] = []
 
     def start(self, daemon: Daemon) -> dict[str, object]:
@@ -61,7 +112,7 @@ class Processes:
         receive, send = os.pipe()
         log = self.logs / f"{daemon.name}.log"
         try:
-            with log.open("ab") as file:
+            with self._interrupts.held(), log.open("ab") as file:
                 if file.tell() > _LOG_LIMIT:
                     file.truncate(0)
                 began = file.tell()
@@ -75,8 +126,8 @@ class Processes:
                     start_new_session=True,  # Ctrl-C in the terminal is for us: we stop them in order
                     cwd="/",
                 )
-            self._running.append((daemon, process))
-            self._write_record()
+                self._running.append((daemon, process))
+                self._write_record()
         finally:
             os.close(send)
         try:
@@ -96,40 +147,40 @@ class Processes:
         """The name of a daemon that has ended though nobody asked it to, or None."""
         return next((daemon.name for daemon, process in self._running if process.poll() is not None), None)
 
-    def stop(self) -> None:
-        """Stops them, the last first: TERM, TERM again (an agent then cancels), KILL, each after a bound.
+    def stop(self) -> list[str]:
+        """Stops them, the last first, by ever harder signals, each after a bound; KILL is the last.
 
-        A signal to this process in the meantime makes the rest of it a KILL.
+        A signal to this process in the meantime brings the next, harder one at once and makes the bounds short, but
+        there is no way around the last bound. Returns the names of those killed: what they made is still there.
         """
-        hurry = {"now": False}
+        self._interrupts.no_more()
+        killed = []
+        for daemon, process in reversed(self._running):
+            for which, number in enumerate(_HARDER):
+                if process.poll() is None:
+                    process.send_signal(number)
+                    self._wait(process, first=which == 0, last=which == len(_HARDER) - 1)
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+                killed.append(daemon.name)
+        self._running.clear()
+        self._record.unlink(missing_ok=True)
+        return killed
 
-        def hurried(*_: object) -> None:
-            hurry["now"] = True
-
-        before = {each: signal.signal(each, hurried) for each in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            for _, process in reversed(self._running):
-                for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
-                    if process.poll() is not None:
-                        break
-                    process.send_signal(signal.SIGKILL if hurry["now"] else number)
-                    _wait(process, hurry, STOP_WITHIN)
-            self._running.clear()
-            self._record.unlink(missing_ok=True)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _wait(self, process: subprocess.Popen[bytes], *, first: bool, last: bool) -> None:
+        """Until it has ended, its time is over, or a person has become more impatient: before a KILL that is no use."""
+        began, hurry = time.monotonic(), self._interrupts.hurry
+        bound = STOP_WITHIN if not hurry else 0.0 if first else HURRIED_WITHIN
+        while process.poll() is None and time.monotonic() < began + bound:
+            if self._interrupts.hurry != hurry and not last:
+                break
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.1)
 
     def _write_record(self) -> None:
         found = [{"pid": each.pid, "started": _start_time(each.pid)} for _, each in self._running]
         self._record.write_text(json.dumps(found))
-
-
-def _wait(process: subprocess.Popen[bytes], hurry: Mapping[str, bool], seconds: float) -> None:
-    deadline, hurried = time.monotonic() + seconds, hurry["now"]
-    while process.poll() is None and time.monotonic() < deadline and hurry["now"] == hurried:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(0.1)
 
 
 def _read_line(descriptor: int, seconds: float) -> bytes | None:

@@ -84,14 +84,17 @@ async def create(client: Client, link: Link, wanted: Wanted) -> Run:
 
 async def _canceled_if_interrupted(client: Client, creating: Coroutine[None, None, Run]) -> Run:
     """Ctrl-C while a run is being created must not leave one behind that nobody has heard of."""
-    task = asyncio.create_task(creating, name="create")
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
+    task, interrupted = asyncio.create_task(creating, name="create"), asyncio.Event()
+    waiting = asyncio.create_task(interrupted.wait(), name="interrupt")
+    with interrupts_to(interrupted.set):
+        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if not interrupted.is_set():
+            return await task
         with suppress(HeadraceError, TimeoutError):
             async with asyncio.timeout(_LAST_WORD_WITHIN):
                 await client.cancel((await task).id, reason="interrupted by the person who started it")
-        raise
+    raise KeyboardInterrupt
 
 
 async def _send_bundle(client: Client, source: Source) -> str:

@@ -182,6 +182,63 @@ def test_ctrl_c_while_it_starts_leaves_nothing(headrace, state):
     assert "Traceback" not in err
 
 
+def test_two_ctrl_c_while_it_starts_leave_nothing_either(headrace, state):
+    """Who is impatient twice waits a moment longer: a database without an owner would go on for nobody."""
+    process = headrace.start("runs")
+    deadline = time.monotonic() + 30
+    while not any("initdb" in line or "bin/postgres" in line for line in processes_of(state)):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert gone(state, 0) == []
+
+
+STUBBORN = """
+import os, signal, sys, time
+told = []
+for each in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(each, lambda number, _: told.append(number))
+os.write(int(sys.argv[sys.argv.index("--ready-fd") + 1]), b"{}\\n")
+while len(told) < int(sys.argv[1]):
+    time.sleep(0.01)
+print("cleaned up")
+"""
+OWNER_OF_STUBBORN = """
+import sys
+from pathlib import Path
+from headrace.cli.processes import Daemon, Interrupts, Processes
+folder, interrupts = Path(sys.argv[1]), Interrupts()
+processes = Processes(folder / "children.json", folder, interrupts)
+with interrupts.heeded():
+    processes.start(Daemon("agent", (sys.executable, "-c", sys.argv[2], sys.argv[3]), {}))
+    try:
+        print("up", flush=True)
+        sys.stdin.read()
+    except KeyboardInterrupt:
+        print("stopping", flush=True)
+        print(processes.stop(), flush=True)
+"""
+
+
+@pytest.mark.parametrize(("wants", "killed"), [(2, []), (3, []), (4, ["agent"])])
+def test_a_ctrl_c_while_daemons_stop_is_a_harder_word_and_a_kill_only_the_last(tmp_path, wants, killed):
+    """An agent that is killed leaves its mounts: told again it cancels, then kills its jobs."""
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER_OF_STUBBORN, str(tmp_path), STUBBORN, str(wants)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as owner:  # fmt: skip
+        assert owner.stdout.readline() == "up\n"
+        owner.send_signal(signal.SIGINT)
+        assert owner.stdout.readline() == "stopping\n"
+        for _ in range(3):
+            owner.send_signal(signal.SIGINT)
+        assert owner.communicate(timeout=60)[0] == f"{killed}\n"
+    assert ("cleaned up" in (tmp_path / "agent.log").read_text()) == (not killed)
+
+
 def test_orphans_are_ended_and_a_reused_process_id_is_spared(tmp_path):
     """The record names process id and start time: only both together mean the process that was meant."""
     orphan = subprocess.Popen(["sleep", "600"])

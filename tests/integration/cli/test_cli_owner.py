@@ -24,8 +24,8 @@ OWNER = """
 import asyncio, sys
 from pathlib import Path
 from headrace.cli.context import Link
-from headrace.cli.embedded import Endpoint, Owner, terminable
-from headrace.cli.processes import Processes
+from headrace.cli.embedded import Endpoint, Owner
+from headrace.cli.processes import Interrupts, Processes
 from headrace.cli.working import see_through
 
 address, token, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
@@ -37,7 +37,7 @@ async def follow():
     async with link.client() as client:
         return await see_through(link, client, await client.run(1), folder, as_json=False)
 
-with terminable():
+with Interrupts().heeded():
     code = asyncio.run(follow())
     print("exit code", code)
     try:

@@ -84,6 +84,29 @@ def test_ctrl_c_cancels_and_a_terminal_shows_it_live(headrace):
     assert "run 1 canceled" in screen.text
 
 
+def test_ctrl_c_while_an_owner_stops_leaves_nothing(headrace):
+    """The job of another command runs on, its person does not want to wait: that job is canceled and cleaned up."""
+    up = headrace.start("up", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--json")
+    state = Path(headrace.environment["XDG_STATE_HOME"]) / "headrace"
+    try:
+        up.stdout.readline()
+        assert headrace("run", "slow.yml", "--detach").code == 0
+        with headrace.start("logs", "1", "-f") as log:
+            assert "working\n" in log.stdout
+            runtime = Path("/run/headrace") / (state / "agent/instance").read_text().strip()
+            assert runtime.exists()
+            up.send_signal(signal.SIGINT)
+            assert "stopping" in up.stderr.readline()
+            while (state / "endpoint.json").exists():
+                assert up.poll() is None
+            up.send_signal(signal.SIGINT)
+            assert up.wait(60) == 0
+    finally:
+        up.terminate()
+        up.communicate(timeout=60)
+    assert not runtime.exists()
+
+
 def test_up_serves_other_commands_and_ends_on_term(headrace):
     """`headrace up` in one terminal, `headrace run` in another; the owner stops in order."""
     up = headrace.start("up", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--json")
