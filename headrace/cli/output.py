@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING:
     from headrace.client.types import Value
@@ -30,15 +32,77 @@ def plain(text: str) -> str:
     return _CONTROLS.sub("", _ESCAPES.sub("", text))
 
 
+class _Droppable:
+    """A stream that nobody has to read: what cannot be written is dropped from then on."""
+
+    def __init__(self, stream: TextIO, dropped: Callable[[OSError], None]) -> None:
+        self._stream = stream
+        self._dropped = dropped
+
+    def write(self, text: str) -> int:
+        """Writes, or drops."""
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._drop(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Flushes, or drops."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._drop(error)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _drop(self, error: OSError) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+        self._dropped(error)
+
+
+@contextmanager
+def droppable() -> Iterator[None]:
+    """As long as this lasts a reader that has had enough costs the rest of the output, and not the work in hand."""
+
+    def lost(error: OSError) -> None:
+        if not isinstance(error, BrokenPipeError):
+            note(f"the output cannot be written ({error.strerror}): the run goes on without it")
+
+    before = sys.stdout, sys.stderr
+    sys.stdout = cast("TextIO", _Droppable(before[0], lost))
+    sys.stderr = cast("TextIO", _Droppable(before[1], lambda _: None))
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def _write(text: str) -> None:
+    """On stdout, at once."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        from headrace.errors import ServerFailed
+
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter says it again at its end
+        raise ServerFailed(f"the output cannot be written: {error.strerror}") from error
+
+
 def print_json(value: Value | Sequence[Value] | dict[str, object]) -> None:
     """One JSON document on stdout."""
-    sys.stdout.write(json.dumps(_json(value), indent=2, ensure_ascii=False) + "\n")
+    _write(json.dumps(_json(value), indent=2, ensure_ascii=False) + "\n")
 
 
 def print_event(event: dict[str, object]) -> None:
     """One JSON event on a line of its own, at once."""
-    sys.stdout.write(json.dumps(event, ensure_ascii=False, separators=(",", ":")) + "\n")
-    sys.stdout.flush()
+    _write(json.dumps(event, ensure_ascii=False, separators=(",", ":")) + "\n")
 
 
 def _json(value: Value | Sequence[Value] | dict[str, object]) -> object:
@@ -58,8 +122,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def say(text: str) -> None:
     """A line for a person, on stdout."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    _write(text + "\n")
 
 
 def note(text: str) -> None:

@@ -117,7 +117,15 @@ async def work(link: Link, wanted: Wanted, state: Path, *, as_json: bool) -> int
 async def see_through(
     link: Link, client: Client, run: Run, state: Path, *, as_json: bool, after_retry: bool = False
 ) -> int:
-    """Follows a run, prints its summary, and as an owner waits for the runs of others."""
+    """Follows a run, prints its summary, and as an owner waits for the runs of others.
+
+    The exit code is the run's, also where nobody reads the output to its end.
+    """
+    with output.droppable():
+        return await _seen_through(link, client, run, state, as_json=as_json, after_retry=after_retry)
+
+
+async def _seen_through(link: Link, client: Client, run: Run, state: Path, *, as_json: bool, after_retry: bool) -> int:
     view = view_for(as_json=as_json)
     interrupts = Interrupts(client, view)
     interrupts.run_id = run.id
