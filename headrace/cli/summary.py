@@ -66,9 +66,11 @@ def failure(job: Job) -> list[str]:
     cause = f" ({job.cause})" if job.cause else ""
     if step is None:
         return [f"job {plain(job.key)} failed{cause}: {plain(job.sentence) or 'no reason was given'}"]
-    lines = [f"job {plain(job.key)} failed{cause} in step {step.number + 1}, {plain(step.name)}: {ended_how(step)}"]
-    sentence = plain(job.sentence or step.sentence)
-    told = not sentence or ended_how(step) in sentence
+    how, sentence = ended_how(step), plain(job.sentence or step.sentence)
+    # The sentence may say the same and more: that this exit code stands for a signal, say.
+    how = next((each for each in (plain(step.sentence), sentence) if each.startswith(how)), how)
+    lines = [f"job {plain(job.key)} failed{cause} in step {step.number + 1}, {plain(step.name)}: {how}"]
+    told = not sentence or how in sentence or sentence in how
     return lines if told else [*lines, f"  {sentence}"]
 
 

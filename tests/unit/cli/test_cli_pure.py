@@ -19,7 +19,7 @@ from headrace.cli.live import picture
 from headrace.cli.processes import last_reason
 from headrace.cli.runs import the_job
 from headrace.cli.starter import starter
-from headrace.cli.summary import exit_code, summary
+from headrace.cli.summary import exit_code, failure, summary
 from headrace.cli.views import Plain
 from headrace.client.types import (
     Artifact,
@@ -253,6 +253,15 @@ def test_a_signal_and_a_timeout_are_named_as_what_they_are(values, words):
     text = "\n".join(summary(board(run(failed, state=RunState.FAILED)), [], {}))
     assert words in text
     assert f"({values['cause']})" in text
+
+
+@pytest.mark.parametrize("of_job", ["", "exit code 139 (what a shell says of a process that SIGSEGV has ended)"])
+def test_an_exit_code_that_stands_for_a_signal_is_shown_as_such(of_job):
+    """139 says nothing to most people; that the program crashed says where to look."""
+    sentence = "exit code 139 (what a shell says of a process that SIGSEGV has ended)"
+    steps = (step(0, "segv", cause="step_failed", exit_code=139, sentence=sentence),)
+    failed = job("sig", JobState.FAILED, cause="step_failed", sentence=of_job, attempts=(attempt(steps=steps),))
+    assert failure(failed) == [f"job sig failed (step_failed) in step 1, segv: {sentence}"]
 
 
 def test_a_job_that_never_ran_shows_its_sentence():
