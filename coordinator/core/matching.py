@@ -51,6 +51,7 @@ class Offer:
 
 # `any` never means host: running without a sandbox is asked for by name.
 _ANY = ("bubblewrap", "docker")
+_NAMED = 3
 
 
 def differences(requirement: Requirement, offer: Offer) -> tuple[str, ...]:
@@ -110,3 +111,47 @@ def unschedulable(requirement: Requirement, offers: Mapping[str, Offer]) -> str:
             nearest = (name, clauses)
     assert nearest is not None
     return f"no agent fits; the nearest is `{nearest[0]}`: {', and '.join(nearest[1])}"
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """What the connected agents offer, by name: those that take jobs, those drained by a person, those that leave."""
+
+    working: Mapping[str, Offer]
+    drained: Mapping[str, Offer] = field(default_factory=dict)
+    leaving: Mapping[str, Offer] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why jobs of a class are not taken; an empty sentence: they can be."""
+
+    sentence: str = ""
+    unschedulable: bool = False
+    """Whether nobody could take them as things are: that is borne until the queue timeout."""
+    hopeless: bool = False
+    """Whether that will not change while the fleet stays what it is."""
+
+
+def reason(requirement: Requirement, fleet: Fleet, *, paused: bool) -> Reason:
+    """Why a class waits though it is queued. What a person did on purpose (a pause, a drain) fails nothing."""
+    if paused:
+        return Reason(f"pool `{requirement.pool}` is paused: `headrace pools resume {requirement.pool}`")
+    if _fitting(requirement, fleet.working):
+        return Reason()
+    if names := _fitting(requirement, fleet.drained):
+        mends = ", ".join(f"`headrace drain {name} --undo`" for name in names[:_NAMED])
+        return Reason(f"{_who_fits(names)} draining: {mends}")
+    if names := _fitting(requirement, fleet.leaving):
+        shown = ", ".join(f"`{name}`" for name in names[:_NAMED])
+        return Reason(f"{_who_fits(names)} leaving: {shown}", unschedulable=True)
+    offers = {**fleet.leaving, **fleet.drained, **fleet.working}
+    return Reason(unschedulable(requirement, offers), unschedulable=True, hopeless=bool(offers))
+
+
+def _fitting(requirement: Requirement, offers: Mapping[str, Offer]) -> list[str]:
+    return [name for name in sorted(offers) if fits(requirement, offers[name])]
+
+
+def _who_fits(names: Sequence[str]) -> str:
+    return "the agent that fits is" if len(names) == 1 else "the agents that fit are"

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
 
 from coordinator.core.events import DependenciesEnded, JobEvent, Noted, Unschedulable
-from coordinator.core.matching import Ability, Offer, Requirement, unschedulable
+from coordinator.core.matching import Ability, Fleet, Offer, Reason, Requirement, reason
 from coordinator.dispatch.port import (
     Answer,
     Beat,
@@ -194,9 +193,8 @@ class PostgresDispatch:
             other[row["cls"]][row["id"]] = row["run_id"]
         changed = 0
         for class_id, jobs in other.items():
-            reason = reasons[class_id]
-            hopeless = reason.unschedulable and reason.agents and fail
-            event: JobEvent = Unschedulable(reason.sentence) if hopeless else Noted(reason.sentence)
+            found = reasons[class_id]
+            event: JobEvent = (Unschedulable if found.hopeless and fail else Noted)(found.sentence)
             changed += await self._still_queued(jobs, event)
         return changed
 
@@ -224,7 +222,7 @@ class PostgresDispatch:
         async with self._database.connection() as db:
             await db.execute(SQL.forget_requests)
             waiting = await db.fetch(SQL.waiting_for_nothing)
-            hopeless = [key for key, reason in (await _reasons(db)).items() if reason.unschedulable]
+            hopeless = [key for key, found in (await _reasons(db)).items() if found.unschedulable]
             too_long = await db.fetch(SQL.queued_too_long, queue_timeout_s, hopeless)
         if waiting:
             async with self._database.transaction() as db:
@@ -255,28 +253,14 @@ class PostgresDispatch:
         return len(held)
 
 
-@dataclass(frozen=True, slots=True)
-class _Reason:
-    """Why jobs of a class are not taken; an empty sentence: they can be."""
-
-    sentence: str
-    unschedulable: bool
-    agents: bool
-    """Whether there is any agent that was asked."""
-
-
-async def _reasons(db: Connection) -> dict[int, _Reason]:
+async def _reasons(db: Connection) -> dict[int, Reason]:
     """Of every class that has something queued."""
-    offers = {row["name"]: _offer_of(row) for row in await db.fetch(SQL.offers)}
-    found = {}
-    for row in await db.fetch(SQL.classes):
-        if row["paused"]:
-            sentence = f"pool `{row['pool']}` is paused: `headrace pools resume {row['pool']}`"
-            found[row["id"]] = _Reason(sentence, unschedulable=False, agents=bool(offers))
-        else:
-            sentence = unschedulable(_requirement_of(row), offers)
-            found[row["id"]] = _Reason(sentence, unschedulable=bool(sentence), agents=bool(offers))
-    return found
+    offers: dict[str, dict[str, Offer]] = {"working": {}, "drained": {}, "leaving": {}}
+    for row in await db.fetch(SQL.offers):
+        how = "leaving" if row["leaving"] else "drained" if row["drained"] else "working"
+        offers[how][row["name"]] = _offer_of(row)
+    fleet = Fleet(**offers)
+    return {row["id"]: reason(_requirement_of(row), fleet, paused=row["paused"]) for row in await db.fetch(SQL.classes)}
 
 
 async def _open_session(db: Connection, hello: Hello, session_id: str, replica: str) -> tuple[Opened, Wake]:

@@ -30,7 +30,7 @@ from coordinator.core.follow import (
     follow,
 )
 from coordinator.core.job import Turn
-from coordinator.core.matching import Offer, Requirement
+from coordinator.core.matching import Fleet, Reason, Requirement, reason
 from coordinator.core.run import Run
 from coordinator.core.states import ATTEMPT_LIVE, RUN_OVER, AttemptState, JobState
 from coordinator.dispatch.port import EndedReport, Report, StartedReport, Wake
@@ -93,10 +93,13 @@ class Rows:
         held = sum(lease.session_id == session_id for lease in self.leases.values())
         return self.agent(self.sessions[session_id].agent_id).hello.slots - held
 
-    def offers(self) -> dict[str, Offer]:
-        """What the connected agents offer."""
-        connected = {row.agent_id for row in self.sessions.values()}
-        return {name: row.hello.offer for name, row in self.agents.items() if row.id in connected and not row.leaving}
+    def reason(self, need: Requirement) -> Reason:
+        """Why what requires this is not taken."""
+        connected, offers = {row.agent_id for row in self.sessions.values()}, ({}, {}, {})
+        for name, row in self.agents.items():
+            if row.id in connected:
+                offers[2 if row.leaving else 1 if row.drained else 0][name] = row.hello.offer
+        return reason(need, Fleet(*offers), paused=self.pools[need.pool].paused)
 
     def reaps(self, term: str) -> bool:
         """Whether this is the reaper's term."""

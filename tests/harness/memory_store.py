@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from coordinator.core import attempt as machine
 from coordinator.core.events import DependenciesEnded, JobEvent, Noted, Unschedulable
-from coordinator.core.matching import Requirement, unschedulable
+from coordinator.core.matching import Requirement
 from coordinator.core.states import AttemptState, JobState, StaleToken
 from coordinator.dispatch.port import (
     Answer,
@@ -354,17 +354,11 @@ class MemoryDispatch:
         rows = self.rows
 
         def body() -> tuple[int, Wake]:
-            offers = rows.offers()
             events: dict[int, list[tuple[int, JobEvent]]] = defaultdict(list)
             for key, place in rows.queue.items():
-                need = rows.classes[place.class_id]
-                paused = rows.pools[need.pool].paused
-                sentence = unschedulable(need, offers)
-                if paused:
-                    sentence = f"pool `{need.pool}` is paused: `headrace pools resume {need.pool}`"
-                if rows.jobs[key].job.sentence != sentence:
-                    hopeless = bool(sentence) and bool(offers) and fail and not paused
-                    event: JobEvent = Unschedulable(sentence) if hopeless else Noted(sentence)
+                found = rows.reason(rows.classes[place.class_id])
+                if rows.jobs[key].job.sentence != found.sentence:
+                    event: JobEvent = (Unschedulable if found.hopeless and fail else Noted)(found.sentence)
                     events[rows.jobs[key].run_id].append((key, event))
             return sum(map(len, events.values())), rows.settle(events)
 
@@ -385,8 +379,7 @@ class MemoryDispatch:
                     events[row.run_id].append((key, DependenciesEnded(0, 0)))
                     mended += 1
                 elif place is not None and place.queued_at < rows.clock() - queue_timeout_s:
-                    need = rows.classes[place.class_id]
-                    if rows.pools[need.pool].paused or not unschedulable(need, rows.offers()):
+                    if not rows.reason(rows.classes[place.class_id]).unschedulable:
                         continue
                     sentence = f"no agent could take it within {queue_timeout_s / 3600:g} h"
                     events[row.run_id].append((key, Unschedulable(sentence)))

@@ -183,8 +183,8 @@ WHERE attempt_id = ANY($1::bigint[]) AND session_id IS NULL
   AND EXISTS (SELECT 1 FROM singleton WHERE name = 'reaper' AND term = $2);
 
 -- offers: what the connected agents offer, to judge what nobody can take
-SELECT a.name, a.pool, a.labels, a.sandboxes, a.slot_cpu, a.slot_memory FROM agent a
-WHERE EXISTS (SELECT 1 FROM session s WHERE s.agent_id = a.id) AND NOT a.leaving;
+SELECT a.name, a.pool, a.labels, a.sandboxes, a.slot_cpu, a.slot_memory, a.drained, a.leaving FROM agent a
+WHERE EXISTS (SELECT 1 FROM session s WHERE s.agent_id = a.id);
 
 -- queued_with_other_reason: queued jobs whose reason is not that of their class now; a bounded bite of each class at a time
 SELECT w.id, w.run_id, u.cls

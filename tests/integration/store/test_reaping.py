@@ -172,6 +172,36 @@ async def test_a_paused_pool_is_said_on_the_job_and_fails_nothing(world: World) 
     )
 
 
+async def test_a_job_whose_agents_are_drained_says_so_with_the_mend_and_fails_nothing(world: World) -> None:
+    """An agent that is there and free, and a job that waits without a word, is a riddle to who did not drain it."""
+    made = await world.run(J("a"))
+    await world.open("one")
+    await world.open("far", pool="other")
+    await world.drain("one", drained=True)
+    await world.at.judge_schedulable(fail=True)
+    sentence = "the agent that fits is draining: `headrace drain one --undo`"
+    assert (await world.jobs(made[""]))["a"] == ("queued", sentence)
+    await world.age(7200)
+    await world.at.mend(3600)
+    assert await world.queued() == [made["a"]], "who drained it may have gone home"
+    await world.drain("one", drained=False)
+    await world.at.judge_schedulable(fail=True)
+    assert (await world.jobs(made[""]))["a"] == ("queued", "")
+
+
+async def test_a_job_whose_agents_leave_says_so_and_fails_only_when_it_has_waited_too_long(world: World) -> None:
+    """An agent that is restarted takes it soon."""
+    made = await world.run(J("a"))
+    opened = await world.open("one")
+    await world.open("two")
+    await world.at.leaving(opened.agent_id)
+    await world.at.judge_schedulable(fail=True)
+    assert (await world.jobs(made[""]))["a"] == ("queued", "")
+    await world.open("two", leaving=True)
+    await world.at.judge_schedulable(fail=True)
+    assert (await world.jobs(made[""]))["a"] == ("queued", "the agents that fit are leaving: `one`, `two`")
+
+
 async def test_a_deployment_lost_after_its_long_lease_can_be_retried_at_once(world: World) -> None:
     """It has stopped by itself by then: nobody waits for the same ten minutes twice."""
     made, job, session = await permitted(world)
