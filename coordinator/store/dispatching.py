@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,7 @@ from coordinator.dispatch.port import (
     Wake,
     Want,
 )
-from coordinator.errors import IdentityTaken, LateHello
+from coordinator.errors import IdentityTaken, LateHello, StoreDown
 from coordinator.store import attempts
 from coordinator.store.admission import admit_group
 from coordinator.store.database import Connection, Database
@@ -66,6 +67,7 @@ class PostgresDispatch:
             closed = await db.fetchval(SQL.delete_idle_session, session_id)
         if closed is not None:
             self._bells.ring(Wake(agents=True))
+            await self._seen([closed])
 
     async def heartbeat(self, beats: Sequence[Beat]) -> Pulse:
         """Raises the counters of all sessions in one statement and says what is missing."""
@@ -171,6 +173,7 @@ class PostgresDispatch:
             await db.execute(SQL.orphan_leases, permitted)
             await db.execute(SQL.delete_sessions, sessions)
         self._bells.ring(wake | Wake(agents=True))
+        await self._seen([row["agent_id"] for row in rows])
         return [str(session) for session in sessions]
 
     async def expire_orphans(self, orphans: Sequence[int], term: str) -> Sequence[int]:
@@ -239,6 +242,12 @@ class PostgresDispatch:
             sentence = f"no agent could take it within {hours:g} h"
             await self._still_queued({row["job_id"]: row["run_id"] for row in too_long}, Unschedulable(sentence))
         return len(waiting)
+
+    async def _seen(self, agents: Sequence[int]) -> None:
+        """Notes when agents were last there. Only people read it: should it be lost, nothing is wrong."""
+        with contextlib.suppress(StoreDown):
+            async with self._database.connection() as db:
+                await db.execute(SQL.seen, list(agents))
 
     async def _still_queued(self, jobs: Mapping[int, int], event: JobEvent) -> int:
         """Applies an event to jobs that nobody has claimed meanwhile. `jobs`: id -> run."""

@@ -23,6 +23,7 @@ def agents(
 ) -> None:
     """Show the agents."""
     from headrace.cli.output import clock, print_json, say, table
+    from headrace.client.types import Presence
 
     command: Context = context.obj
     with command.client(Need.LIVE) as client:
@@ -42,7 +43,7 @@ def agents(
             ",".join(f"{name}={value}" for name, value in sorted(each.labels.items())) or "-",
             ",".join(able.kind for able in each.sandboxes if not able.why_not) or "-",
             "; ".join(each.jobs) or "-",
-            clock(each.seen_at),
+            clock(each.seen_at) if each.presence == Presence.GONE else "now",
         )
         for each in found
     ]

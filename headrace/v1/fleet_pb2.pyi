@@ -156,6 +156,7 @@ class Agent(_message.Message):
     version: _builtins.str
     presence: Global___AgentPresence.ValueType
     seen_ms: _builtins.int
+    """now while it is connected, else when its session ended"""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property

@@ -35,6 +35,9 @@ SELECT id FROM session WHERE id = $1 FOR UPDATE;
 DELETE FROM session s WHERE s.id = $1 AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.session_id = s.id)
 RETURNING s.agent_id;
 
+-- seen: now, of agents whose sessions are over; alone, for a Hello locks agents before sessions
+UPDATE agent SET seen_at = clock_timestamp() WHERE id = ANY($1::bigint[]);
+
 -- insert_session: random id, counter 0
 INSERT INTO session (id, agent_id, instance, replica) VALUES ($1, $2, $3, $4);
 

@@ -1,6 +1,7 @@
--- agents: all that were ever here, with what they do now
+-- agents: all that were ever here, with what they do now; who is connected is seen at this moment
 SELECT a.id, a.name, a.pool, a.labels, a.slots, a.version, a.sandboxes, a.drained, a.leaving,
-       EXISTS (SELECT 1 FROM session s WHERE s.agent_id = a.id) AS connected, a.seen_at,
+       EXISTS (SELECT 1 FROM session s WHERE s.agent_id = a.id) AS connected,
+       CASE WHEN EXISTS (SELECT 1 FROM session s WHERE s.agent_id = a.id) THEN clock_timestamp() ELSE a.seen_at END AS seen_at,
        array(SELECT l.run_id || ' ' || j.key FROM lease l JOIN job j ON j.id = l.job_id WHERE l.agent_id = a.id ORDER BY l.attempt_id) AS jobs
 FROM agent a ORDER BY a.name;
 

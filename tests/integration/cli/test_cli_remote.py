@@ -262,6 +262,7 @@ def test_the_fleet_in_words_and_json(world):
         presence=fleet_pb2.AGENT_PRESENCE_CONNECTED,
     )  # fmt: skip
     assert "arch=arm64" in here.headrace("agents").out
+    assert here.headrace("agents").out.splitlines()[1].endswith("  now")
     assert "one is draining" in here.headrace("drain", "one").out
     assert json.loads(here.headrace("drain", "one", "--undo", "--json").out)["presence"] == "connected"
     assert "it starts nothing" in here.headrace("pools", "pause", "default").out

@@ -8,7 +8,8 @@ import pytest
 
 from coordinator.dispatch.port import Beat
 from coordinator.errors import IdentityTaken, LateHello
-from tests.integration.store.world import J, World
+from coordinator.store.views import Views
+from tests.integration.store.world import J, PostgresWorld, World
 
 
 async def test_the_same_instance_again_fences_its_older_session(world: World) -> None:
@@ -175,3 +176,20 @@ async def test_what_was_missing_and_has_been_resumed_meanwhile_is_left_alone(wor
     await world.open(held=[job])
     await world.at.settle_missing(pulse.missing)
     assert await world.attempts(made["unit"]) == ["running"]
+
+
+@pytest.mark.parametrize("end", ["it leaves", "it falls silent"])
+async def test_an_agent_was_last_seen_when_its_session_ended(postgres: PostgresWorld, end: str) -> None:
+    """Of a machine that fell silent at noon nobody wants to know when it was switched on last month."""
+    opened = await postgres.open()
+    long_ago = "UPDATE agent SET seen_at = 'epoch' RETURNING seen_at"
+    before = await postgres.value(long_ago)
+    views = Views(postgres.database, postgres.bells)
+    (agent,) = await views.agents()
+    assert agent["seen_at"] > before, "it is connected now"
+    if end == "it leaves":
+        await postgres.at.close_session(opened.session_id)
+    else:
+        await postgres.expire(opened.session_id)
+    (agent,) = await views.agents()
+    assert (agent["connected"], agent["seen_at"] > before) == (False, True)
