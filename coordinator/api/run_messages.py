@@ -16,6 +16,9 @@ from headrace.v1 import fleet_pb2 as fleet
 from headrace.v1 import run_pb2 as wire
 
 
+_TIMINGS = ("sandbox_ms", "checkout_ms", "steps_ms", "artifacts_ms")
+
+
 def run_message(view: RunView) -> wire.Run:
     """A run as it is shown, with the jobs that are in the view, in the order of the file."""
     row = view.run
@@ -67,6 +70,7 @@ def job_message(row: Row, attempts: Sequence[Row]) -> wire.Job:
         key=row["key"],
         stage=row["stage"],
         needs=row["needs"] or (),
+        waits_for_stages=row["needs"] is None,
         state=common.JobState.Value(f"JOB_STATE_{row['state'].upper()}"),
         cause=cause_value(row["cause"]),
         sentence=row["sentence"],
@@ -86,6 +90,8 @@ def job_message(row: Row, attempts: Sequence[Row]) -> wire.Job:
 def _attempt_message(row: Row) -> wire.Attempt:
     told = agents.Ended.FromString(row["steps"])
     fields: dict[str, Any] = {"try": row["try"]}
+    if told.HasField("timings"):
+        fields |= {name: getattr(told.timings, name) for name in _TIMINGS}
     return wire.Attempt(
         id=row["id"],
         state=common.AttemptState.Value(f"ATTEMPT_STATE_{row['state'].upper()}"),
@@ -97,10 +103,6 @@ def _attempt_message(row: Row) -> wire.Attempt:
         ended_ms=_ms(row["ended_at"]),
         steps=told.steps,
         tests=told.tests if told.HasField("tests") else None,
-        sandbox_ms=told.timings.sandbox_ms,
-        checkout_ms=told.timings.checkout_ms,
-        steps_ms=told.timings.steps_ms,
-        artifacts_ms=told.timings.artifacts_ms,
         log_bytes=row["log_bytes"],
         **fields,
     )

@@ -40,13 +40,12 @@ def times(run: Run) -> list[str]:
     rows = []
     for job in run.jobs:
         newest = job.attempt
-        known = newest if newest is not None and newest.started_at is not None else None
         rows.append(
             (
                 job.key,
                 str(job.state),
                 span(job.queued_for_ms),
-                *(span(value if known else None) for value in _parts(known)),
+                *map(span, _parts(newest)),
                 span(between(newest.leased_at or newest.started_at, newest.ended_at) if newest else None),
             )
         )

@@ -130,7 +130,7 @@ class StepResult(Value):
 
 @dataclass(frozen=True, slots=True)
 class Attempt(Value):
-    """One claim of a job by an agent. `number` counts those that started, from 1; durations are 0 until known."""
+    """One claim of a job by an agent. `number` counts those that started, from 1; durations are None until it ends."""
 
     id: int
     number: int
@@ -142,23 +142,26 @@ class Attempt(Value):
     started_at: datetime | None
     ended_at: datetime | None
     steps: tuple[StepResult, ...]
-    sandbox_ms: int
-    checkout_ms: int
-    steps_ms: int
-    artifacts_ms: int
+    sandbox_ms: int | None
+    checkout_ms: int | None
+    steps_ms: int | None
+    artifacts_ms: int | None
     log_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Job(Value):
-    """A job of a run. `key` is unique in the run; `stage` is an index into `Run.stages`."""
+    """A job of a run. `key` is unique in the run; `stage` is an index into `Run.stages`.
+
+    `needs` None: it names none, and waits for all earlier stages.
+    """
 
     shown = ("queued_for_ms",)
 
     id: int
     key: str
     stage: int
-    needs: tuple[str, ...]
+    needs: tuple[str, ...] | None
     state: JobState | str
     cause: str | None
     sentence: str

@@ -93,10 +93,10 @@ def attempt(message: run_pb2.Attempt) -> types.Attempt:
         started_at=moment(message.started_ms),
         ended_at=moment(message.ended_ms),
         steps=tuple(step(each) for each in message.steps),
-        sandbox_ms=message.sandbox_ms,
-        checkout_ms=message.checkout_ms,
-        steps_ms=message.steps_ms,
-        artifacts_ms=message.artifacts_ms,
+        sandbox_ms=message.sandbox_ms if message.HasField("sandbox_ms") else None,
+        checkout_ms=message.checkout_ms if message.HasField("checkout_ms") else None,
+        steps_ms=message.steps_ms if message.HasField("steps_ms") else None,
+        artifacts_ms=message.artifacts_ms if message.HasField("artifacts_ms") else None,
         log_bytes=message.log_bytes,
     )
 
@@ -107,7 +107,7 @@ def job(message: run_pb2.Job) -> types.Job:
         id=message.id,
         key=message.key,
         stage=message.stage,
-        needs=tuple(message.needs),
+        needs=None if message.waits_for_stages else tuple(message.needs),
         state=word(types.JobState, message.state, "state"),
         cause=cause(message.cause),
         sentence=message.sentence,

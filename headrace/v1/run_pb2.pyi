@@ -565,6 +565,7 @@ class Job(_message.Message):
     MAY_FAIL_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
     DUE_MS_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_STAGES_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     key: _builtins.str
     stage: _builtins.int
@@ -586,6 +587,8 @@ class Job(_message.Message):
     """JSON: by name; empty: none"""
     due_ms: _builtins.int
     """when its next try may begin; 0: it does not pause"""
+    waits_for_stages: _builtins.bool
+    """it names no needs: it waits for all earlier stages"""
     @_builtins.property
     def needs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -612,10 +615,11 @@ class Job(_message.Message):
         may_fail: _builtins.bool = ...,
         outputs: _builtins.str = ...,
         due_ms: _builtins.int = ...,
+        waits_for_stages: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cause", b"cause", "cell", b"cell", "due_ms", b"due_ms", "ended_ms", b"ended_ms", "id", b"id", "key", b"key", "may_fail", b"may_fail", "name", b"name", "needs", b"needs", "outputs", b"outputs", "pool", b"pool", "queued_ms", b"queued_ms", "sentence", b"sentence", "stage", b"stage", "started_ms", b"started_ms", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cause", b"cause", "cell", b"cell", "due_ms", b"due_ms", "ended_ms", b"ended_ms", "id", b"id", "key", b"key", "may_fail", b"may_fail", "name", b"name", "needs", b"needs", "outputs", b"outputs", "pool", b"pool", "queued_ms", b"queued_ms", "sentence", b"sentence", "stage", b"stage", "started_ms", b"started_ms", "state", b"state", "waits_for_stages", b"waits_for_stages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -650,6 +654,7 @@ class Attempt(_message.Message):
     started_ms: _builtins.int
     ended_ms: _builtins.int
     sandbox_ms: _builtins.int
+    """these four are known when it has ended"""
     checkout_ms: _builtins.int
     steps_ms: _builtins.int
     artifacts_ms: _builtins.int
@@ -672,17 +677,32 @@ class Attempt(_message.Message):
         started_ms: _builtins.int = ...,
         ended_ms: _builtins.int = ...,
         steps: _abc.Iterable[_common_pb2.StepResult] | None = ...,
-        sandbox_ms: _builtins.int = ...,
-        checkout_ms: _builtins.int = ...,
-        steps_ms: _builtins.int = ...,
-        artifacts_ms: _builtins.int = ...,
+        sandbox_ms: _builtins.int | None = ...,
+        checkout_ms: _builtins.int | None = ...,
+        steps_ms: _builtins.int | None = ...,
+        artifacts_ms: _builtins.int | None = ...,
         log_bytes: _builtins.int = ...,
         tests: _common_pb2.TestReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["tests", b"tests"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_artifacts_ms", b"_artifacts_ms", "_checkout_ms", b"_checkout_ms", "_sandbox_ms", b"_sandbox_ms", "_steps_ms", b"_steps_ms", "artifacts_ms", b"artifacts_ms", "checkout_ms", b"checkout_ms", "sandbox_ms", b"sandbox_ms", "steps_ms", b"steps_ms", "tests", b"tests"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "artifacts_ms", b"artifacts_ms", "cause", b"cause", "checkout_ms", b"checkout_ms", "ended_ms", b"ended_ms", "id", b"id", "leased_ms", b"leased_ms", "log_bytes", b"log_bytes", "sandbox_ms", b"sandbox_ms", "sentence", b"sentence", "started_ms", b"started_ms", "state", b"state", "steps", b"steps", "steps_ms", b"steps_ms", "tests", b"tests", "try", b"try"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_artifacts_ms", b"_artifacts_ms", "_checkout_ms", b"_checkout_ms", "_sandbox_ms", b"_sandbox_ms", "_steps_ms", b"_steps_ms", "agent", b"agent", "artifacts_ms", b"artifacts_ms", "cause", b"cause", "checkout_ms", b"checkout_ms", "ended_ms", b"ended_ms", "id", b"id", "leased_ms", b"leased_ms", "log_bytes", b"log_bytes", "sandbox_ms", b"sandbox_ms", "sentence", b"sentence", "started_ms", b"started_ms", "state", b"state", "steps", b"steps", "steps_ms", b"steps_ms", "tests", b"tests", "try", b"try"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__artifacts_ms: _TypeAlias = _typing.Literal["artifacts_ms"]  # noqa: Y015
+    _WhichOneofArgType__artifacts_ms: _TypeAlias = _typing.Literal["_artifacts_ms", b"_artifacts_ms"]  # noqa: Y015
+    _WhichOneofReturnType__checkout_ms: _TypeAlias = _typing.Literal["checkout_ms"]  # noqa: Y015
+    _WhichOneofArgType__checkout_ms: _TypeAlias = _typing.Literal["_checkout_ms", b"_checkout_ms"]  # noqa: Y015
+    _WhichOneofReturnType__sandbox_ms: _TypeAlias = _typing.Literal["sandbox_ms"]  # noqa: Y015
+    _WhichOneofArgType__sandbox_ms: _TypeAlias = _typing.Literal["_sandbox_ms", b"_sandbox_ms"]  # noqa: Y015
+    _WhichOneofReturnType__steps_ms: _TypeAlias = _typing.Literal["steps_ms"]  # noqa: Y015
+    _WhichOneofArgType__steps_ms: _TypeAlias = _typing.Literal["_steps_ms", b"_steps_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__artifacts_ms) -> _WhichOneofReturnType__artifacts_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__checkout_ms) -> _WhichOneofReturnType__checkout_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sandbox_ms) -> _WhichOneofReturnType__sandbox_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__steps_ms) -> _WhichOneofReturnType__steps_ms | None: ...
 
 Global___Attempt: _TypeAlias = Attempt  # noqa: Y015

@@ -19,7 +19,7 @@ from headrace.cli.live import picture
 from headrace.cli.processes import last_reason
 from headrace.cli.runs import the_job
 from headrace.cli.starter import starter
-from headrace.cli.summary import exit_code, failure, summary
+from headrace.cli.summary import exit_code, failure, summary, times
 from headrace.cli.views import Plain
 from headrace.client.types import (
     Artifact,
@@ -223,6 +223,13 @@ def test_the_summary_says_where_the_time_went():
         "s",
     ]
     assert lines[-1] == "run 7 passed in 10.0 s"
+
+
+def test_what_is_not_known_yet_is_a_dash():
+    """A job that has worked for 40 s and shows 0.0 s for each part of it tells an untruth."""
+    unknown = dict.fromkeys(("sandbox_ms", "checkout_ms", "steps_ms", "artifacts_ms", "ended_at"))
+    running = job("unit", JobState.RUNNING, ended_at=None, attempts=(attempt(state="running", **unknown),))
+    assert times(run(running))[1].split() == ["unit", "running", "0.5", "s", "-", "-", "-", "-", "-"]
 
 
 def test_a_failure_names_job_step_exit_code_and_the_last_twenty_lines():
