@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from headrace.cli.numbers import whole
 from headrace.errors import BadInput, ServerFailed
 
 _PR_SET_PDEATHSIG = 1
@@ -61,7 +62,10 @@ def agent(
     label: Annotated[
         list[str] | None, typer.Option(help="A fact that jobs may require, as NAME=VALUE; may be repeated.")
     ] = None,
-    slots: Annotated[int | None, typer.Option(min=1, max=1024, help="Jobs at a time; left out: one a core.")] = None,
+    slots: Annotated[
+        int | None,
+        typer.Option(parser=whole("--slots", 1, 1024), metavar="N", help="Jobs at a time; left out: one a core."),
+    ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where it keeps its state.")] = None,
     url: Annotated[str | None, typer.Option(help="The coordinator as HOST:PORT; several with commas.")] = None,
     ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,

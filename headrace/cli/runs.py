@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headrace.cli.context import Context, Link, Need
+from headrace.cli.numbers import run_and_job, run_number, whole
 
 if TYPE_CHECKING:
     from headrace.client import Artifact, Run, SyncClient
 
-_MOST = (1 << 63) - 1
-"""The highest number that a run or a byte can have on the wire."""
 _TRY_MOST = (1 << 31) - 1
 
 
@@ -64,7 +63,9 @@ def runs(
     context: typer.Context,
     *,
     every: Annotated[bool, typer.Option("--all", help="Of all repositories, not of this one alone.")] = False,
-    limit: Annotated[int, typer.Option(min=1, max=200, help="How many, the newest first.")] = 20,
+    limit: Annotated[
+        int, typer.Option(parser=whole("--limit", 1, 200), metavar="N", help="How many, the newest first.")
+    ] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List runs, the newest first."""
@@ -93,7 +94,8 @@ def show(
     context: typer.Context,
     *,
     run: Annotated[
-        int | None, typer.Argument(min=1, max=_MOST, help="Its number; left out: the latest of this repository.")
+        int | None,
+        typer.Argument(parser=run_number, metavar="RUN", help="Its number; left out: the latest of this repository."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -124,21 +126,27 @@ def logs(
     context: typer.Context,
     *,
     run: Annotated[
-        int | None, typer.Argument(min=1, max=_MOST, help="Its number; left out: the latest of this repository.")
+        str | None, typer.Argument(metavar="RUN", help="Its number; left out: the latest of this repository.")
     ] = None,
-    job: Annotated[str | None, typer.Argument(help="The job's key; may be left out where it is plain.")] = None,
+    job: Annotated[
+        str | None, typer.Argument(metavar="JOB", help="The job's key; may be left out where it is plain.")
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the log is complete.")] = False,
-    attempt: Annotated[int, typer.Option(min=0, max=_TRY_MOST, help="Which try; left out: the newest.")] = 0,
-    offset: Annotated[int, typer.Option(min=0, max=_MOST, help="The first byte wanted.")] = 0,
+    attempt: Annotated[
+        int,
+        typer.Option(parser=whole("--attempt", 0, _TRY_MOST), metavar="N", help="Which try; left out: the newest."),
+    ] = 0,
+    offset: Annotated[int, typer.Option(parser=whole("--offset", 0), metavar="N", help="The first byte wanted.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON record a line.")] = False,
 ) -> None:
     """Print the log of a job, byte for byte where the output is not a terminal."""
     from headrace.cli.tailing import print_log
 
     command: Context = context.obj
+    number, key = run_and_job(run, job)
     with command.link(Need.READ) as link, link.sync_client() as client:
-        found = the_run(command, client, run)
-        key = job or the_job(found)
+        found = the_run(command, client, number)
+        key = key or the_job(found)
         # Without an agent nothing will ever follow: what is there is all there is.
         follow = follow and (link.endpoint is None or link.endpoint.agent)
         print_log(client.tail(found.id, key, attempt=attempt, offset=offset, follow=follow), as_json=as_json)
@@ -162,7 +170,7 @@ def the_job(run: Run) -> str:
 def cancel(
     context: typer.Context,
     *,
-    run: Annotated[int, typer.Argument(min=1, max=_MOST, help="Its number.")],
+    run: Annotated[int, typer.Argument(parser=run_number, metavar="RUN", help="Its number.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Cancel a run with grace; a second time kills it."""
@@ -181,18 +189,21 @@ def retry(
     context: typer.Context,
     *,
     run: Annotated[
-        int | None, typer.Argument(min=1, max=_MOST, help="Its number; left out: the latest of this repository.")
+        str | None, typer.Argument(metavar="RUN", help="Its number; left out: the latest of this repository.")
     ] = None,
-    job: Annotated[str, typer.Argument(help="The job's key; left out: every job that did not pass.")] = "",
+    job: Annotated[
+        str | None, typer.Argument(metavar="JOB", help="The job's key; left out: every job that did not pass.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: events where the run is followed.")] = False,
 ) -> int:
     """Run a job, and what depends on it, again: same commit, same pipeline."""
     from headrace.cli.output import print_json, say
 
     command: Context = context.obj
+    number, key = run_and_job(run, job)
     with command.link(Need.WORK) as link:
         with link.sync_client() as client:
-            found = client.retry(the_run(command, client, run).id, job=job)
+            found = client.retry(the_run(command, client, number).id, job=key or "")
         if link.owner is not None:  # nobody else would do the work: stay until it is done
             return _followed(link, found, command.settings.state, as_json=as_json)
     if as_json:
@@ -218,7 +229,8 @@ def artifacts(
     context: typer.Context,
     *,
     run: Annotated[
-        int | None, typer.Argument(min=1, max=_MOST, help="Its number; left out: the latest of this repository.")
+        int | None,
+        typer.Argument(parser=run_number, metavar="RUN", help="Its number; left out: the latest of this repository."),
     ] = None,
     download: Annotated[Path | None, typer.Option(help="Write them to DIR/NAME/.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

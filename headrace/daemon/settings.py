@@ -8,7 +8,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, InitSettingsSource, PydanticBaseSettingsSource
@@ -78,8 +78,34 @@ def _mistake(kind: type[BaseSettings], error: Any) -> str:
     if error["type"] == "extra_forbidden":
         near = min(((distance(name, each, 2), each) for each in kind.model_fields), default=(3, ""))
         return f"{name}: unknown setting" + (f"; did you mean {near[1]}?" if near[0] <= 2 else "")
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{name} ({PREFIX}{name.upper()}): {message}"
+    return f"{name} ({PREFIX}{name.upper()}): {_wanted(kind, error)}"
+
+
+def _wanted(kind: type[BaseSettings], error: Any) -> str:
+    """What to give instead, in our own words where the library speaks to programmers."""
+    fault, field = str(error["type"]), kind.model_fields.get(str(error["loc"][0])) if error["loc"] else None
+    if field is not None and fault in _NUMBERS:
+        limits = {type(each).__name__: str(getattr(each, type(each).__name__.lower())) for each in field.metadata}
+        least = f" of {limits['Ge']} or more" if "Ge" in limits else f" above {limits['Gt']}" if "Gt" in limits else ""
+        bounds = f" from {limits['Ge']} to {limits['Le']}" if {"Ge", "Le"} <= set(limits) else least
+        whole = "whole " if int in (field.annotation, *get_args(field.annotation)) else ""
+        return f"{error['input']!r} will not do: give a {whole}number{bounds}"
+    if fault == "bool_parsing":
+        return f"{error['input']!r} will not do: give true or false"
+    if fault == "string_pattern_mismatch":
+        words = str(error["ctx"]["pattern"]).strip("^()$").replace("|", ", ")
+        return f"{error['input']!r} will not do: give one of {words}"
+    if fault.startswith("ip_v4_network"):
+        return f"{error['input']!r} is no network: give one as 10.222.0.0/16 is one"
+    return str(error["msg"]).removeprefix("Value error, ")
+
+
+_NUMBERS = frozenset(
+    (
+        *("int_parsing", "int_type", "int_from_float", "int_parsing_size", "float_parsing", "float_type"),
+        *("finite_number", "greater_than", "greater_than_equal", "less_than", "less_than_equal"),
+    )
+)
 
 
 def _file(environment: Mapping[str, str], default: Path) -> dict[str, Any]:

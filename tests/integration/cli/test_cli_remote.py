@@ -130,10 +130,13 @@ def test_a_terminal_shows_a_live_tree_and_the_log_of_the_running_job(world):
         (["run", "--sandbox", "vm"], 2, "bubblewrap"),
         (["run", "--frob"], 2, "--frob"),
         (["show", "99"], 2, "no run 99"),
-        (["show", "x"], 2, "valid integer"),
-        (["show", "99999999999999999999"], 2, "less than or equal to"),
+        (["show", "x"], 2, "'x' is no number of a run: `headrace runs` lists them"),
+        (["show", "99999999999999999999"], 2, "no number of a run"),
+        (["runs", "--limit", "0"], 2, "--limit 0: give a whole number from 1 to 200"),
+        (["logs", "unit", "wheel"], 2, "'unit' is no number of a run"),
+        (["agent", "--slots", "0"], 2, "--slots 0: give a whole number from 1 to 1024"),
         (["cancel", "-1"], 2, "-1"),
-        (["logs", "1", "--offset", "99999999999999999999"], 2, "less than or equal to"),
+        (["logs", "1", "--offset", "99999999999999999999"], 2, "--offset 9"),
         (["logs", "99"], 2, "no run 99"),
         (["cancel", "99"], 2, "no run 99"),
         (["cancel"], 2, "RUN"),
@@ -212,6 +215,15 @@ def test_runs_are_listed_shown_and_read(world):
     done = here.headrace("artifacts", "1", "--download", "out", "--json")
     assert json.loads(done.out)["folders"] == {"dist": "out/dist"}
     assert (here.headrace.folder / "out/dist/a.whl").read_bytes() == b"wheel"
+
+
+def test_a_first_word_that_is_no_number_is_a_job_of_the_latest_run(world):
+    """`headrace logs unit` is what a person types who has just seen `unit` fail."""
+    here = world(fails)
+    here.headrace("run")
+    assert here.headrace("logs", "unit").out.startswith("line 0\n")
+    assert here.headrace("retry", "unit").code == 0
+    assert [(each.run_id, each.job) for each in here.fake.requests("Retry")] == [(1, "unit")]
 
 
 def test_a_log_in_a_pipe_is_byte_for_byte_what_was_written(world):

@@ -227,6 +227,25 @@ def test_settings_name_each_mistake_and_lists_come_from_one_variable() -> None:
     assert "HEADRACE_SLOTS" in str(wrong.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "mend"),
+    [
+        ("SLOTS", "abc", "'abc' will not do: give a whole number from 1 to 1024"),
+        ("SLOTS", "0", "'0' will not do: give a whole number from 1 to 1024"),
+        ("CPU", "-1", "'-1' will not do: give a number above 0"),
+        ("SPOOL_AGENT", "1k", "'1k' will not do: give a whole number of 1048576 or more"),
+        ("INSECURE", "maybe", "'maybe' will not do: give true or false"),
+        ("LOG_LEVEL", "loud", "'loud' will not do: give one of debug, info, warning, error"),
+        ("JOB_ADDRESSES", "here", "'here' is no network: give one as 10.222.0.0/16 is one"),
+    ],
+)
+def test_a_setting_that_cannot_be_read_says_what_to_give_instead(name: str, value: str, mend: str) -> None:
+    """A library's "Input should be a valid integer, unable to parse string" is for those who wrote the program."""
+    with pytest.raises(BadSettings) as wrong:
+        read(Settings, {}, {f"HEADRACE_{name}": value}, Path("/nonexistent"))
+    assert str(wrong.value) == f"{name.lower()} (HEADRACE_{name}): {mend}"
+
+
 @pytest.mark.parametrize(("slots", "limit"), [(2, 256 << 20), (16, 128 << 20), (1024, 2 << 20)])
 def test_all_slots_together_keep_to_the_agents_bound_of_logs(slots: int, limit: int) -> None:
     """An agent with many slots must not fill its disk with logs while no coordinator takes them."""
