@@ -78,6 +78,7 @@ def _detached(link: Link, wanted: Wanted, *, as_json: bool) -> int:
     import asyncio
 
     from headrace.cli.output import print_json, say
+    from headrace.cli.summary import how_to_follow
     from headrace.cli.working import create
     from headrace.errors import BadInput
 
@@ -90,7 +91,7 @@ def _detached(link: Link, wanted: Wanted, *, as_json: bool) -> int:
         if as_json:
             print_json(run)
         else:
-            say(f"run {run.id}; follow it with `headrace logs {run.id} -f`")
+            say(f"run {run.id}; {how_to_follow(run)}")
 
     asyncio.run(started())
     return 0

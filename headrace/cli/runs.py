@@ -198,6 +198,7 @@ def retry(
 ) -> int:
     """Run a job, and what depends on it, again: same commit, same pipeline."""
     from headrace.cli.output import print_json, say
+    from headrace.cli.summary import how_to_follow
 
     command: Context = context.obj
     number, key = run_and_job(run, job)
@@ -209,7 +210,7 @@ def retry(
     if as_json:
         print_json(found)
     else:
-        say(f"run {found.id} is {found.state}; follow it with `headrace logs {found.id} -f`")
+        say(f"run {found.id} is {found.state}; {how_to_follow(found)}")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Mapping, Sequence
 
@@ -33,6 +34,15 @@ def summary(board: Board, artifacts: Sequence[Artifact], folders: Mapping[str, s
     total = span(between(run.created_at, run.ended_at))
     why = f": {plain(run.sentence)}" if run.sentence else ""
     return [*lines, "", f"run {run.id} {run.state} in {total}{why}"]
+
+
+def how_to_follow(run: Run) -> str:
+    """Commands that work for this run, whatever jobs it has."""
+    ahead = [job for job in run.jobs if not job.ended] or list(run.jobs)
+    if len(run.jobs) == 1:
+        return f"follow it with `headrace logs {run.id} -f`"
+    look = f"look at it with `headrace show {run.id}`"
+    return f"{look}, follow a job with `headrace logs {run.id} {shlex.quote(ahead[0].key)} -f`" if ahead else look
 
 
 def times(run: Run) -> list[str]:

@@ -262,8 +262,8 @@ def test_retry_and_cancel_say_what_came_of_it(world):
 
 def test_detach_leaves_the_run_to_the_coordinator(world):
     """The number, and how to follow it."""
-    done = world().headrace("run", "--detach")
-    assert (done.code, done.out) == (0, "run 1; follow it with `headrace logs 1 -f`\n")
+    done = world(lambda fake, run_id: None).headrace("run", "--detach")
+    assert (done.code, done.out) == (0, "run 1; look at it with `headrace show 1`\n")
 
 
 def test_the_fleet_in_words_and_json(world):
