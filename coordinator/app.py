@@ -159,10 +159,10 @@ async def run(settings: Settings, stop: asyncio.Event, ready: Callable[[], objec
     async with AsyncExitStack() as up:
         data = up.enter_context(DataDirectory(settings.data_dir))
         # gRPC binds its own socket, later and with a word of its own on standard error: what is taken is seen here.
-        listen(settings.listen, setting="HEADRACE_LISTEN").close()
+        listen(settings.listen, setting="--listen (HEADRACE_LISTEN)").close()
         sockets = [
-            listen(settings.http_listen, setting="HEADRACE_HTTP_LISTEN"),
-            listen(settings.blob_listen, setting="HEADRACE_BLOB_LISTEN"),
+            listen(settings.http_listen, setting="--http-listen (HEADRACE_HTTP_LISTEN)"),
+            listen(settings.blob_listen, setting="--blob-listen (HEADRACE_BLOB_LISTEN)"),
         ]
         for each in sockets:
             up.callback(each.close)
@@ -281,7 +281,7 @@ def _server(parts: _Parts, tokens: Tokens, settings: Settings) -> tuple[grpc.aio
     except RuntimeError as error:
         raise CannotStart(
             f"cannot listen on {settings.listen}: another program has the port, or the address is not this"
-            " machine's; set HEADRACE_LISTEN to a free HOST:PORT"
+            " machine's; set --listen (HEADRACE_LISTEN) to a free HOST:PORT"
         ) from error
     return server, f"{host}:{port}"
 

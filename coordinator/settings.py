@@ -22,7 +22,9 @@ class Settings(BaseSettings):
     http_listen: str = Field("127.0.0.1:7434", description="HOST:PORT of /metrics, /healthz, /readyz")
     blob_listen: str = Field("127.0.0.1:7435", description="HOST:PORT of the blob endpoint; used with file:// alone")
     blob_public_url: str = Field("", description="URL of the blob endpoint as agents and clients reach it")
-    public_url: str = Field("", description="URL of the pages as people reach them")
+    public_url: str = Field(
+        "", description="URL of this coordinator as people reach it: jobs get it in HEADRACE_RUN_URL"
+    )
     insecure: bool = Field(default=False, description="speak without TLS on other addresses than loopback")
     database_url: SecretStr = Field(SecretStr(""), description="postgresql://…; empty: the embedded PostgreSQL")
     database_connections: int = Field(10, ge=3, le=200, description="connections of this replica, at most")

@@ -26,7 +26,7 @@ def coordinator(
     *,
     data_dir: Annotated[Path | None, typer.Option(help="Where it keeps its state.")] = None,
     listen: Annotated[str | None, typer.Option(help="HOST:PORT for clients and agents.")] = None,
-    http_listen: Annotated[str | None, typer.Option(help="HOST:PORT of pages, /metrics and /healthz.")] = None,
+    http_listen: Annotated[str | None, typer.Option(help="HOST:PORT of /metrics, /healthz and /readyz.")] = None,
     blob_listen: Annotated[str | None, typer.Option(help="HOST:PORT of the blob endpoint (file:// store).")] = None,
     database_url: Annotated[
         str | None, typer.Option(help="PostgreSQL; left out: an embedded one in the data directory.")

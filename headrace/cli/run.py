@@ -100,12 +100,25 @@ def _detached(link: Link, wanted: Wanted, *, as_json: bool) -> int:
 def up(
     context: typer.Context,
     *,
-    listen: Annotated[str, typer.Option(help="HOST:PORT for clients and agents.")] = "127.0.0.1:7433",
-    http_listen: Annotated[str, typer.Option(help="HOST:PORT of pages and /metrics.")] = "127.0.0.1:7434",
+    listen: Annotated[
+        str | None, typer.Option(help="HOST:PORT for clients and agents; left out: HEADRACE_LISTEN, 127.0.0.1:7433.")
+    ] = None,
+    http_listen: Annotated[
+        str | None,
+        typer.Option(
+            help="HOST:PORT of /metrics, /healthz and /readyz; left out: HEADRACE_HTTP_LISTEN, 127.0.0.1:7434."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the addresses as JSON.")] = False,
 ) -> int:
     """Run a coordinator with its own PostgreSQL and one agent, in the foreground."""
     from headrace.cli.standing import stand
 
     command: Context = context.obj
-    return stand(command.settings, listen=listen, http_listen=http_listen, as_json=as_json)
+    environment = command.environment
+    return stand(
+        command.settings,
+        listen=listen or environment.get("HEADRACE_LISTEN") or "127.0.0.1:7433",
+        http_listen=http_listen or environment.get("HEADRACE_HTTP_LISTEN") or "127.0.0.1:7434",
+        as_json=as_json,
+    )

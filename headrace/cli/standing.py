@@ -39,7 +39,7 @@ def _welcome(owner: Owner) -> str:
     agent = f"headrace agent --url {address} --name second --data-dir {_quoted(owner.state / 'agent-second')}"
     return f"""\
 coordinator  {address}
-pages        {owner.endpoint.http or "(none)"}
+http         {owner.endpoint.http} (/metrics, /healthz, /readyz)
 agent        local
 
 another agent:

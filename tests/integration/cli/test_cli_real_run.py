@@ -109,7 +109,8 @@ def test_ctrl_c_while_an_owner_stops_leaves_nothing(headrace):
 
 def test_up_serves_other_commands_and_ends_on_term(headrace):
     """`headrace up` in one terminal, `headrace run` in another; the owner stops in order."""
-    up = headrace.start("up", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--json")
+    free = {"HEADRACE_LISTEN": "127.0.0.1:0", "HEADRACE_HTTP_LISTEN": "127.0.0.1:0"}
+    up = headrace.start("up", "--json", **free)
     try:
         address = json.loads(up.stdout.readline())["address"]
         done = headrace("run", "--json", seconds=120)
