@@ -118,6 +118,7 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> Ending | No
         if settings.metrics_listen:
             socket = listen(settings.metrics_listen, setting="HEADRACE_METRICS_LISTEN")
             listener.http = address_of(socket)
+            _log.info("metrics", address=listener.http)
             app = pages(metrics, lambda: listener.connected, lambda: metrics.spool_bytes.set(directory.spooled()))
             await up.enter_async_context(serving(app, socket))
         metrics.slots.set(settings.slots)
@@ -300,5 +301,5 @@ def _ability(ability: Ability) -> agent_pb2.SandboxAbility:
 
 def _tell_abilities(abilities: Mapping[SandboxKind, Ability]) -> None:
     for kind, ability in abilities.items():
-        facts = {"networks": sorted(ability.networks), "hard_limits": ability.hard_limits}
+        facts = {"networks": sorted(map(str, ability.networks)), "hard_limits": ability.hard_limits}
         _log.info("sandbox", kind=kind.value, **({"why_not": ability.why_not} if ability.why_not else facts))

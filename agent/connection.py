@@ -33,7 +33,9 @@ FINAL: Mapping[grpc.StatusCode, Ending] = MappingProxyType(
     {
         # The token is wrong: asking again only fills the coordinator's log.
         grpc.StatusCode.UNAUTHENTICATED: Ending(
-            3, "The coordinator does not accept this agent's token (HEADRACE_TOKEN or --token-file)"
+            3,
+            "The coordinator does not accept this agent's token: set HEADRACE_TOKEN, or HEADRACE_TOKEN_FILE to a file"
+            " that holds it, to what stands in the coordinator's tokens/agent",
         ),
         # An operator has barred the agent or its pool: only an operator can undo it.
         grpc.StatusCode.PERMISSION_DENIED: Ending(3, "The coordinator bars this agent or its pool"),
@@ -46,6 +48,8 @@ FINAL: Mapping[grpc.StatusCode, Ending] = MappingProxyType(
     }
 )
 """The status codes that end the agent. Every other one ends the connection alone."""
+_SAY_ALL = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.ALREADY_EXISTS})
+"""Our sentence of these has the mend, the coordinator's would say the same again."""
 
 
 class Listener(Protocol):
@@ -133,7 +137,8 @@ class Connection:
                         await wire.close()
         except WireClosed as over:
             if (final := FINAL.get(over.code)) is not None:
-                return welcomed, Ending(final.exit_code, f"{final.sentence}: {over.sentence}")
+                sentence = final.sentence if over.code in _SAY_ALL else f"{final.sentence}: {over.sentence}"
+                return welcomed, Ending(final.exit_code, sentence)
             sentence = over.sentence
         except GoneAway as away:
             sentence = away.sentence

@@ -285,7 +285,10 @@ async def test_an_agent_with_a_wrong_token_ends_with_one_sentence(agent: Agent, 
     agent.env["HEADRACE_TOKEN"] = "wrong"
     await agent.start(wait=False)
     assert await agent.ended() == 3
-    assert "headrace agent: The coordinator does not accept this agent's token" in agent.log
+    said = [line for line in agent.log.splitlines() if line.startswith("headrace agent: ")]
+    mend = "set HEADRACE_TOKEN, or HEADRACE_TOKEN_FILE to a file that holds it, to what stands in the coordinator's"
+    assert said == [f"headrace agent: The coordinator does not accept this agent's token: {mend} tokens/agent"]
+    assert any(json.loads(line).get("event") == "metrics" for line in agent.log.splitlines() if line.startswith("{"))
     assert "Traceback" not in agent.log
 
 
