@@ -101,10 +101,10 @@ def open_directory(root: Path, *, run: Path = Path("/run/headrace"), new_id: str
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = _locked(root)
-    except PermissionError as error:
-        raise Unusable(f"{root} cannot be used as data directory: {error.strerror}; name another.") from error
     except (NotADirectoryError, FileExistsError) as error:
         raise Unusable(f"{root} is no directory; name another data directory.") from error
+    except OSError as error:
+        raise Unusable(f"{root} cannot be used as data directory: {error.strerror}; name another.") from error
     try:
         _check_version(root)
         instance = _instance(root, new_id)

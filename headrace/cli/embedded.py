@@ -165,9 +165,7 @@ class Embedded:
             self.state.chmod(0o700)
             (self.state / "log").mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
-            raise ServerFailed(
-                f"cannot use {self.state}: {error.strerror}; XDG_STATE_HOME chooses another folder"
-            ) from error
+            raise unusable(self.state, error) from error
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -183,10 +181,10 @@ class Embedded:
         try:
             with (self.state / "owner.lock").open("r") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
         except BlockingIOError:
             return True
+        except OSError:  # not there, or not to be used: who makes the folder says why
+            return False
         return False
 
     def _read_endpoint(self) -> Endpoint | None:
@@ -211,6 +209,11 @@ def _token(data: Path, name: str) -> str:
         return (data / "tokens" / name).read_text().strip()
     except OSError as error:
         raise ServerFailed(f"the coordinator left no token in {data}: {error.strerror}") from error
+
+
+def unusable(state: Path, error: OSError) -> ServerFailed:
+    """What to say of a state folder that cannot be made or written to."""
+    return ServerFailed(f"cannot use {state}: {error.strerror}; XDG_STATE_HOME chooses another folder")
 
 
 def write_private(path: Path, text: str) -> None:

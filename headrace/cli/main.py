@@ -95,6 +95,9 @@ def _said(error: Exception, context: Context) -> int:
         positions = isinstance(error, BadInput) and any(each.where for each in error.violations)
         sys.stderr.write(f"{error}\n" if positions else f"headrace: {error}\n")  # editors read the positions
         return error.exit_code
+    if isinstance(error, OSError) and error.filename is not None:  # a file or folder that a person named, or must mend
+        sys.stderr.write(f"headrace: {os.fsdecode(error.filename)}: {error.strerror}\n")
+        return CANNOT
     sentence = " ".join(str(error).split()) or "it gave no reason"
     sys.stderr.write(
         f"headrace: this is a mistake of Headrace itself: {type(error).__name__}: {sentence} "

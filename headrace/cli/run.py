@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,6 +58,7 @@ def run(
 
 def resolved(command: Context, repo: str | None, ref: str | None) -> Source:
     """The source that a person means; BadInput with the sentence where there is none."""
+    from headrace.cli.embedded import unusable
     from headrace.cli.source import SourceError, resolve
     from headrace.errors import BadInput
 
@@ -65,6 +67,10 @@ def resolved(command: Context, repo: str | None, ref: str | None) -> Source:
         return resolve(repo, ref, Path.cwd(), state=settings.state / "sources", environment=command.environment)
     except SourceError as error:
         raise BadInput(str(error)) from error
+    except OSError as error:
+        if error.filename is None or not Path(os.fsdecode(error.filename)).is_relative_to(settings.state):
+            raise
+        raise unusable(settings.state, error) from error
 
 
 def _check(wanted: Wanted) -> None:

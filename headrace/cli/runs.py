@@ -239,6 +239,7 @@ def artifacts(
     """List the artifacts of a run, or download them."""
     from headrace.cli.output import print_json, say, table
     from headrace.client.paths import inside
+    from headrace.errors import BadInput
 
     command: Context = context.obj
     folders: dict[str, str] = {}
@@ -248,7 +249,10 @@ def artifacts(
         # What has expired comes last: all else is saved before the sentence that says so.
         for each in sorted(found, key=lambda one: one.expired) if download is not None else ():
             folder = inside(download or Path(), each.name)
-            client.download(chosen.id, each.name, folder)
+            try:
+                client.download(chosen.id, each.name, folder)
+            except OSError as error:
+                raise BadInput(f"cannot write to {folder}: {error.strerror}; name another folder") from error
             folders[each.name] = str(folder)
     if as_json:
         print_json({"run": chosen.id, "artifacts": [each.to_json() for each in found], "folders": folders})

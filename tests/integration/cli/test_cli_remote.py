@@ -252,6 +252,24 @@ def test_an_expired_artifact_is_said_after_all_others_are_saved(world):
     assert (here.headrace.folder / "out/dist/a.whl").exists()
 
 
+@pytest.mark.parametrize("command", ["run", "runs", "logs"])
+def test_a_state_folder_that_cannot_be_is_a_sentence_with_its_mend(world, tmp_path, command):
+    """A file in its place, a disk that is read-only: a person's to mend, and no mistake of ours."""
+    (tmp_path / "file").touch()
+    done = world().headrace(command, HEADRACE_URL="", XDG_STATE_HOME=str(tmp_path / "file"))
+    words = f"cannot use {tmp_path}/file/headrace: Not a directory; XDG_STATE_HOME chooses another folder"
+    assert (done.code, done.err) == (3, f"headrace: {words}\n")
+
+
+def test_artifacts_cannot_be_saved_where_a_file_is(world):
+    """The name of a folder was a file's."""
+    here = world(passes)
+    here.headrace("run")
+    done = here.headrace("artifacts", "--download", "headrace.yml")
+    assert done.code == 2
+    assert done.err == "headrace: cannot write to headrace.yml/dist: Not a directory; name another folder\n"
+
+
 def test_retry_and_cancel_say_what_came_of_it(world):
     """With a coordinator elsewhere they ask and leave."""
     here = world(fails)

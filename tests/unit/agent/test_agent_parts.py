@@ -194,6 +194,13 @@ def test_a_data_directory_keeps_its_id_and_serves_one_process(tmp_path: Path) ->
         open_directory(tmp_path / "d", run=tmp_path / "run" / "headrace", new_id="four")
 
 
+@pytest.mark.parametrize("folder", ["/proc/x", "/dev/null/x"])
+def test_a_data_directory_that_cannot_be_made_is_one_sentence(folder: str) -> None:
+    """Also where the kernel calls it not found, as in /proc."""
+    with pytest.raises(Unusable, match="name another"):
+        open_directory(Path(folder), new_id="0123456789abcdef")
+
+
 @pytest.mark.parametrize(
     ("address", "extra", "scheme"),
     [
