@@ -285,9 +285,18 @@ def _identity(settings: Settings, parts: Parts, machine: Machine) -> Identity:
         pool=settings.pool,
         slots=settings.slots,
         labels=settings.labels,
-        sandboxes=tuple(_ability(each) for each in parts.offer.abilities.values()),
+        sandboxes=tuple(map(_ability, _offered(parts.offer.abilities, settings))),
         slot_share=agent_pb2.SlotShare(memory=machine.slot.memory or 0, cpu=machine.slot.cpu or 0.0),
     )
+
+
+def _offered(abilities: Mapping[SandboxKind, Ability], settings: Settings) -> list[Ability]:
+    """What jobs may ask for. Made only for a user's own code, the host is nothing that a job can name."""
+    if settings.allow_host:
+        return list(abilities.values())
+    why_not = "its settings do not let jobs run on the host: HEADRACE_ALLOW_HOST=true lets them"
+    barred = Ability(SandboxKind.HOST, frozenset(), hard_limits=False, why_not=why_not)
+    return [*(ability for kind, ability in abilities.items() if kind is not SandboxKind.HOST), barred]
 
 
 def _ability(ability: Ability) -> agent_pb2.SandboxAbility:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import httpx
+import pytest
 
 from headrace.v1 import common_pb2 as pb
 from tests.integration.agent.conftest import Agent, job
@@ -133,3 +134,23 @@ async def test_the_agent_tells_its_health_and_its_figures(agent: Agent, side: Ot
     assert 'headrace_agent_outcomes_total{cause="none",outcome="passed"} 1.0' in figures
     assert 'headrace_agent_sandbox_start_seconds_count{sandbox="bubblewrap"} 1.0' in figures
     assert "headrace_agent_machinery_failures_total 0.0" in figures
+
+
+@pytest.mark.parametrize("local", [{}, {"local": True}])
+async def test_the_host_is_offered_only_where_the_agents_settings_allow_it(
+    agent: Agent, side: OtherSide, local: dict[str, object]
+) -> None:
+    """An agent of a local run has it for the user's own code, but no job may name it: it was listed as if one could."""
+    agent.flags |= local
+    await agent.start()
+    (host,) = [each for each in side.hellos[-1].sandboxes if each.kind == "host"]
+    assert list(host.networks) == []
+    assert host.why_not == "its settings do not let jobs run on the host: HEADRACE_ALLOW_HOST=true lets them"
+
+
+async def test_an_agent_whose_settings_allow_the_host_offers_it(agent: Agent, side: OtherSide) -> None:
+    """The other side of the same setting."""
+    agent.flags |= {"allow_host": True}
+    await agent.start()
+    (host,) = [each for each in side.hellos[-1].sandboxes if each.kind == "host"]
+    assert (list(host.networks), host.why_not) == (["full"], "")
