@@ -7,6 +7,7 @@ the same request may simply be tried again (`retry`). A failed *job* is no error
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -34,8 +35,14 @@ class Violation:
     where: str
     sentence: str
 
+    @property
+    def in_a_file(self) -> bool:
+        """Whether `where` is a place that an editor can go to."""
+        return re.search(r":\d+:\d+$", self.where) is not None
+
     def __str__(self) -> str:
-        return f"{self.where}: {self.sentence}" if self.where else self.sentence
+        told = not self.where or self.sentence.startswith(f"{self.where} ")  # a field that the sentence begins with
+        return self.sentence if told else f"{self.where}: {self.sentence}"
 
 
 class BadInput(HeadraceError):

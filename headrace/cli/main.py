@@ -92,7 +92,7 @@ def _said(error: Exception, context: Context) -> int:
 
         traceback.print_exception(error)
     if isinstance(error, HeadraceError):
-        positions = isinstance(error, BadInput) and any(each.where for each in error.violations)
+        positions = isinstance(error, BadInput) and any(each.in_a_file for each in error.violations)
         sys.stderr.write(f"{error}\n" if positions else f"headrace: {error}\n")  # editors read the positions
         return error.exit_code
     if isinstance(error, OSError) and error.filename is not None:  # a file or folder that a person named, or must mend

@@ -170,6 +170,16 @@ def test_mistakes_that_the_coordinator_finds_are_printed_as_positions(world):
     assert done.err.splitlines() == ["headrace.yml:2:10: unknown key", "headrace.yml:3:1: a cycle"]
 
 
+def test_a_mistake_that_has_no_place_in_the_file_is_a_sentence_of_headrace(world):
+    """A pool that does not exist: the coordinator knows the field, and the sentence says it."""
+    here = world()
+    sentence = "pool `gpu` does not exist: a pool exists from its first agent; there are `default`"
+    fault = Fault(grpc.StatusCode.INVALID_ARGUMENT, sentence, details=(bad_request(("pool", sentence)),))
+    here.fake.faults["Create"].append(fault)
+    done = here.headrace("run")
+    assert (done.code, done.err) == (2, f"headrace: {sentence}\n")
+
+
 @pytest.mark.parametrize(
     ("environment", "code", "words"),
     [
