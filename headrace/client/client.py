@@ -62,9 +62,13 @@ class Client:
         parameters: Mapping[str, str] | None = None,
         only_job: str = "",
         sandbox: str = "",
+        included: Mapping[str, bytes] | None = None,
         request_id: str = "",
     ) -> Run:
-        """Starts a run, once for one `request_id` (made if left out). BadInput names every mistake of the file."""
+        """Starts a run, once for one `request_id` (made if left out). BadInput names every mistake of the file.
+
+        `included`: the files that the pipeline includes, by their paths from the root of the repository.
+        """
         return await self._driver.perform(
             self._requests.create_run(
                 source,
@@ -74,6 +78,7 @@ class Client:
                 parameters=parameters or {},
                 only_job=only_job,
                 sandbox=sandbox,
+                included=included or {},
                 request_id=request_id,
             )
         )
@@ -110,6 +115,15 @@ class Client:
     async def retry(self, run_id: int, *, job: str = "", request_id: str = "") -> Run:
         """Runs a job and what depends on it again; without `job`, all that did not pass."""
         return await self._driver.perform(self._requests.retry(run_id, job, request_id))
+
+    async def approve(
+        self, run_id: int, stage: str = "", *, reject: bool = False, comment: str = "", request_id: str = ""
+    ) -> Run:
+        """Approves (or rejects) a stage that waits for it; empty: the one that waits. One person counts once.
+
+        Raises NotFound, and Conflict where nothing waits or the person has decided already.
+        """
+        return await self._driver.perform(self._requests.approve(run_id, stage, comment, request_id, reject=reject))
 
     async def artifacts(self, run_id: int) -> list[Artifact]:
         """The artifacts of a run, the newest attempt's of each name."""

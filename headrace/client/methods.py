@@ -28,6 +28,7 @@ LIST = Method("/headrace.v1.RunService/List", run_pb2.ListRunsRequest, run_pb2.L
 WATCH = Method("/headrace.v1.RunService/Watch", run_pb2.WatchRunRequest, run_pb2.RunChange)
 CANCEL = Method("/headrace.v1.RunService/Cancel", run_pb2.CancelRunRequest, run_pb2.Run)
 RETRY = Method("/headrace.v1.RunService/Retry", run_pb2.RetryRunRequest, run_pb2.Run)
+APPROVE = Method("/headrace.v1.RunService/Approve", run_pb2.ApproveRunRequest, run_pb2.Run)
 
 TAIL = Method("/headrace.v1.LogService/Tail", log_pb2.TailRequest, log_pb2.TailResponse)
 

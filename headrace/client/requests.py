@@ -37,6 +37,7 @@ class Requests:
         parameters: Mapping[str, str],
         only_job: str,
         sandbox: str,
+        included: Mapping[str, bytes],
         request_id: str,
     ) -> Flow[Run]:
         """Creates a run."""
@@ -49,6 +50,7 @@ class Requests:
             parameters=parameters,
             only_job=only_job,
             sandbox=sandbox,
+            included=included,
         )
         return flows.called(self._pace, methods.CREATE, request, lambda response: wire.run(response.run))
 
@@ -81,6 +83,13 @@ class Requests:
         """Retries a job, or all that did not pass."""
         request = run_pb2.RetryRunRequest(request_id=request_id or self._new_id(), run_id=run_id, job=job)
         return flows.called(self._pace, methods.RETRY, request, wire.run)
+
+    def approve(self, run_id: int, stage: str, comment: str, request_id: str, *, reject: bool) -> Flow[Run]:
+        """Decides about a stage that waits for an approval."""
+        request = run_pb2.ApproveRunRequest(
+            request_id=request_id or self._new_id(), run_id=run_id, stage=stage, reject=reject, comment=comment
+        )
+        return flows.called(self._pace, methods.APPROVE, request, wire.run)
 
     def artifacts(self, run_id: int) -> Flow[list[Artifact]]:
         """Lists artifacts."""

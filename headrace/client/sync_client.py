@@ -61,9 +61,13 @@ class SyncClient:
         parameters: Mapping[str, str] | None = None,
         only_job: str = "",
         sandbox: str = "",
+        included: Mapping[str, bytes] | None = None,
         request_id: str = "",
     ) -> Run:
-        """Starts a run, once for one `request_id` (made if left out). BadInput names every mistake of the file."""
+        """Starts a run, once for one `request_id` (made if left out). BadInput names every mistake of the file.
+
+        `included`: the files that the pipeline includes, by their paths from the root of the repository.
+        """
         return self._driver.perform(
             self._requests.create_run(
                 source,
@@ -73,6 +77,7 @@ class SyncClient:
                 parameters=parameters or {},
                 only_job=only_job,
                 sandbox=sandbox,
+                included=included or {},
                 request_id=request_id,
             )
         )
@@ -109,6 +114,15 @@ class SyncClient:
     def retry(self, run_id: int, *, job: str = "", request_id: str = "") -> Run:
         """Runs a job and what depends on it again; without `job`, all that did not pass."""
         return self._driver.perform(self._requests.retry(run_id, job, request_id))
+
+    def approve(
+        self, run_id: int, stage: str = "", *, reject: bool = False, comment: str = "", request_id: str = ""
+    ) -> Run:
+        """Approves (or rejects) a stage that waits for it; empty: the one that waits. One person counts once.
+
+        Raises NotFound, and Conflict where nothing waits or the person has decided already.
+        """
+        return self._driver.perform(self._requests.approve(run_id, stage, comment, request_id, reject=reject))
 
     def artifacts(self, run_id: int) -> list[Artifact]:
         """The artifacts of a run, the newest attempt's of each name."""

@@ -8,10 +8,19 @@ too old to know is the word `state_9` or `cause_77`, never an error.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
-from typing import ClassVar
+
+from headrace.client.log_records import LogBytes, LogEnd, LogGap, LogRecord, SectionClosed, SectionOpened
+from headrace.client.values import Value, json_value
+
+__all__ = [
+    "JOB_ENDED", "RUN_ENDED", "Agent", "Approval", "Artifact", "ArtifactFile", "Attempt", "AttemptState", "Decision",
+    "Job", "JobState", "LogBytes", "LogEnd", "LogGap", "LogRecord", "Pool", "Presence", "Run", "RunChange", "RunState",
+    "Sandbox", "SectionClosed", "SectionOpened", "Shard", "Source", "Stage", "StepResult", "TestFailure", "TestReport",
+    "Value", "json_value",
+]  # fmt: skip
 
 
 class RunState(StrEnum):
@@ -64,36 +73,6 @@ RUN_ENDED = frozenset({RunState.PASSED, RunState.FAILED, RunState.CANCELED})
 JOB_ENDED = frozenset({JobState.PASSED, JobState.FAILED, JobState.CANCELED, JobState.SKIPPED})
 
 
-def json_value(value: object) -> object:
-    """Any value of this module as what `json.dumps` takes: `datetime` as ISO 8601 with `Z`, tuples as lists."""
-    match value:
-        case datetime():
-            return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        case Value():
-            return value.to_json()
-        case StrEnum():
-            return value.value
-        case Mapping():
-            return {str(key): json_value(each) for key, each in value.items()}
-        case list() | tuple():
-            return [json_value(each) for each in value]
-        case _:
-            return value
-
-
-class Value:
-    """A frozen dataclass that knows its JSON shape: its fields, in order, and the `shown` properties."""
-
-    __slots__ = ()
-    shown: ClassVar[tuple[str, ...]] = ()
-
-    def to_json(self) -> dict[str, object]:
-        """The documented shape (docs/reference/json.md): plain values, lists and objects."""
-        assert is_dataclass(self)
-        names = (*(each.name for each in fields(self)), *self.shown)
-        return {name: json_value(getattr(self, name)) for name in names}
-
-
 @dataclass(frozen=True, slots=True)
 class Source(Value):
     """Where the code of a run comes from. Exactly one of `path`, `url` and `bundle_sha256` is not empty.
@@ -126,6 +105,34 @@ class StepResult(Value):
     sentence: str
     began_at: datetime | None
     ended_at: datetime | None
+    allowed: bool = False
+    """It failed and was allowed to: `cause` says how, and the job went on."""
+    tries: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TestFailure(Value):
+    """One test that did not pass. `error`: it broke, else it failed; `message` is shortened."""
+
+    suite: str
+    name: str
+    message: str
+    duration_ms: int
+    error: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TestReport(Value):
+    """What the JUnit reports of an attempt say together. `failed`: the first hundred; `problems`: unreadable reports,
+    a sentence each."""
+
+    tests: int
+    failures: int
+    errors: int
+    skipped: int
+    duration_ms: int
+    failed: tuple[TestFailure, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +154,16 @@ class Attempt(Value):
     steps_ms: int | None
     artifacts_ms: int | None
     log_bytes: int
+    tests: TestReport | None = None
+    """None: it has no reports."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard(Value):
+    """One copy of a `parallel` job. `index` counts from 1."""
+
+    index: int
+    total: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +171,8 @@ class Job(Value):
     """A job of a run. `key` is unique in the run; `stage` is an index into `Run.stages`.
 
     `needs` None: it names none, and waits for all earlier stages.
+    `name` is its name in the file, which all cells of a matrix share; `matrix` and `shard` say which copy it is.
+    `due_at`: when its next try may begin, while it pauses between two.
     """
 
     shown = ("queued_for_ms",)
@@ -170,11 +189,22 @@ class Job(Value):
     started_at: datetime | None
     ended_at: datetime | None
     attempts: tuple[Attempt, ...]
+    name: str = ""
+    matrix: Mapping[str, object] = field(default_factory=dict)
+    shard: Shard | None = None
+    may_fail: bool = False
+    outputs: Mapping[str, object] = field(default_factory=dict)
+    due_at: datetime | None = None
 
     @property
     def ended(self) -> bool:
         """True once nothing more will happen to it, unless somebody retries it."""
         return self.state in JOB_ENDED
+
+    @property
+    def warned(self) -> bool:
+        """It failed under `allow_failure`: its run may pass all the same, with a warning."""
+        return self.may_fail and self.state == JobState.FAILED
 
     @property
     def attempt(self) -> Attempt | None:
@@ -191,12 +221,47 @@ class Job(Value):
 
 
 @dataclass(frozen=True, slots=True)
+class Decision(Value):
+    """What one person decided about an approval."""
+
+    person: str
+    approved: bool
+    comment: str
+
+
+@dataclass(frozen=True, slots=True)
+class Approval(Value):
+    """How the approval of a stage stands.
+
+    `state`: `closed` (not its turn), `asked`, `approved`, `rejected`, `expired`, `open` (its jobs were let in).
+    `sentence`: what is asked, or how it was decided; `count`: how many people have to approve; `expires_at` None: it
+    was not asked.
+    """
+
+    state: str
+    sentence: str
+    count: int
+    decisions: tuple[Decision, ...]
+    expires_at: datetime | None
+
+    @property
+    def asked(self) -> bool:
+        """True while a person has to decide."""
+        return self.state == "asked"
+
+
+@dataclass(frozen=True, slots=True)
 class Stage(Value):
-    """A stage of a run; `environment` is empty where nothing is deployed."""
+    """A stage of a run; `environment` is empty where nothing is deployed, `approval` None where none is needed.
+
+    `url`: where the environment can be seen, or empty.
+    """
 
     index: int
     name: str
     environment: str
+    url: str = ""
+    approval: Approval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +282,8 @@ class Run(Value):
     sequence: int
     stages: tuple[Stage, ...] = ()
     jobs: tuple[Job, ...] = ()
+    warnings: int = 0
+    """Jobs that failed and were allowed to."""
 
     @property
     def ended(self) -> bool:
@@ -236,91 +303,6 @@ class RunChange(Value):
     snapshot: Run | None = None
     job: Job | None = None
     run: Run | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LogBytes(Value):
-    """Bytes of a log, as they were written; `offset` is that of the first, counted in the stream."""
-
-    attempt: int
-    offset: int
-    section: int
-    time: datetime | None
-    data: bytes
-    ours: bool
-    """Headrace itself wrote them, not the job."""
-
-    def to_json(self) -> dict[str, object]:
-        """Bytes that are no UTF-8 become U+FFFD in `text`; `length` counts the bytes."""
-        return {
-            "kind": "bytes",
-            "attempt": self.attempt,
-            "offset": self.offset,
-            "length": len(self.data),
-            "section": self.section,
-            "time": json_value(self.time),
-            "text": self.data.decode("utf-8", "replace"),
-            "ours": self.ours,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class SectionOpened(Value):
-    """A section of the log begins. `of`: setup, checkout, cache, step, artifacts or cleanup; `step` -1: none."""
-
-    attempt: int
-    offset: int
-    section: int
-    of: str
-    title: str
-    step: int
-
-    def to_json(self) -> dict[str, object]:
-        """The fields, and `"kind": "opened"`."""
-        return {"kind": "opened"} | Value.to_json(self)
-
-
-@dataclass(frozen=True, slots=True)
-class SectionClosed(Value):
-    """A section ended; `result` is empty when all went well."""
-
-    attempt: int
-    offset: int
-    section: int
-    result: str
-
-    def to_json(self) -> dict[str, object]:
-        """The fields, and `"kind": "closed"`."""
-        return {"kind": "closed"} | Value.to_json(self)
-
-
-@dataclass(frozen=True, slots=True)
-class LogGap(Value):
-    """`length` bytes before `offset` are missing for good: the log was cut, and says so itself."""
-
-    attempt: int
-    offset: int
-    length: int
-
-    def to_json(self) -> dict[str, object]:
-        """The fields, and `"kind": "gap"`."""
-        return {"kind": "gap"} | Value.to_json(self)
-
-
-@dataclass(frozen=True, slots=True)
-class LogEnd(Value):
-    """The last of a tail. `complete`: the log is sealed, nothing will ever follow."""
-
-    attempt: int
-    offset: int
-    complete: bool
-
-    def to_json(self) -> dict[str, object]:
-        """The fields, and `"kind": "end"`."""
-        return {"kind": "end"} | Value.to_json(self)
-
-
-LogRecord = LogBytes | SectionOpened | SectionClosed | LogGap | LogEnd
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from headrace.client import types
 from headrace.v1 import blob_pb2, common_pb2, fleet_pb2, run_pb2
@@ -77,6 +78,24 @@ def step(message: common_pb2.StepResult) -> types.StepResult:
         sentence=message.sentence,
         began_at=moment(message.began_ms),
         ended_at=moment(message.ended_ms),
+        allowed=message.allowed,
+        tries=message.tries or 1,
+    )
+
+
+def tests(message: common_pb2.TestReport) -> types.TestReport:
+    """What the reports of an attempt say."""
+    return types.TestReport(
+        tests=message.tests,
+        failures=message.failures,
+        errors=message.errors,
+        skipped=message.skipped,
+        duration_ms=message.duration_ms,
+        failed=tuple(
+            types.TestFailure(each.suite, each.name, each.message, each.duration_ms, each.error)
+            for each in message.failed
+        ),
+        problems=tuple(message.problems),
     )
 
 
@@ -98,11 +117,23 @@ def attempt(message: run_pb2.Attempt) -> types.Attempt:
         steps_ms=message.steps_ms if message.HasField("steps_ms") else None,
         artifacts_ms=message.artifacts_ms if message.HasField("artifacts_ms") else None,
         log_bytes=message.log_bytes,
+        tests=tests(message.tests) if message.HasField("tests") else None,
     )
+
+
+def mapping(text: str) -> dict[str, Any]:
+    """A JSON object of the wire; what is none (one that is newer than this client) is empty."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def job(message: run_pb2.Job) -> types.Job:
     """One job with its attempts."""
+    cell = mapping(message.cell)
+    shard = cell.get("shard")
     return types.Job(
         id=message.id,
         key=message.key,
@@ -116,6 +147,34 @@ def job(message: run_pb2.Job) -> types.Job:
         started_at=moment(message.started_ms),
         ended_at=moment(message.ended_ms),
         attempts=tuple(attempt(each) for each in message.attempts),
+        name=message.name or message.key,
+        matrix=cell.get("matrix") or {},
+        shard=types.Shard(shard["index"], shard["total"]) if shard else None,
+        may_fail=message.may_fail,
+        outputs=mapping(message.outputs),
+        due_at=moment(message.due_ms),
+    )
+
+
+def stage(message: run_pb2.Stage) -> types.Stage:
+    """One stage, and how its approval stands."""
+    return types.Stage(
+        index=message.index,
+        name=message.name,
+        environment=message.environment,
+        url=message.url,
+        approval=approval(message.approval) if message.HasField("approval") else None,
+    )
+
+
+def approval(message: run_pb2.Approval) -> types.Approval:
+    """How an approval stands."""
+    return types.Approval(
+        state=message.state,
+        sentence=message.sentence,
+        count=message.count,
+        decisions=tuple(types.Decision(each.person, each.approved, each.comment) for each in message.decisions),
+        expires_at=moment(message.expires_ms),
     )
 
 
@@ -134,8 +193,9 @@ def run(message: run_pb2.Run) -> types.Run:
         started_at=moment(message.started_ms),
         ended_at=moment(message.ended_ms),
         sequence=message.sequence,
-        stages=tuple(types.Stage(each.index, each.name, each.environment) for each in message.stages),
+        stages=tuple(stage(each) for each in message.stages),
         jobs=tuple(job(each) for each in message.jobs),
+        warnings=message.warnings,
     )
 
 

@@ -57,6 +57,27 @@ def test_two_runs_get_two_request_ids(fake, client):
     assert client.create_run(SOURCE, b"").id != client.create_run(SOURCE, b"").id
 
 
+def test_what_a_pipeline_includes_goes_with_it(fake, client):
+    """The coordinator has no checkout: the files come from whoever read the tree."""
+    client.create_run(SOURCE, b"", included={"ci/shared.yml": b"templates: {}"})
+    assert dict(fake.requests("Create")[0].included) == {"ci/shared.yml": b"templates: {}"}
+
+
+def test_a_decision_is_made_once_and_comes_back_with_the_run(fake, client):
+    """One person counts once: the request id is kept over every try."""
+    client.create_run(SOURCE, b"")
+    fake.runs[1].stages.add(index=0, name="release")
+    fake.ask(1, "release")
+    fake.faults["Approve"].append(Fault())
+    run = client.approve(1, "release", comment="ship it")
+    first, again = fake.requests("Approve")
+    assert first == again
+    assert (first.stage, first.reject, first.comment) == ("release", False, "ship it")
+    assert run.stages[0].approval.decisions[0].comment == "ship it"
+    with pytest.raises(errors.Conflict, match="no stage waits"):
+        client.approve(1, reject=True)
+
+
 def test_a_wrong_token_is_said_at_once(fake, make):
     """Trying again does not mend a token."""
     with make(fake.address, token="wrong") as client, pytest.raises(errors.NotAllowed, match="token"):

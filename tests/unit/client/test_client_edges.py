@@ -197,8 +197,56 @@ def test_times_are_aware_and_json_says_utc():
     json.dumps(run.to_json())
 
 
+def test_a_stage_that_waits_for_a_person_says_what_is_asked_and_who_has_decided():
+    """Whoever approves has to see the question, and whose word is there already."""
+    asked = run_pb2.Approval(state="asked", sentence="waits for 2 approvals: Ship it?", count=2, expires_ms=1000)
+    asked.decisions.add(person="ana", approved=True, comment="fine")
+    stage = wire.stage(run_pb2.Stage(index=1, name="release", url="https://x", approval=asked))
+    assert stage.approval is not None
+    assert (stage.url, stage.approval.asked, stage.approval.count) == ("https://x", True, 2)
+    assert stage.approval.decisions == (types.Decision("ana", approved=True, comment="fine"),)
+    assert wire.stage(run_pb2.Stage(name="build")).approval is None
+
+
+def test_a_job_knows_its_cell_its_outputs_and_what_its_tests_said():
+    """All that the language lets a job be is there to be shown, also in JSON."""
+    attempt = run_pb2.Attempt(tests=common_pb2.TestReport(tests=3, failures=1, duration_ms=1500))
+    attempt.tests.failed.add(suite="unit", name="test_a", message="assert 1 == 2", duration_ms=4)
+    cell = {"matrix": {"python": "3.12", "slow": None}, "shard": {"index": 2, "total": 3}}
+    job = wire.job(
+        run_pb2.Job(
+            key="unit[python=3.12,shard=2]", name="unit", cell=json.dumps(cell), may_fail=True, due_ms=1000,
+            outputs='{"version": "1.2"}', state=common_pb2.JOB_STATE_FAILED, attempts=[attempt],
+        )
+    )  # fmt: skip
+    assert (job.name, job.matrix, job.shard) == ("unit", {"python": "3.12", "slow": None}, types.Shard(2, 3))
+    assert (job.outputs, job.warned, job.due_at) == (
+        {"version": "1.2"},
+        True,
+        datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC),
+    )
+    assert job.attempts[0].tests == types.TestReport(
+        3, 1, 0, 0, 1500, (types.TestFailure("unit", "test_a", "assert 1 == 2", 4, error=False),)
+    )
+    json.dumps(job.to_json())
+
+
+@pytest.mark.parametrize("text", ["", "[]", "no json", '{"matrix": null}'])
+def test_a_cell_that_this_client_cannot_read_is_no_cell(text):
+    """A newer coordinator may say more than this client understands: the job is shown all the same."""
+    job = wire.job(run_pb2.Job(key="unit", cell=text, outputs=text))
+    assert (job.name, job.matrix, job.shard) == ("unit", {}, None)
+
+
+def test_a_step_that_was_tried_once_says_so():
+    """The wire leaves out what is usual."""
+    assert wire.step(common_pb2.StepResult()).tries == 1
+    assert wire.step(common_pb2.StepResult(tries=3, allowed=True)).tries == 3
+
+
 VALUES = [
-    types.Run, types.Source, types.Stage, types.Job, types.Attempt, types.StepResult, types.RunChange,
+    types.Run, types.Source, types.Stage, types.Approval, types.Decision, types.Job, types.Shard, types.Attempt,
+    types.StepResult, types.TestReport, types.TestFailure, types.RunChange,
     types.LogBytes, types.SectionOpened, types.SectionClosed, types.LogGap, types.LogEnd,
     types.Artifact, types.ArtifactFile, types.Agent, types.Sandbox, types.Pool,
 ]  # fmt: skip
