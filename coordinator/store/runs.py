@@ -278,6 +278,8 @@ async def _locked(db: Connection, run_id: int) -> Run:
 async def _decide(db: Connection, run_id: int, wanted: str, decision: Decision) -> Wake:
     run = await _locked(db, run_id)
     asked = {row["index"]: row["name"] for row in await db.fetch(SQL.asked_stages, run_id)}
+    if run.state in RUN_OVER or run.canceling:  # what was asked before a cancel is asked no more
+        asked = {}
     try:
         stage = asked_stage(run_id, asked, wanted)
         door = await door_of(db, run_id, stage)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli import daemons, files, fleet, run, runs
+from headrace.cli import approve, daemons, files, fleet, run, runs
 from headrace.cli.context import Context
 
 PASSED, FAILED, BAD_INPUT, CANNOT, CANCELED = 0, 1, 2, 3, 130
@@ -27,7 +27,7 @@ def application() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    for family in (files, run, runs, fleet, daemons):
+    for family in (files, run, runs, approve, fleet, daemons):
         family.register(app)
     return app
 

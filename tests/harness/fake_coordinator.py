@@ -163,9 +163,7 @@ class FakeCoordinator:
             asked = [each for each in run.stages if each.approval.state == "asked"]
             found = [each for each in asked if request.stage in {"", each.name}]
             if not found:
-                context.abort(
-                    grpc.StatusCode.FAILED_PRECONDITION, f"run {run.id}: no stage waits for one, so nothing is decided"
-                )
+                context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"run {run.id} waits for no approval")
             approval = found[0].approval
             approval.decisions.add(person="ana", approved=not request.reject, comment=request.comment)
             approval.state = "rejected" if request.reject else "open"

@@ -74,7 +74,7 @@ def test_a_decision_is_made_once_and_comes_back_with_the_run(fake, client):
     assert first == again
     assert (first.stage, first.reject, first.comment) == ("release", False, "ship it")
     assert run.stages[0].approval.decisions[0].comment == "ship it"
-    with pytest.raises(errors.Conflict, match="no stage waits"):
+    with pytest.raises(errors.Conflict, match="waits for no approval"):
         client.approve(1, reject=True)
 
 
