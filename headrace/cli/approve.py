@@ -44,6 +44,7 @@ def approve(
 
 def the_stage(run: Run, wanted: str) -> Stage:
     """The stage that a person decides about: the one that waits for an approval, among several the one named."""
+    from headrace.cli.sentences import waiting
     from headrace.errors import BadInput, Conflict, NotFound
 
     asked = waiting(run)
@@ -59,11 +60,6 @@ def the_stage(run: Run, wanted: str) -> Stage:
     if len(found) > 1:
         raise BadInput(f"several stages of run {run.id} wait for an approval: name one of {names} with --stage")
     return found[0]
-
-
-def waiting(run: Run) -> list[Stage]:
-    """The stages that a person has to decide about now; a run that has ended asks nobody any more."""
-    return [each for each in run.stages if each.approval is not None and each.approval.asked and not run.ended]
 
 
 def outcome(run: Run, stage: str, *, reject: bool) -> str:

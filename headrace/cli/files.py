@@ -49,15 +49,17 @@ def validate(
     """Check pipeline files: every mistake as file:line:column: message."""
     import sys
 
+    from headrace.cli.explain import explained
     from headrace.cli.output import print_json, say
-    from headrace.cli.plans import explained, load_plan, plan_json
+    from headrace.cli.plans import load_on_disk, plan_json, plan_of, sample_event
     from headrace.errors import BadInput
 
     shown: list[dict[str, object]] = []
     wrong = False
     for path in files:
         try:
-            plan: Plan = load_plan(_read(path), str(path))
+            pipeline = load_on_disk(path, _read(path)).pipeline
+            plan: Plan = plan_of(pipeline, sample_event(pipeline))
         except BadInput as error:
             wrong = True
             shown.append({"file": str(path), "valid": False, **error.to_json()})

@@ -12,22 +12,10 @@ from rich.rule import Rule
 from rich.text import Text
 
 from headrace.cli.board import Board, OurLine
-from headrace.cli.output import between, plain, span
+from headrace.cli.output import plain
+from headrace.cli.tree import tree
 from headrace.cli.views import View
-from headrace.client.types import Job, JobState, LogRecord, Run
-
-_SIGNS = {
-    JobState.WAITING: ("·", "dim"),
-    JobState.QUEUED: ("○", "cyan"),
-    JobState.RUNNING: ("▶", "bold blue"),
-    JobState.BLOCKED: ("◆", "yellow"),
-    JobState.PASSED: ("✔", "green"),
-    JobState.FAILED: ("✘", "bold red"),
-    JobState.CANCELED: ("■", "yellow"),
-    JobState.SKIPPED: ("↷", "dim"),
-}
-_FIRST = (JobState.FAILED, JobState.RUNNING, JobState.BLOCKED, JobState.QUEUED)
-"""What is shown first where there is no room for all."""
+from headrace.client.types import Job, LogRecord, Run
 
 
 class Live:
@@ -87,51 +75,6 @@ def picture(board: Board, time: datetime, height: int) -> RenderableType:
 def _line(line: str) -> Text:
     """Ours in a colour of its own: nobody else can print that."""
     return Text(f"# {plain(line)}", style="cyan") if isinstance(line, OurLine) else Text(plain(line), style="dim")
-
-
-def tree(board: Board, time: datetime, *, rows: int) -> Text:
-    """Stages with their jobs, one a row; where there are more than `rows`, the jobs that matter now."""
-    run, jobs = board.run, board.jobs
-    if run is None:
-        return Text("waiting for the run …", style="dim")
-    text = Text(no_wrap=True, overflow="ellipsis")
-    named = len(run.stages) > 1
-    room = rows - 1 - (len(run.stages) if named else 0)
-    shown = _most_important(jobs, room)
-    for stage in run.stages:
-        mine = [job for job in jobs if job.stage == stage.index]
-        if named:
-            done = sum(1 for job in mine if job.ended)
-            text.append(f"{plain(stage.name)}", style="bold").append(f"  {done}/{len(mine)}\n", style="dim")
-        for job in mine:
-            if job.key in shown:
-                _append_job(text, job, time, indent="  " if named else "")
-    if len(shown) < len(jobs):
-        text.append(f"… and {len(jobs) - len(shown)} more jobs\n", style="dim")
-    text.append(f"{run.state} {span(between(run.created_at, run.ended_at or time))}", style="bold")
-    return text
-
-
-def _most_important(jobs: list[Job], room: int) -> set[str]:
-    if len(jobs) <= room:
-        return {job.key for job in jobs}
-    ranked = sorted(jobs, key=lambda job: _FIRST.index(job.state) if job.state in _FIRST else len(_FIRST))
-    return {job.key for job in ranked[: max(1, room - 1)]}
-
-
-def _append_job(text: Text, job: Job, time: datetime, *, indent: str) -> None:
-    sign, style = _SIGNS.get(JobState(job.state), ("?", "")) if job.state in set(JobState) else ("?", "")
-    text.append(f"{indent}{sign} ", style=style).append(plain(job.key), style=style)
-    if job.started_at is not None:
-        text.append(f"  {span(between(job.started_at, job.ended_at or time))}")
-    newest = job.attempt
-    if job.state == JobState.RUNNING and newest is not None:
-        text.append(f"  on {plain(newest.agent)}", style="dim")
-        if newest.number > 1:
-            text.append(f", attempt {newest.number}", style="dim")
-    if job.sentence:
-        text.append(f"  {plain(job.sentence)}", style="dim")
-    text.append("\n")
 
 
 def view() -> View:

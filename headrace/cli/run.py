@@ -39,7 +39,7 @@ def run(
     """Start a run, show it live, and exit with its outcome."""
     import asyncio
 
-    from headrace.cli.working import Wanted, load_text, work
+    from headrace.cli.working import wanted_run, work
     from headrace.errors import BadInput
 
     command: Context = context.obj
@@ -47,9 +47,7 @@ def run(
         raise BadInput(f"--sandbox {sandbox}: there are docker, bubblewrap and host")
     parameters = pairs(param or [], "--param")
     source = resolved(command, repo, ref)
-    wanted = Wanted(source, file, load_text(source, file), parameters, job, sandbox)
-    if not command.settings.url:
-        _check(wanted)
+    wanted = wanted_run(source, file, parameters, job, sandbox)
     with command.link(Need.WORK) as link:
         if detach:
             return _detached(link, wanted, as_json=as_json)
@@ -71,13 +69,6 @@ def resolved(command: Context, repo: str | None, ref: str | None) -> Source:
         if error.filename is None or not Path(os.fsdecode(error.filename)).is_relative_to(settings.state):
             raise
         raise unusable(settings.state, error) from error
-
-
-def _check(wanted: Wanted) -> None:
-    """Mistakes of the file are said before anything is started for it."""
-    from headrace.cli.plans import load_plan
-
-    load_plan(wanted.text, wanted.file, only_job=wanted.job, sandbox=wanted.sandbox, parameters=wanted.parameters)
 
 
 def _detached(link: Link, wanted: Wanted, *, as_json: bool) -> int:

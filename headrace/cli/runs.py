@@ -70,6 +70,7 @@ def runs(
 ) -> None:
     """List runs, the newest first."""
     from headrace.cli.output import between, clock, print_json, say, span, table
+    from headrace.cli.sentences import stands
 
     command: Context = context.obj
     with command.client(Need.READ) as client:
@@ -81,7 +82,7 @@ def runs(
     else:
         rows = [
             (
-                str(each.id), str(each.state), each.pipeline, each.source.branch or each.source.tag or "-",
+                str(each.id), stands(each), each.pipeline, each.source.branch or each.source.tag or "-",
                 each.source.description or each.source.commit[:7], clock(each.created_at),
                 span(between(each.created_at, each.ended_at)),
             )

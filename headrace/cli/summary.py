@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from headrace.cli.board import Board, OurLine
 from headrace.cli.output import between, plain, size, span, table
+from headrace.cli.sentences import cell_of, families, stands, state_of
 from headrace.client.types import Artifact, Attempt, Job, JobState, Run, RunState, StepResult
 
 LAST_LINES = 20
@@ -33,7 +34,7 @@ def summary(board: Board, artifacts: Sequence[Artifact], folders: Mapping[str, s
             lines.append(f"artifact {plain(each.name)} ({files}, {size(each.size)}): {where}")
     total = span(between(run.created_at, run.ended_at))
     why = f": {plain(run.sentence)}" if run.sentence else ""
-    return [*lines, "", f"run {run.id} {run.state} in {total}{why}"]
+    return [*lines, "", f"run {run.id} {stands(run)} in {total}{why}"]
 
 
 def how_to_follow(run: Run) -> str:
@@ -47,20 +48,25 @@ def how_to_follow(run: Run) -> str:
 
 def times(run: Run) -> list[str]:
     """Where the time of each job went, as a table."""
-    rows = []
-    for job in run.jobs:
-        newest = job.attempt
-        rows.append(
-            (
-                job.key,
-                str(job.state),
-                span(job.queued_for_ms),
-                *map(span, _parts(newest)),
-                span(between(newest.leased_at or newest.started_at, newest.ended_at) if newest else None),
-            )
-        )
+    rows: list[tuple[str, ...]] = []
+    for family in (each for stage in run.stages for each in families([j for j in run.jobs if j.stage == stage.index])):
+        if len(family) > 1:
+            rows.append((family[0].name, *[""] * 7))
+        rows += [_row(job, f"  {cell_of(job)}" if len(family) > 1 else job.key) for job in family]
     header = ("JOB", "STATE", "QUEUED", "SANDBOX", "CHECKOUT", "STEPS", "ARTIFACTS", "IN ALL")
     return table(header, rows).splitlines()
+
+
+def _row(job: Job, name: str) -> tuple[str, ...]:
+    newest = job.attempt
+    known = newest if newest is not None and newest.started_at is not None else None
+    return (
+        name,
+        state_of(job),
+        span(job.queued_for_ms),
+        *(span(value if known else None) for value in _parts(known)),
+        span(between(newest.leased_at or newest.started_at, newest.ended_at) if newest else None),
+    )
 
 
 def _parts(attempt: Attempt | None) -> tuple[int | None, ...]:
@@ -73,19 +79,21 @@ def failure(job: Job) -> list[str]:
     """Which job failed, in which step, how, and the sentence of its cause."""
     step = _failed_step(job)
     cause = f" ({job.cause})" if job.cause else ""
+    what = f"{'warning: ' if job.warned else ''}job {plain(job.key)} failed{cause}"
     if step is None:
-        return [f"job {plain(job.key)} failed{cause}: {plain(job.sentence) or 'no reason was given'}"]
+        return [f"{what}: {plain(job.sentence) or 'no reason was given'}"]
     how, sentence = ended_how(step), plain(job.sentence or step.sentence)
     # The sentence may say the same and more: that this exit code stands for a signal, say.
     how = next((each for each in (plain(step.sentence), sentence) if each.startswith(how)), how)
-    lines = [f"job {plain(job.key)} failed{cause} in step {step.number + 1}, {plain(step.name)}: {how}"]
+    lines = [f"{what} in step {step.number + 1}, {plain(step.name)}: {how}"]
     told = not sentence or how in sentence or sentence in how
     return lines if told else [*lines, f"  {sentence}"]
 
 
 def _failed_step(job: Job) -> StepResult | None:
     newest = job.attempt
-    return next((step for step in newest.steps if step.cause and not step.skipped), None) if newest else None
+    steps = newest.steps if newest else ()
+    return next((step for step in steps if step.cause and not step.skipped and not step.allowed), None)
 
 
 def ended_how(step: StepResult) -> str:
@@ -120,6 +128,6 @@ def happened(job: Job) -> str:
         case JobState.RUNNING:
             return f"running on {newest.agent if newest else 'an agent'}{again}"
         case JobState.PASSED | JobState.FAILED | JobState.CANCELED if job.started_at is not None:
-            return f"{job.state} in {span(between(job.started_at, job.ended_at))}{again}{sentence}"
+            return f"{state_of(job)} in {span(between(job.started_at, job.ended_at))}{again}{sentence}"
         case _:
             return f"{job.state}{sentence}"

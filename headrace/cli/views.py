@@ -6,6 +6,7 @@ from typing import Protocol
 
 from headrace.cli import output
 from headrace.cli.board import Board, OurLine
+from headrace.cli.sentences import approves, asks, stands, waiting
 from headrace.cli.summary import happened
 from headrace.client.types import Job, LogBytes, LogRecord, Run, SectionOpened, json_value
 
@@ -56,7 +57,12 @@ class Plain:
 
     def _say_run(self, board: Board) -> None:
         if board.run is not None:
-            self._say("", f"run {board.run.id} * {board.run.state}")
+            self._say("", f"run {board.run.id} * {stands(board.run)}")
+            for stage in waiting(board.run):
+                self._say(f"stage {stage.index}", f"run {board.run.id} * stage {stage.name} {asks(stage)}")
+                self._say(
+                    f"approval {stage.index}", f"run {board.run.id} * to approve it: {approves(board.run, stage)}"
+                )
 
     def _say(self, key: str, line: str) -> None:
         if self._said.get(key) != line:

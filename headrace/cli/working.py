@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import sys
 import tempfile
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from headrace.cli import output
@@ -30,7 +30,9 @@ _LAST_WORD_WITHIN = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A run that a person asked for. `text` is the pipeline file as it is in the source's tree."""
+    """A run that a person asked for. `text` is the pipeline file as it is in the source's tree, `included` what it
+    includes, by path.
+    """
 
     source: Source
     file: str
@@ -38,6 +40,35 @@ class Wanted:
     parameters: Mapping[str, str]
     job: str = ""
     sandbox: str = ""
+    included: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def wanted_run(source: Source, file: str, parameters: Mapping[str, str], job: str, sandbox: str) -> Wanted:
+    """What is to be run, from the very tree that is built. Every mistake is said before anything is started for it,
+    as BadInput; what looks like a slip is noted.
+    """
+    from headrace.cli.plans import load_file, plan_of
+
+    text = load_text(source, file)
+    loaded = load_file(text, file, _reader_of(source))
+    from headrace.pipeline import Event
+
+    event = Event("manual", branch=source.branch, tag=source.tag, commit=source.commit, params=parameters)
+    for warning in plan_of(loaded.pipeline, event, only_job=job, sandbox=sandbox).warnings:
+        output.note(warning)
+    return Wanted(source, file, text, parameters, job, sandbox, loaded.included)
+
+
+def _reader_of(source: Source) -> Callable[[str], bytes | None]:
+    def read(path: str) -> bytes | None:
+        try:
+            return source.read_file(path)
+        except NoSuchFile:
+            return None
+        except SourceError as error:
+            raise BadInput(str(error)) from error
+
+    return read
 
 
 def load_text(source: Source, file: str) -> bytes:
@@ -78,6 +109,7 @@ async def create(client: Client, link: Link, wanted: Wanted) -> Run:
         parameters=wanted.parameters,
         only_job=wanted.job,
         sandbox=wanted.sandbox,
+        included=wanted.included,
     )
     return await _canceled_if_interrupted(client, creating)
 
