@@ -100,10 +100,8 @@ def show(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show a run: its jobs, where the time went, what failed."""
-    from headrace.cli.output import clock, plain, print_json, say
-    from headrace.cli.summary import failure, times
-    from headrace.client.types import JobState
+    """Show a run: its jobs, where the time went, what failed, what it waits for."""
+    from headrace.cli.output import print_json
 
     command: Context = context.obj
     with command.client(Need.READ) as client:
@@ -111,16 +109,13 @@ def show(
     if as_json:
         print_json(found)
         return
-    source = found.source
-    say(f"run {found.id} {found.state}" + (f": {plain(found.sentence)}" if found.sentence else ""))
-    say(f"pipeline {plain(found.pipeline)} at {plain(source.description or source.commit)}, {plain(source.repository)}")
-    say(f"created {clock(found.created_at)}, ended {clock(found.ended_at)}\n")
-    say("\n".join(times(found)))
-    for job in found.jobs:
-        if job.state == JobState.FAILED:
-            say("\n" + "\n".join(failure(job)))
-        elif not job.ended and job.sentence:
-            say(f"\njob {job.key} {job.state}: {plain(job.sentence)}")
+    from rich.console import Console
+
+    from headrace.cli.showing import page
+
+    console = Console(highlight=False, soft_wrap=True)
+    for line in page(found):
+        console.print(line)
 
 
 def logs(

@@ -73,7 +73,7 @@ def _outcome(run: Run, approval: Approval) -> str:
     return plain(approval.sentence) if approval.state == "expired" else ""
 
 
-def tested(report: TestReport) -> str:
+def counts(report: TestReport) -> str:
     """`42 tests, 1 failed, 3 skipped in 12.3 s`."""
     parts = [counted(report.tests, "test")]
     for count, word in ((report.failures, "failed"), (report.errors, "broke"), (report.skipped, "skipped")):

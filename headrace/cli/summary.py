@@ -48,13 +48,22 @@ def how_to_follow(run: Run) -> str:
 
 def times(run: Run) -> list[str]:
     """Where the time of each job went, as a table."""
-    rows: list[tuple[str, ...]] = []
-    for family in (each for stage in run.stages for each in families([j for j in run.jobs if j.stage == stage.index])):
-        if len(family) > 1:
-            rows.append((family[0].name, *[""] * 7))
-        rows += [_row(job, f"  {cell_of(job)}" if len(family) > 1 else job.key) for job in family]
+    return [line for line, _ in timed(run)]
+
+
+def timed(run: Run) -> list[tuple[str, Job | None]]:
+    """The same, each row with its job; the head of the table, and the name above the cells of a matrix, have none."""
     header = ("JOB", "STATE", "QUEUED", "SANDBOX", "CHECKOUT", "STEPS", "ARTIFACTS", "IN ALL")
-    return table(header, rows).splitlines()
+    rows: list[tuple[str, ...]] = []
+    jobs: list[Job | None] = [None]
+    for stage in sorted({job.stage for job in run.jobs}):
+        for family in families([job for job in run.jobs if job.stage == stage]):
+            if len(family) > 1:
+                rows.append((family[0].name, *[""] * (len(header) - 1)))
+                jobs.append(None)
+            rows += [_row(job, f"  {cell_of(job)}" if len(family) > 1 else job.key) for job in family]
+            jobs += family
+    return list(zip(table(header, rows).splitlines(), jobs, strict=True))
 
 
 def _row(job: Job, name: str) -> tuple[str, ...]:

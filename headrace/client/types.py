@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import ClassVar
 
 from headrace.client.log_records import LogBytes, LogEnd, LogGap, LogRecord, SectionClosed, SectionOpened
 from headrace.client.values import Value, json_value
@@ -114,6 +115,8 @@ class StepResult(Value):
 class TestFailure(Value):
     """One test that did not pass. `error`: it broke, else it failed; `message` is shortened."""
 
+    __test__: ClassVar[bool] = False  # pytest would take it for a test of whoever imports it
+
     suite: str
     name: str
     message: str
@@ -125,6 +128,8 @@ class TestFailure(Value):
 class TestReport(Value):
     """What the JUnit reports of an attempt say together. `failed`: the first hundred; `problems`: unreadable reports,
     a sentence each."""
+
+    __test__: ClassVar[bool] = False
 
     tests: int
     failures: int

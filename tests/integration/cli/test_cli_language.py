@@ -145,6 +145,9 @@ def test_a_run_that_blocks_says_how_it_goes_on_and_waits_for_it(world):
                 assert line, said
                 said += line
             assert "run 1 * stage release waits for an approval: Ship it?\n" in said
+            shown = here.headrace("show").out
+            assert "stage release: environment production, https://web.example.com\n" in shown
+            assert "`headrace approve 1` approves it" in shown
             approved = here.headrace("approve", "1", "--comment", "tested")
             assert (approved.code, approved.out) == (0, "run 1: the stage release is approved, the run is running\n")
             out, _ = process.communicate(timeout=30)
