@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from headrace.pipeline.plan import Plan
+    from headrace.pipeline import Event
 
 
 def register(app: typer.Typer) -> None:
@@ -43,35 +43,61 @@ def init(
 def validate(
     *,
     files: Annotated[list[Path], typer.Argument(help="Pipeline files.")],
-    explain: Annotated[bool, typer.Option("--explain", help="Print the expanded graph.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Print the expanded graph, for an event.")] = False,
+    event: Annotated[str, typer.Option(help="push, pull_request, schedule or manual.")] = "",
+    branch: Annotated[str, typer.Option(help="The event's branch; of a pull request, its base.")] = "",
+    tag: Annotated[str, typer.Option(help="The tag that was pushed.")] = "",
+    changed: Annotated[list[str] | None, typer.Option(help="A path that was changed; may be repeated.")] = None,
+    param: Annotated[list[str] | None, typer.Option(help="A parameter as K=V; may be repeated.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
     """Check pipeline files: every mistake as file:line:column: message."""
     import sys
 
-    from headrace.cli.explain import explained
+    from headrace.cli.daemons import pairs
     from headrace.cli.output import print_json, say
-    from headrace.cli.plans import load_on_disk, plan_json, plan_of, sample_event
+    from headrace.cli.plans import event_of
     from headrace.errors import BadInput
 
+    parameters = pairs(param or [], "--param")
+    meant = event_of(event, branch, tag, changed, parameters)
+    if meant is not None and not explain:
+        raise BadInput("what an event makes of a pipeline is shown by --explain: add it")
     shown: list[dict[str, object]] = []
-    wrong = False
     for path in files:
         try:
-            pipeline = load_on_disk(path, _read(path)).pipeline
-            plan: Plan = plan_of(pipeline, sample_event(pipeline))
+            found, text = _checked(path, meant, explain=explain)
         except BadInput as error:
-            wrong = True
             shown.append({"file": str(path), "valid": False, **error.to_json()})
             if not as_json:
                 sys.stderr.write(f"{error}\n")
         else:
-            shown.append({"file": str(path), "valid": True, **({"plan": plan_json(plan)} if explain else {})})
+            shown.append({"file": str(path), "valid": True, **found})
             if not as_json:
-                say(explained(plan) if explain else f"{path}: valid, {len(plan.jobs)} job{'s' * (len(plan.jobs) != 1)}")
+                say(text)
     if as_json:
         print_json({"files": shown})
-    return 2 if wrong else 0
+    return 0 if all(each["valid"] for each in shown) else 2
+
+
+def _checked(path: Path, event: Event | None, *, explain: bool) -> tuple[dict[str, object], str]:
+    """What is found of a file, as JSON and as text; BadInput with its mistakes. Without an event: a run by hand."""
+    from headrace.cli.plans import load_on_disk, plan_of, sample_event
+
+    pipeline = load_on_disk(path, _read(path)).pipeline
+    if not explain:
+        plan = plan_of(pipeline, sample_event(pipeline))
+        warnings = [f"\n{each}" for each in plan.warnings]
+        return {}, f"{path}: valid, {len(plan.jobs)} job{'s' * (len(plan.jobs) != 1)}{''.join(warnings)}"
+    from headrace.cli.explain import explained
+    from headrace.pipeline import Event, explanation_to_json, plan_to_json
+    from headrace.pipeline import explain as explanation_of
+
+    event = event or Event()
+    plan = plan_of(pipeline, event)
+    explanation = explanation_of(pipeline, plan, event)
+    found: dict[str, object] = {"plan": plan_to_json(plan), "explanation": explanation_to_json(explanation)}
+    return found, explained(plan, explanation)
 
 
 def _read(path: Path) -> bytes:

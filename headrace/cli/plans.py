@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -65,11 +65,30 @@ def plan_of(pipeline: Pipeline, event: Event, *, only_job: str = "", sandbox: st
         return expand(pipeline, event, only=only_job, sandbox=SandboxKind(sandbox) if sandbox else None)
 
 
-def plan_json(plan: Plan) -> dict[str, object]:
-    """The plan as the pipeline language prints it."""
-    from headrace.pipeline import plan_to_json
+def event_of(
+    kind: str, branch: str, tag: str, changed: Sequence[str] | None, parameters: Mapping[str, str]
+) -> Event | None:
+    """The event that the options of `validate` describe, None where they describe none. Raises BadInput."""
+    if not (kind or branch or tag or changed or parameters):
+        return None
+    kind = kind or "manual"
+    if kind not in {"push", "pull_request", "schedule", "manual"}:
+        raise BadInput(f"--event {kind}: there are push, pull_request, schedule and manual")
+    if kind in {"push", "pull_request"} and not (branch or tag):
+        needed = (
+            "--branch or --tag: which was pushed?" if kind == "push" else "--branch: into which is it to be merged?"
+        )
+        raise BadInput(f"--event {kind} needs {needed}")
+    if tag and (branch or kind not in {"push", "manual"}):
+        raise BadInput("--tag goes with --event push or manual, and without --branch: an event has one of both")
+    if parameters and kind != "manual":
+        raise BadInput(f"--param goes with --event manual: a run by hand takes parameters, and {kind} has none")
+    with mistakes("the event"):
+        from headrace.pipeline import Event, PullRequest
 
-    return plan_to_json(plan)
+    pull = PullRequest(0, "", branch) if kind == "pull_request" else None
+    paths = None if changed is None else tuple(path.removeprefix("./") for path in changed)
+    return Event(kind, "" if pull else branch, tag, params=parameters, pull_request=pull, changed=paths)
 
 
 def sample_event(pipeline: Pipeline) -> Event:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from headrace.pipeline.explaining import Explanation
 from headrace.pipeline.plan import Plan, PlannedJob, RetryRule
 from headrace.pipeline.values import Expression, Template
 
@@ -20,6 +21,11 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         **_plain(plan),
         "jobs": [_job(plan, job) for job in plan.jobs],
     }
+
+
+def explanation_to_json(explanation: Explanation) -> dict[str, Any]:
+    """The fields of `Explanation`, with those of its event and its jobs."""
+    return dict(_plain(explanation))
 
 
 def _job(plan: Plan, job: PlannedJob) -> dict[str, Any]:

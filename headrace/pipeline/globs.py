@@ -63,6 +63,16 @@ class Patterns:
         """Whether the file `name` in the folder of this state is meant."""
         return state.all_below or self._step(state, name, hidden=at_root and name == ".git")[1]
 
+    def means(self, path: str) -> bool:
+        """Whether a file is meant, by its path from the root with `/`."""
+        state, (*folders, name) = self.start(), path.split("/")
+        for depth, folder in enumerate(folders):
+            inside = self.below(state, folder, at_root=not depth)
+            if inside is None:
+                return False
+            state = inside
+        return self.takes(state, name, at_root=not folders)
+
     def _step(self, state: State, name: str, *, hidden: bool) -> tuple[set[tuple[int, int]], bool]:
         reached: set[tuple[int, int]] = set()
         ends = False

@@ -248,7 +248,10 @@ class Defaults:
 
 @dataclass(frozen=True, slots=True)
 class PushDef:
-    """Which pushes start a run. Empty lists: any. Globs: `*` within a part, `**` over parts."""
+    """Which pushes start a run. Empty lists: any; but where only tags are named no branch does, and the reverse.
+
+    Globs of refs: `*` within a part, `**` over parts.
+    """
 
     branches: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from headrace.pipeline.globs import LONGEST_PATTERN
 from headrace.pipeline.matrix_form import MatrixValue
 from headrace.pipeline.model import ParameterDef, Placed, PushDef, ScheduleDef, Triggers
 from headrace.pipeline.nodes import Kind, Mapping, Node, Scalar
@@ -84,10 +85,23 @@ class RefGlob:
         found = scalar(node, what, report, "a name or a glob such as `release/*`")
         if found is None:
             return None
-        if not re.fullmatch(r"[^\s~^:\\]{1,200}", found.text) or found.text.startswith(("/", "-")):
+        if not re.fullmatch(r"[^\s~^:\\?[]{1,200}", found.text) or found.text.startswith(("/", "-")):
             report.add(node.place, f"{what} cannot be {shown(found.text)}; write a name or a glob such as `release/*`")
             return None
         return found.text
+
+
+@dataclass(frozen=True, slots=True)
+class PathGlob:
+    """A glob of paths that an event changes, short enough for whoever matches it."""
+
+    def read(self, node: Node, what: str, report: Report) -> str | None:
+        """The glob."""
+        found = RelativePath(glob=True).read(node, what, report)
+        if found is not None and len(found) > LONGEST_PATTERN:
+            report.add(node.place, f"{what}: a glob has at most {LONGEST_PATTERN:,} characters; make it shorter")
+            return None
+        return found
 
 
 def _push(fields: Fields, _: Report) -> PushDef:
@@ -97,7 +111,7 @@ def _push(fields: Fields, _: Report) -> PushDef:
 
 
 _REFS = ListOf(RefGlob(), "a glob", most=100)
-_PATHS = ListOf(RelativePath(glob=True), "a path", most=100)
+_PATHS = ListOf(PathGlob(), "a path", most=100)
 _PUSH = Record("`push`", {"branches": _REFS, "tags": _REFS, "paths": _PATHS, "paths-ignore": _PATHS}, _push)
 _PULL_REQUEST = Record("`pull_request`", {"branches": _REFS, "paths": _PATHS, "paths-ignore": _PATHS}, _push)
 _SCHEDULE = Record(

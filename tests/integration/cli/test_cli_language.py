@@ -172,3 +172,55 @@ def test_a_run_that_passes_with_warnings_passes(world):
     assert (done.code, done.out.splitlines()[-1]) == (0, "run 1 passed with 2 warnings in 1.5 s")
     assert "warning: job unit[python=3.11] failed (step_failed)" in done.out
     assert "failed, allowed" in done.out
+
+
+def test_validate_explains_what_an_event_would_start_and_why_not(world):
+    """Before it is pushed: which filter lets it in, and which job would stay behind."""
+    here = world(passes).headrace
+    (here.folder / "headrace.yml").write_text(
+        PIPELINE.replace("on:\n", "on:\n  push: {branches: [main], paths: [src]}\n")
+        + "  - {name: ship, if: \"branch == 'main'\", jobs: {deploy: {steps: [{run: ship}]}}}\n"
+    )
+    explained = ("validate", "headrace.yml", "--explain")
+    pushed = here(*explained, "--event", "push", "--branch", "main", "--changed", "src/a.py").out
+    assert "a push of main starts it: the branch `main` matches `main` of `on.push.branches`" in pushed
+    held_back = here(*explained, "--event", "push", "--branch", "main", "--changed", "docs/a.md").out
+    assert "does not start it: no changed path matches `on.push.paths`: `src`" in held_back
+    by_hand = here(*explained, "--branch", "dev", "--param", "target=production")
+    assert by_hand.code == 0, by_hand.err
+    assert "parameters target=production, count=1" in by_hand.out
+    found = json.loads(here(*explained, "--branch", "dev", "--json").out)["files"][0]
+    assert found["explanation"]["event"]["branch"] == "dev"
+    assert [(job["key"], job["runs"]) for job in found["explanation"]["jobs"]] == [("unit", "yes"), ("deploy", "no")]
+    assert "with branch = 'dev'" in found["explanation"]["jobs"][1]["reasons"][0]
+    assert found["plan"]["jobs"][0]["steps"][0]["script"] == "pytest"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--event", "push"], "--branch or --tag"),
+        (["--event", "pull_request"], "--branch"),
+        (["--event", "comet"], "there are push, pull_request, schedule and manual"),
+        (["--event", "push", "--branch", "a", "--tag", "b"], "one of both"),
+        (["--event", "push", "--branch", "a", "--param", "target=staging"], "a run by hand takes parameters"),
+        (["--param", "target=prod"], "`target` must be one of `staging`, `production`, not `prod`"),
+    ],
+)
+def test_an_event_that_cannot_be_is_one_sentence(world, options, words):
+    """What is missing or does not go together is said with its mend."""
+    done = world(passes).headrace("validate", "headrace.yml", "--explain", *options)
+    assert (done.code, words in done.err, len(done.err.splitlines())) == (2, True, 1), done.err
+
+
+def test_an_event_without_explain_is_not_passed_over(world):
+    """Whoever names an event wants to see what it makes of the file."""
+    assert "--explain" in world(passes).headrace("validate", "headrace.yml", "--branch", "main").err
+
+
+def test_a_file_is_valid_although_a_parameter_has_no_default(world):
+    """It is given when somebody runs it: a check has nobody to ask."""
+    here = world(passes).headrace
+    (here.folder / "headrace.yml").write_text(PIPELINE.replace(", default: staging", "").replace(", default: 1", ""))
+    assert here("validate", "headrace.yml").out == "headrace.yml: valid, 1 job\n"
+    assert "has no default and was not given" in here("run").err

@@ -13,13 +13,7 @@ from headrace.pipeline.globs import BadPattern, Patterns
 
 
 def matches(pattern: str, path: str) -> bool:
-    patterns = Patterns((pattern,))
-    state, names = patterns.start(), path.split("/")
-    for depth, name in enumerate(names[:-1]):
-        if (inside := patterns.below(state, name, at_root=depth == 0)) is None:
-            return False
-        state = inside
-    return patterns.takes(state, names[-1], at_root=len(names) == 1)
+    return Patterns((pattern,)).means(path)
 
 
 @pytest.mark.parametrize(
