@@ -28,6 +28,11 @@ _PYTHON = """\
               .venv/bin/pip install {what}
           - name: tests
             run: {tests}
+{reports}"""
+
+_REPORTS = """\
+        # What the tests said is shown by `headrace show`.
+        reports: {junit: [report.xml]}
 """
 
 _NODE = """\
@@ -82,10 +87,10 @@ def _body(folder: Path) -> tuple[str, str, str]:
     if any((folder / each).is_file() for each in ("pyproject.toml", "setup.py", "setup.cfg", "requirements.txt")):
         installable = any((folder / each).is_file() for each in ("pyproject.toml", "setup.py", "setup.cfg"))
         what = ". pytest" if installable else "-r requirements.txt pytest"
-        tests = (
-            ".venv/bin/python -m pytest" if _has_tests(folder) else ".venv/bin/python -m compileall -q -x '[.]venv' ."
-        )
-        return "Python", _PYTHON.format(what=what, tests=tests), "python:3.12-slim"
+        tests, reports = ".venv/bin/python -m compileall -q -x '[.]venv' .", ""
+        if _has_tests(folder):
+            tests, reports = ".venv/bin/python -m pytest --junitxml=report.xml", _REPORTS
+        return "Python", _PYTHON.format(what=what, tests=tests, reports=reports), "python:3.12-slim"
     if (folder / "package.json").is_file():
         install = "npm ci" if (folder / "package-lock.json").is_file() else "npm install"
         return "Node", _NODE.format(install=install, tests=_npm_tests(folder / "package.json")), "node:22-slim"

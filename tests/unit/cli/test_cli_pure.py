@@ -23,6 +23,7 @@ from headrace.client.types import (
     RunState,
 )
 from headrace.errors import BadInput
+from headrace.pipeline import load
 from headrace.settings_names import OF_JOBS, check, distance
 from tests.harness.shown_runs import at, board, job, run
 
@@ -228,6 +229,8 @@ def test_the_starter_fits_what_lies_in_the_repository(tmp_path, files, found, wo
     name, text = starter(tmp_path)
     assert name == found
     assert words in text
+    pipeline = load(text.encode(), "headrace.yml")
+    assert [job.junit for job in pipeline.jobs] == [("report.xml",) if "--junitxml=report.xml" in text else ()]
 
 
 def test_a_daemon_that_does_not_get_ready_is_quoted() -> None:
