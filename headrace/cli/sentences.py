@@ -79,7 +79,7 @@ def counts(report: TestReport) -> str:
     for count, word in ((report.failures, "failed"), (report.errors, "broke"), (report.skipped, "skipped")):
         if count:
             parts.append(f"{count} {word}")
-    return f"{', '.join(parts)} in {span(report.duration_ms)}"
+    return f"{', '.join(parts)} in {span(report.duration_ms)}" if report.duration_ms else ", ".join(parts)
 
 
 def tried(job: Job) -> list[str]:

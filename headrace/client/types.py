@@ -302,7 +302,7 @@ class Run(Value):
 
 @dataclass(frozen=True, slots=True)
 class RunChange(Value):
-    """One change of a watched run. Exactly one of the three is set; `run` comes without stages and jobs."""
+    """One change of a watched run. Exactly one of the three is set; `run` comes without jobs."""
 
     sequence: int
     snapshot: Run | None = None
