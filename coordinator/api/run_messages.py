@@ -15,7 +15,6 @@ from headrace.v1 import common_pb2 as common
 from headrace.v1 import fleet_pb2 as fleet
 from headrace.v1 import run_pb2 as wire
 
-
 _TIMINGS = ("sandbox_ms", "checkout_ms", "steps_ms", "artifacts_ms")
 
 

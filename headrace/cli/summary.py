@@ -68,12 +68,11 @@ def timed(run: Run) -> list[tuple[str, Job | None]]:
 
 def _row(job: Job, name: str) -> tuple[str, ...]:
     newest = job.attempt
-    known = newest if newest is not None and newest.started_at is not None else None
     return (
         name,
         state_of(job),
         span(job.queued_for_ms),
-        *(span(value if known else None) for value in _parts(known)),
+        *map(span, _parts(newest)),
         span(between(newest.leased_at or newest.started_at, newest.ended_at) if newest else None),
     )
 
