@@ -5,10 +5,11 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 SEEDS ?= 200
+SECONDS ?= 1200
 BIN := .venv/bin
 RUN := $(BIN)/python
 
-.PHONY: help demo test unit check format proto docs simulate bench clean
+.PHONY: help demo test unit check format proto docs simulate fuzz bench clean
 
 help: ## Show this help
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +51,13 @@ docs: .venv/made-dev ## Make the generated parts of the documentation anew
 
 simulate: .venv/made-dev ## Run the simulation over SEEDS=n seeds
 	@$(RUN) scripts/simulate.py --seeds $(SEEDS)
+
+.venv/made-fuzz: .venv/made-dev
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	@touch $@
+
+fuzz: .venv/made-fuzz ## Feed the loader what a fuzzer makes for SECONDS=n
+	@$(RUN) scripts/fuzz_loader.py --seconds $(SECONDS)
 
 bench: .venv/made-dev ## Run the benchmarks, each beside its peer
 	@for script in benchmarks/[a-z]*_[a-z]*.py; do echo "== $$script"; $(RUN) $$script; done

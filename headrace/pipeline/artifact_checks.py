@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from headrace.pipeline.expressions import uses_of
 from headrace.pipeline.model import ArtifactDef, JobDef, Late, Pipeline
 from headrace.pipeline.problems import Report, shown
 
@@ -36,13 +37,14 @@ def _producers(jobs: tuple[JobDef, ...], report: Report) -> tuple[dict[str, JobD
     producer: dict[str, JobDef] = {}
     is_whole = True
     for job in jobs:
+        keys = [("matrix", key) for key in _telling_keys(job)] if job.artifacts else []
+        keys += [("shard", "index")] if job.parallel > 1 else []
         for artifact in job.artifacts:
+            _check_one_each(job, artifact, keys, report)
             if isinstance(artifact.name, Late):
                 is_whole = False
-                _check_one_each(job, artifact, artifact.name.node.text, report)
                 continue
             name = artifact.name.value
-            _check_one_each(job, artifact, "", report)
             if name in producer:
                 message = f"the artifact {shown(name)} is made by the job `{producer[name].name.value}` already"
                 report.add(artifact.place, f"{message}; give one another name")
@@ -51,14 +53,23 @@ def _producers(jobs: tuple[JobDef, ...], report: Report) -> tuple[dict[str, JobD
     return producer, is_whole
 
 
-def _check_one_each(job: JobDef, artifact: ArtifactDef, name: str, report: Report) -> None:
+def _check_one_each(job: JobDef, artifact: ArtifactDef, keys: list[tuple[str, str]], report: Report) -> None:
     """Each copy of a job keeps artifacts under a name of its own: it holds every key that tells them apart."""
-    keys = [f"matrix.{key}" for key in _telling_keys(job)] + (["shard.index"] if job.parallel > 1 else [])
-    missing = [key for key in keys if key not in name]
+    if not keys:
+        return
+    used: set[tuple[str, ...]] = set()
+    for each in artifact.name.template.expressions if isinstance(artifact.name, Late) else ():
+        found = uses_of(each.text)
+        used |= {use.path[:2] for use in found.uses} if found else set(keys)
+    missing = [key for key in keys if key not in used]
     if missing:
-        example = f"{job.name.value}-" + "-".join(f"${{{{ {key} }}}}" for key in keys)
-        message = f"every copy of `{job.name.value}` would make this artifact: its name lacks `{missing[0]}`"
+        example = "-".join([job.name.value, *(f"${{{{ {_path(key)} }}}}" for key in keys)])
+        message = f"every copy of `{job.name.value}` would make this artifact: its name lacks `{_path(missing[0])}`"
         report.add(artifact.place, f"{message}; name it `{example}`, say")
+
+
+def _path(key: tuple[str, str]) -> str:
+    return f"{key[0]}['{key[1]}']" if "-" in key[1] else ".".join(key)
 
 
 def _telling_keys(job: JobDef) -> list[str]:

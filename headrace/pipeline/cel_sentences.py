@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from headrace.pipeline.problems import nearest, shown
 
 _PLACE = re.compile(r"<input>:(-?\d+):(-?\d+): (.*?)(?:\n|$)", re.DOTALL)
 _UNDECLARED = re.compile(r"undeclared reference to '([^']*)'")
 _OVERLOAD = re.compile(r"found no matching overload for '([^']*)' applied to '([^']*)'")
+_TAKES = {
+    "hash": "1 to 8 globs, each a string",
+    "json": "one string",
+    **dict.fromkeys(("success", "failure", "always", "canceled"), "nothing: write `()` behind it"),
+}
+_HYPHENED = re.compile(r"(?<![\w.-])[A-Za-z_][\w.]*(?:-\w+)+")
 _OPERATORS = {"_==_": "==", "_!=_": "!=", "_<_": "<", "_<=_": "<=", "_>_": ">", "_>=_": ">=", "_+_": "+", "_-_": "-",
               "_*_": "*", "_/_": "/", "_%_": "%", "_&&_": "&&", "_||_": "||", "!_": "!", "-_": "-", "@in": "in",
               "_?_:_": "? :", "_[_]": "[ ]"}  # fmt: skip
 
 
-def sentence_of(text: str, said: str, known: tuple[str, ...], elsewhere: Mapping[str, str]) -> tuple[int, str]:
+def sentence_of(
+    text: str,
+    said: str,
+    known: tuple[str, ...],
+    elsewhere: Mapping[str, str],
+    near: Callable[[str, tuple[str, ...]], str] = nearest,
+) -> tuple[int, str]:
     """Where in `text` it is (an offset in characters), and a sentence. `known`: names and functions that may stand
     there; `elsewhere`: those of other places, and the sentence that says where they are known."""
     found = _PLACE.search(said)
@@ -29,7 +41,7 @@ def sentence_of(text: str, said: str, known: tuple[str, ...], elsewhere: Mapping
         if not text.startswith(name, at):  # the runtime points at the end of a path, or behind a function's name
             stands = re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", text)
             at = stands.start() if stands else at
-        return at, _unknown(text, name, known, elsewhere)
+        return at, _unknown(text, name, known, elsewhere, near)
     if (overload := _OVERLOAD.search(message)) is not None:
         return at, _no_overload(overload[1], overload[2])
     if message.startswith("Syntax error"):
@@ -46,13 +58,22 @@ def _offset(text: str, line: int, column: int) -> int:
     return sum(len(each) + 1 for each in lines[: line - 1]) + max(column - 1, 0)
 
 
-def _unknown(text: str, root: str, known: tuple[str, ...], elsewhere: Mapping[str, str]) -> str:
+def _unknown(
+    text: str,
+    root: str,
+    known: tuple[str, ...],
+    elsewhere: Mapping[str, str],
+    near_of: Callable[[str, tuple[str, ...]], str],
+) -> str:
+    if root in known and root in _TAKES:
+        return f"`{root}` takes {_TAKES[root]}"
     if (why := elsewhere.get(root)) is not None:
         return why
-    hyphened = re.search(rf"([A-Za-z_][\w.]*)\.([A-Za-z_]\w*(?:-\w+)*-{re.escape(root)}\b[\w-]*)", text)
-    if hyphened is not None:
-        return f"a name with a hyphen is written `{hyphened[1]}['{hyphened[2]}']`"
-    near = nearest(root, known)
+    for path in _HYPHENED.findall(text):
+        before, _, name = path.rpartition(".")
+        if before and root in name.split("-")[1:]:
+            return f"a name with a hyphen is written `{before}['{name}']`"
+    near = near_of(root, known)
     hint = f"; did you mean `{near}`?" if near else f"; known here are {', '.join(f'`{each}`' for each in known)}"
     return f"{shown(root)} is not known here{hint}"
 

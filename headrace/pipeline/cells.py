@@ -7,11 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from headrace.pipeline.model import Placed, Scalar
+from headrace.pipeline.model import JobDef, Late, Placed, Scalar
 from headrace.pipeline.problems import shown
 from headrace.pipeline.values import as_text
 
 Cell = Mapping[str, Scalar]
+MAX_JOBS = 1_000
+"""Of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +46,47 @@ def cells_of(
     made: list[Cell] = []
     if values:
         made = [dict(zip(values, each, strict=True)) for each in itertools.product(*values.values())]
-    unmatched = tuple(each for each in exclude if not any(_is_part(each.value, cell) for cell in made))
-    kept = [cell for cell in made if not any(_is_part(each.value, cell) for each in exclude)]
+    kept, unmatched = _without(made, exclude)
     kept += [each.value for each in include]
     keys = tuple(dict.fromkeys(key for cell in kept for key in cell))
     return Cells(tuple({key: cell.get(key) for key in keys} for cell in kept), unmatched)
 
 
-def _is_part(part: Cell, cell: Cell) -> bool:
-    return bool(part) and all(key in cell and _same(cell[key], value) for key, value in part.items())
+def _without(made: list[Cell], exclude: Sequence[Placed[Cell]]) -> tuple[list[Cell], tuple[Placed[Cell], ...]]:
+    """The cells that no `exclude` is a part of, and the excludes that are a part of none. Each set of keys that is
+    excluded by is looked at once, not each exclude."""
+    wanted: dict[tuple[str, ...], set[_Values]] = {}
+    for each in exclude:
+        keys = tuple(sorted(each.value))
+        wanted.setdefault(keys, set()).add(_values(each.value, keys))
+    kept, found = made, set()
+    for keys, values in wanted.items():
+        if not keys or (made and not made[0].keys() >= set(keys)):
+            continue
+        found |= {(keys, each) for each in values & {_values(cell, keys) for cell in made}}
+        kept = [cell for cell in kept if _values(cell, keys) not in values]
+    unmatched = []
+    for each in exclude:
+        keys = tuple(sorted(each.value))
+        if (keys, _values(each.value, keys)) not in found:
+            unmatched.append(each)
+    return list(kept), tuple(unmatched)
 
 
-def _same(one: Scalar, other: Scalar) -> bool:
-    """Equal, and of one type: True is not 1."""
-    return type(one) is type(other) and one == other
+_Values = tuple[tuple[type, Scalar], ...]
+
+
+def _values(cell: Cell, keys: tuple[str, ...]) -> _Values:
+    """What a cell has under these keys, with the types: true is not 1."""
+    return tuple((type(cell[key]), cell[key]) for key in keys)
+
+
+def copies(job: JobDef) -> int:
+    """How many jobs it becomes at most, as far as that is known when the file is loaded."""
+    if job.matrix is None:
+        return max(1, job.parallel)
+    sizes = [1 if isinstance(each, Late) else len(each) for each in job.matrix.values.values()]
+    return max(1, job.parallel) * min(math.prod(sizes) + len(job.matrix.include), MAX_JOBS)
 
 
 def label(cell: Cell, shard: int = 0) -> str:

@@ -5,22 +5,21 @@ Everything here is linear in jobs plus needs; sets of jobs are bit sets, so that
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from headrace.pipeline.artifact_checks import check_artifacts
-from headrace.pipeline.cells import TooManyCells, cells_of, described, double
+from headrace.pipeline.cells import MAX_JOBS, TooManyCells, cells_of, copies, described, double
 from headrace.pipeline.expression_checks import check_expressions
 from headrace.pipeline.model import JobDef, Late, Pipeline, Placed
 from headrace.pipeline.plan import Network, SandboxKind
 from headrace.pipeline.problems import Report, shown
 
-MAX_JOBS = 1_000
-MAX_STEPS = 500
-"""Of a job: each is a section of its log, beside our own, and a log has at most 1,000."""
-MAX_ENV_BYTES = 16 << 20
+MAX_PLANNED_STEPS = 50_000
+"""Of all jobs of a run, every copy counted."""
+MAX_ENV_BYTES, ENTRY_BYTES = 16 << 20, 64
+"""Of the environments of all jobs, and what an entry costs beside its text."""
 
 
 def check(pipeline: Pipeline, report: Report) -> None:
@@ -31,9 +30,6 @@ def check(pipeline: Pipeline, report: Report) -> None:
     for stage in pipeline.stages:
         _twice((job.name for job in stage.jobs), "job", report)
     for job in jobs:
-        if len(job.steps) > MAX_STEPS:
-            message = f"the job {shown(job.name.value)} has {len(job.steps):,} steps; a job has at most {MAX_STEPS}"
-            report.add(job.steps[MAX_STEPS].place, f"{message}, so put some into one script, or into another job")
         _twice((step.id for step in job.steps if step.id), "step id", report)
     _check_images(pipeline, report)
     for job in jobs:
@@ -98,9 +94,13 @@ def _check_services(job: JobDef, report: Report) -> None:
 
 def _check_number(jobs: Iterable[JobDef], report: Report) -> None:
     """How many jobs the file makes, cells and copies counted, as far as that is known by now."""
-    total = 0
+    total = steps = 0
     for job in jobs:
         count = max(1, job.parallel) * _check_matrix(job, report)
+        before, steps = steps, steps + len(job.steps) * min(count, MAX_JOBS)
+        if before <= MAX_PLANNED_STEPS < steps:
+            message = f"the jobs have {steps:,} steps by here, those of every copy counted"
+            report.add(job.name.place, f"{message}; a run has at most {MAX_PLANNED_STEPS:,}")
         if total <= MAX_JOBS < total + count:
             message = f"the pipeline has {total + count:,} jobs by here; a run has at most {MAX_JOBS:,}"
             report.add(job.name.place, message)
@@ -112,15 +112,17 @@ def _check_matrix(job: JobDef, report: Report) -> int:
     matrix = job.matrix
     if matrix is None:
         return 1
-    if any(isinstance(each, Late) for each in matrix.values.values()):
-        return 0
+    for each in matrix.values.values():
+        if isinstance(each, Late):
+            report.add(each.place, "a matrix from an expression is not built yet: write its values for now")
+            return 0
     values = {key: each for key, each in matrix.values.items() if not isinstance(each, Late)}
     try:
         found = cells_of(values, matrix.include, matrix.exclude, most=MAX_JOBS)
     except TooManyCells as error:
         report.add(matrix.place, f"the matrix makes {error} cells; a run has at most {MAX_JOBS:,} jobs")
         return 0
-    if not found.cells and values:
+    if not found.cells and values and all(values.values()):
         report.add(matrix.place, "the matrix is empty once `exclude` has taken its cells; leave one, or remove the job")
     if (twice := double(found.cells)) is not None:
         report.add(matrix.place, f"the cell {described(twice)} stands there twice; remove one")
@@ -207,14 +209,8 @@ def _ancestors(pipeline: Pipeline, needs: dict[str, list[Placed[str]]], order: l
 
 
 def _size(env: Mapping[str, str | Late]) -> int:
-    return sum(len(name) + len(each.node.text if isinstance(each, Late) else each) for name, each in env.items())
-
-
-def _copies(job: JobDef) -> int:
-    if job.matrix is None:
-        return max(1, job.parallel)
-    sizes = [1 if isinstance(each, Late) else len(each) for each in job.matrix.values.values()]
-    return max(1, job.parallel) * min(math.prod(sizes) + len(job.matrix.include), MAX_JOBS)
+    texts = (name + (each.node.text if isinstance(each, Late) else each) for name, each in env.items())
+    return sum(len(each) + ENTRY_BYTES for each in texts)
 
 
 def _check_env(pipeline: Pipeline, report: Report) -> None:
@@ -223,7 +219,7 @@ def _check_env(pipeline: Pipeline, report: Report) -> None:
     for stage in pipeline.stages:
         of_stage = _size(stage.env)
         for job in stage.jobs:
-            total += (of_pipeline + of_stage + _size(job.env)) * _copies(job)
+            total += (of_pipeline + of_stage + _size(job.env)) * copies(job)
             if total > MAX_ENV_BYTES:
                 message = f"the environments of all jobs together hold more than {MAX_ENV_BYTES >> 20} MiB"
                 report.add(job.name.place, f"{message}; hand long values over as files")

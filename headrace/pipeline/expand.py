@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from headrace.pipeline.cells import TooManyCells, cells_of, described, label
-from headrace.pipeline.checks import MAX_JOBS
+from headrace.pipeline.cells import MAX_JOBS, TooManyCells, cells_of, described, label
 from headrace.pipeline.event import Event, parameters_of, static_values
 from headrace.pipeline.model import ConcurrencyDef, JobDef, Late, Pipeline, StageDef
 from headrace.pipeline.plan import Concurrency, Group, Plan, PlannedJob, PlannedStage, SandboxKind, Shard
@@ -22,7 +21,7 @@ class _Expansion:
     pipeline: Pipeline
     event: Event
     report: Report
-    values: Mapping[str, Any]
+    resolver: Resolver
     sandbox: SandboxKind | None
     most: int
     jobs: list[PlannedJob] = field(default_factory=list)
@@ -32,8 +31,8 @@ class _Expansion:
     """By name of a job in the file, the keys of the jobs that it becomes."""
 
     def stage(self, index: int, stage: StageDef) -> PlannedStage:
-        resolver = Resolver(self.report, self.values)
-        planned, skip = plan_stage(self.pipeline, stage, resolver)
+        resolver = self.resolver
+        planned, skip, env = plan_stage(self.pipeline, stage, resolver)
         for job in stage.jobs:
             for cell, shard in self._copies(job):
                 if len(self.jobs) >= self.most:
@@ -43,7 +42,7 @@ class _Expansion:
                 key = job.key + label(cell, shard.index if shard else 0)
                 self.keys[job.key] = (*self.keys.get(job.key, ()), key)
                 made = plan_job(
-                    self.pipeline, stage, job, resolver.within(cell, shard), stage_index=index, sandbox=self.sandbox
+                    self.pipeline, job, resolver.within(cell, shard), env, stage_index=index, sandbox=self.sandbox
                 )
                 self.jobs.append(
                     replace(made, key=key, name=job.key, environment=planned.environment, skip=skip or made.skip)
@@ -55,10 +54,6 @@ class _Expansion:
         cells: tuple[Cell, ...] = ({},)
         if matrix is not None:
             values = {key: each for key, each in matrix.values.items() if not isinstance(each, Late)}
-            late = [each for each in matrix.values.values() if isinstance(each, Late)]
-            if late:
-                self.report.add(late[0].place, "a matrix from an expression is not built yet: write its values for now")
-                return
             try:
                 found = cells_of(values, matrix.include, matrix.exclude, most=self.most)
             except TooManyCells as error:
@@ -98,10 +93,10 @@ def expand(
     first = pipeline.stages[0].name.place
     params = parameters_of(pipeline, event, report, first)
     report.raise_if_any()
-    values = static_values(event, params)
-    expansion = _Expansion(pipeline, event, report, values, sandbox, most)
+    resolver = Resolver(report, static_values(event, params))
+    expansion = _Expansion(pipeline, event, report, resolver, sandbox, most)
     stages = tuple(expansion.stage(index, stage) for index, stage in enumerate(pipeline.stages))
-    group = _group(pipeline.concurrency, Resolver(report, values))
+    group = _group(pipeline.concurrency, resolver)
     jobs = [replace(job, needs=_keys(job.needs, expansion.keys)) for job in expansion.jobs]
     if only:
         known = [*expansion.keys, *(job.key for job in jobs)]

@@ -9,104 +9,129 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Any
 
 from cel_expr_python import cel
 
 from headrace.pipeline.cel_sentences import clause_of, sentence_of
-from headrace.pipeline.cel_tree import Call, Const, Loop, Name, Select, Tree, children, tree_of
+from headrace.pipeline.cel_tree import Tree, tree_of
+from headrace.pipeline.known import Checked, Keys, Known, Mistake, Near, Scope, Type, Use
+from headrace.pipeline.paths import calls, never_equal, path_mistake, patterns, uses
 from headrace.pipeline.problems import nearest, shown
 
 MAX_CHARS = 4_000
+MOST_ENVIRONMENTS = 64
+MOST_DIFFERENT, MOST_CHARS = 2_000, 100_000
+"""Of the expressions of one file: how many different ones, and how long together."""
 MOST_HASH_GLOBS = 8
 STATUS = frozenset({"success", "failure", "always", "canceled"})
 FUNCTIONS = STATUS | {"hash", "json"}
-
-
-class Type(StrEnum):
-    """What is known of a value before it is there."""
-
-    TEXT = "string"
-    INT = "int"
-    DOUBLE = "double"
-    BOOL = "bool"
-    LIST = "list"
-    ANY = "any"
-
-
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """A mapping whose keys are known. `open`: others may be there. `of`: what it is called where one is missing."""
-
-    names: Mapping[str, Known]
-    open: bool = False
-    of: str = ""
-
-
-Known = Type | Keys
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """What an expression may see where it stands. `elsewhere`: names and functions known in other places, and the
-    sentence that says where."""
-
-    names: Mapping[str, Known]
-    functions: frozenset[str] = frozenset({"json"})
-    elsewhere: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Mistake:
-    """What is wrong with an expression. `at`: offset in its text."""
-
-    at: int
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Use:
-    """A name and the constant path behind it: `needs.wheel.outputs` is ("needs", "wheel", "outputs").
-
-    `places`: the offset of each part.
-    """
-
-    path: tuple[str, ...]
-    places: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """A checked expression: its type, and what it uses."""
-
-    type: Type
-    uses: tuple[Use, ...]
-    calls: frozenset[str]
+_ROOTS = ("run", "event", "branch", "tag", "commit", "params", "env", "matrix", "shard", "needs", "steps", "outputs")
+_Variables = tuple[tuple[str, Type | None], ...]
+_Key = tuple[_Variables, frozenset[str]]
 
 
 class ExpressionFailed(Exception):
     """An expression that could not be computed from these values. The message is one clause, without a place."""
 
 
-def check(text: str, scope: Scope) -> Checked | list[Mistake]:
-    """What the expression is and uses, or what is wrong with it."""
-    if not text.strip():
-        return [Mistake(0, "the expression is empty")]
-    if len(text) > MAX_CHARS:
-        return [Mistake(0, f"the expression has {len(text):,} characters; one has at most {MAX_CHARS:,}")]
+class Checker:
+    """Checks the expressions of one file. CEL is set up once for equal names, and an equal text compiled once.
+
+    `near` finds the name that was probably meant. A file of a stranger must not cost seconds: once there are too many
+    expressions, `is_full` says so, and the others pass unchecked.
+    """
+
+    def __init__(self, near: Near = nearest) -> None:
+        self._near = near
+        self._environments: dict[_Key, Any] = {}
+        self._compiled: dict[tuple[str, _Key], _Compiled | str] = {}
+        self._texts: set[str] = set()
+        self._chars = 0
+        self.is_full = False
+
+    def check(self, text: str, scope: Scope) -> Checked | list[Mistake]:
+        """What the expression is and uses, or what is wrong with it."""
+        if not text.strip():
+            return [Mistake(0, "the expression is empty")]
+        if len(text) > MAX_CHARS:
+            return [Mistake(0, f"the expression has {len(text):,} characters; one has at most {MAX_CHARS:,}")]
+        key = (_variables(text, scope), scope.functions)
+        if (text, key) not in self._compiled and not self._has_room(text):
+            return Checked(Type.ANY, (), frozenset())
+        found = self._compile(text, key)
+        if isinstance(found, str):
+            known = (*scope.names, *sorted(scope.functions))
+            at, message = sentence_of(text, found, known, scope.elsewhere, self._near)
+            return [Mistake(at, message)]
+        mistakes = [each for use in found.uses if (each := path_mistake(use, scope, self._near)) is not None]
+        mistakes += [*never_equal(found.tree, scope), *found.patterns]
+        return mistakes or Checked(found.type, found.uses, found.calls)
+
+    def uses_of(self, text: str) -> Checked | None:
+        """What an expression uses, whatever stands where; None for one that does not compile."""
+        found = self.check(text, _ANYWHERE)
+        return found if isinstance(found, Checked) else None
+
+    def _has_room(self, text: str) -> bool:
+        if text not in self._texts:
+            self._texts.add(text)
+            self._chars += len(text)
+        self.is_full = (
+            self.is_full
+            or self._chars > MOST_CHARS
+            or len(self._texts) > MOST_DIFFERENT
+            or len(self._compiled) > 3 * MOST_DIFFERENT
+        )
+        return not self.is_full
+
+    def _compile(self, text: str, key: _Key) -> _Compiled | str:
+        """The compiled expression, or what CEL says of it."""
+        found = self._compiled.get((text, key))
+        if found is None:
+            found = self._compiled[text, key] = _compiled(text, self._environment(key))
+        return found
+
+    def _environment(self, key: _Key) -> Any:
+        """CEL set up for these names. Only so many are kept: each takes some 100 KiB."""
+        found = self._environments.pop(key, None)
+        if found is None:
+            variables, functions = key
+            types = {name: _CEL_TYPES[each] if each else _MAP for name, each in variables}
+            found = cel.NewEnv(variables=types, functions=_declarations(functions))
+            if len(self._environments) >= MOST_ENVIRONMENTS:
+                del self._environments[next(iter(self._environments))]
+        self._environments[key] = found
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    tree: Tree
+    type: Type
+    uses: tuple[Use, ...]
+    calls: frozenset[str]
+    patterns: tuple[Mistake, ...]
+    """Those of its regular expressions that are none."""
+
+
+def _compiled(text: str, environment: Any) -> _Compiled | str:
     try:
-        compiled = _checking(scope).compile(text)
+        found = environment.compile(text)
     except (RuntimeError, UnicodeError) as error:
-        at, message = sentence_of(text, str(error), (*scope.names, *sorted(scope.functions)), scope.elsewhere)
-        return [Mistake(at, message)]
-    tree = tree_of(compiled.serialize())
-    uses = tuple(_uses(tree, frozenset()))
-    mistakes = [each for use in uses if (each := _path_mistake(use, scope)) is not None]
-    mistakes += _never_equal(tree, scope)
-    calls = frozenset(_calls(tree))
-    return mistakes or Checked(_type_of(compiled.return_type().name()), uses, calls & FUNCTIONS)
+        return str(error) or "it cannot be read"
+    tree = tree_of(found.serialize())
+    called = frozenset(calls(tree)) & FUNCTIONS
+    bad = ((each, why_no_pattern(str(each.value))) for each in patterns(tree))
+    wrong = tuple(Mistake(each.at, f"{shown(str(each.value))} is no pattern: {why}") for each, why in bad if why)
+    return _Compiled(tree, _type_of(found.return_type().name()), tuple(uses(tree, frozenset())), called, wrong)
+
+
+def check(text: str, scope: Scope) -> Checked | list[Mistake]:
+    """What one expression is and uses, or what is wrong with it."""
+    return Checker().check(text, scope)
 
 
 def evaluate(text: str, values: Mapping[str, Any], functions: Mapping[str, Callable[..., Any]] | None = None) -> Any:
@@ -116,25 +141,60 @@ def evaluate(text: str, values: Mapping[str, Any], functions: Mapping[str, Calla
     """
     variables = dict.fromkeys(values, cel.Type.DYN)
     try:
-        # Made anew each time: the functions are those of one evaluation, and all of it takes some 40 microseconds.
+        # Made anew each time: the functions are those of one evaluation.
         env = cel.NewEnv(variables=variables, functions=_declarations(frozenset(functions or ()) | {"json"}, functions))
-        found = env.compile(text).eval(data=dict(values))
-        value = found.plain_value()
-        failed = found.type() == cel.Type.ERROR
-    except (RuntimeError, ValueError, TypeError, OverflowError, UnicodeError) as error:
+        return _computed(env.compile(text), values)
+    except _CEL_ERRORS as error:
         raise ExpressionFailed(clause_of(str(error))) from error
-    if failed:
+
+
+class Evaluator:
+    """Evaluates expressions that call no function of the outside: an equal one is compiled once for equal names."""
+
+    def __init__(self) -> None:
+        self._environments: dict[frozenset[str], Any] = {}
+        self._compiled: dict[tuple[str, frozenset[str]], Any] = {}
+
+    def evaluate(
+        self, text: str, values: Mapping[str, Any], functions: Mapping[str, Callable[..., Any]] | None = None
+    ) -> Any:
+        """The value of an expression that was checked before, as plain data. Raises `ExpressionFailed`."""
+        assert not functions
+        names = frozenset(values)
+        key = (text, names)
+        try:
+            if names not in self._environments:
+                variables = dict.fromkeys(values, cel.Type.DYN)
+                self._environments[names] = cel.NewEnv(variables=variables, functions=_declarations({"json"}))
+            if key not in self._compiled:
+                self._compiled[key] = self._environments[names].compile(text)
+            return _computed(self._compiled[key], values)
+        except _CEL_ERRORS as error:
+            raise ExpressionFailed(clause_of(str(error))) from error
+
+
+def _computed(compiled: Any, values: Mapping[str, Any]) -> Any:
+    found = compiled.eval(data=dict(values))
+    value = found.plain_value()
+    if found.type() == cel.Type.ERROR:
         raise ExpressionFailed(clause_of(str(value)))
     return _plain(value)
 
 
+def why_no_pattern(pattern: str) -> str:
+    """What is wrong with a regular expression of RE2, which takes linear time whatever it holds; empty: nothing."""
+    try:
+        evaluate("''.matches(pattern)", {"pattern": pattern})
+    except ExpressionFailed as error:
+        return str(error).removeprefix("invalid regular expression: ").removeprefix("invalid_argument: ")
+    return ""
+
+
 def uses_of(text: str) -> Checked | None:
     """What an expression uses, whatever stands where; None for one that does not compile."""
-    found = check(text, Scope(dict.fromkeys(_ROOTS, Type.ANY), FUNCTIONS))
-    return found if isinstance(found, Checked) else None
+    return Checker().uses_of(text)
 
 
-_ROOTS = ("run", "event", "branch", "tag", "commit", "params", "env", "matrix", "shard", "needs", "steps", "outputs")
 _CEL_TYPES = {
     Type.TEXT: cel.Type.STRING,
     Type.INT: cel.Type.INT,
@@ -143,10 +203,13 @@ _CEL_TYPES = {
     Type.LIST: cel.Type.List(cel.Type.DYN),
     Type.ANY: cel.Type.DYN,
 }
-_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_MAP = cel.Type.Map(cel.Type.STRING, cel.Type.DYN)
+_CEL_ERRORS = (RuntimeError, ValueError, TypeError, OverflowError, UnicodeError)
+_PLAIN_NAME = re.compile(r"(?<![A-Za-z0-9_])[A-Za-z_][A-Za-z0-9_]*")
+_ANYWHERE = Scope(dict.fromkeys(_ROOTS, Type.ANY), FUNCTIONS)
 
 
-def _declarations(names: frozenset[str], impls: Mapping[str, Callable[..., Any]] | None = None) -> list[Any]:
+def _declarations(names: AbstractSet[str], impls: Mapping[str, Callable[..., Any]] | None = None) -> list[Any]:
     """The functions of an environment; without `impls` they are known and do nothing, which is all a check needs."""
     given = impls or {}
     found = []
@@ -169,25 +232,27 @@ def _json(text: str) -> Any:
     return json.loads(text)
 
 
-def _checking(scope: Scope) -> Any:
-    """An environment in which CEL knows each known path as a variable of its own, and so its type."""
-    variables = {}
+def _variables(text: str, scope: Scope) -> _Variables:
+    """The names of a scope, and each path in it that the text can mean, with their types: CEL then knows the type of
+    such a path. A mapping has none."""
+    words = frozenset(_PLAIN_NAME.findall(text))
+    found: list[tuple[str, Type | None]] = []
     for name, known in scope.names.items():
-        variables[name] = cel.Type.Map(cel.Type.STRING, cel.Type.DYN) if isinstance(known, Keys) else _CEL_TYPES[known]
-        variables.update(_leaves(name, known))
-    return cel.NewEnv(variables=variables, functions=_declarations(scope.functions))
+        found.append((name, known if isinstance(known, Type) else None))
+        if name in words:
+            found += _leaves(name, known, words)
+    return tuple(found)
 
 
-def _leaves(path: str, known: Known) -> Iterator[tuple[str, Any]]:
+def _leaves(path: str, known: Known, words: frozenset[str]) -> Iterator[tuple[str, Type]]:
     if not isinstance(known, Keys):
         return
-    for name, inner in known.names.items():
-        if not _PLAIN_NAME.fullmatch(name):
-            continue
+    for name in sorted(word for word in words if word in known.names):
+        inner = known.names[name]
         if isinstance(inner, Keys):
-            yield from _leaves(f"{path}.{name}", inner)
+            yield from _leaves(f"{path}.{name}", inner, words)
         elif inner is not Type.ANY:
-            yield f"{path}.{name}", _CEL_TYPES[inner]
+            yield f"{path}.{name}", inner
 
 
 def _type_of(name: str) -> Type:
@@ -207,103 +272,3 @@ def _plain(value: Any) -> Any:
             return {str(key): _plain(each) for key, each in value.items()}
         case _:
             raise ExpressionFailed(f"the value is a {type(value).__name__}, which has no form outside of an expression")
-
-
-# What the loader looks for beyond CEL's own checks
-
-
-def _uses(tree: Tree, bound: frozenset[str]) -> Iterator[Use]:
-    """Each path that begins with a name from outside."""
-    path = _path(tree)
-    if path is not None:
-        root = path.path[0]
-        if root not in bound:
-            yield path
-        return
-    match tree:
-        case Loop():
-            yield from _uses(tree.over, bound)
-            for part in tree.inside:
-                yield from _uses(part, bound | tree.bound)
-        case Call(function="_[_]", args=(of, index)) if (outer := _path(of)) is not None:
-            # An index that is known only later: what stands before it is looked at all the same.
-            if outer.path[0] not in bound:
-                yield outer
-            yield from _uses(index, bound)
-        case _:
-            for part in children(tree):
-                yield from _uses(part, bound)
-
-
-def _path(tree: Tree) -> Use | None:
-    match tree:
-        case Name():
-            parts = tuple(tree.name.split("."))
-            return Use(parts, (tree.at,) * len(parts))
-        case Select():
-            inner = _path(tree.operand)
-            return None if inner is None else Use((*inner.path, tree.field), (*inner.places, tree.at + 1))
-        case Call(function="_[_]", args=(of, Const(value=str() as key) as index)):
-            inner = _path(of)
-            return None if inner is None else Use((*inner.path, key), (*inner.places, index.at))
-        case _:
-            return None
-
-
-def _known(path: tuple[str, ...], scope: Scope) -> Known | None:
-    """What is at the end of a path; None where it leaves what is known."""
-    at: Known | None = scope.names.get(path[0])
-    for step in path[1:]:
-        if not isinstance(at, Keys):
-            return Type.ANY if at is Type.ANY else None
-        at = at.names.get(step, Type.ANY if at.open else None)
-    return at
-
-
-def _path_mistake(use: Use, scope: Scope) -> Mistake | None:
-    at: Known | None = scope.names.get(use.path[0])
-    for depth, step in enumerate(use.path[1:], 1):
-        if not isinstance(at, Keys):
-            return None
-        inner = at.names.get(step)
-        if inner is None:
-            if at.open:
-                return None
-            above = ".".join(use.path[:depth])
-            near = nearest(step, tuple(at.names))
-            hint = f"; did you mean `{near}`?" if near else f"; it has {_listed(at.names)}"
-            return Mistake(use.places[depth], f"`{above}` has no {shown(step)}{at.of}{hint}")
-        at = inner
-    return None
-
-
-def _listed(names: Mapping[str, Known]) -> str:
-    shown_names = [shown(each) for each in list(names)[:12]]
-    return ", ".join(shown_names) + (", …" if len(names) > 12 else "") if shown_names else "nothing"
-
-
-def _never_equal(tree: Tree, scope: Scope, bound: frozenset[str] = frozenset()) -> Iterator[Mistake]:
-    """Comparisons of two known types that can never be equal; CEL finds those that it knows the types of."""
-    if isinstance(tree, Call) and tree.function in {"_==_", "_!=_"}:
-        one, other = (_static_type(each, scope, bound) for each in tree.args)
-        if one and other and one != other:
-            yield Mistake(tree.at, f"`{tree.function.strip('_')}` compares {one} with {other}: they are never equal")
-    if isinstance(tree, Loop):
-        bound |= tree.bound
-    for part in children(tree):
-        yield from _never_equal(part, scope, bound)
-
-
-def _static_type(tree: Tree, scope: Scope, bound: frozenset[str]) -> str:
-    if isinstance(tree, Const):
-        return {str: "string", bool: "bool", int: "int", float: "double"}.get(type(tree.value), "")
-    path = _path(tree)
-    known = _known(path.path, scope) if path and path.path[0] not in bound else None
-    return known.value if isinstance(known, Type) and known not in {Type.ANY, Type.LIST} else ""
-
-
-def _calls(tree: Tree) -> Iterator[str]:
-    if isinstance(tree, Call) and tree.target is None:
-        yield tree.function
-    for part in children(tree):
-        yield from _calls(part)

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from headrace.pipeline.expressions import why_no_pattern
 from headrace.pipeline.model import (
     EnvironmentDef,
     Placed,
@@ -17,14 +18,14 @@ from headrace.pipeline.plan import Checkout, Network, RetryOn, RetryRule
 from headrace.pipeline.problems import Report, shown
 from headrace.pipeline.records import Fields, ListOf, Record
 from headrace.pipeline.shapes import (
-    MAX_NAME,
-    NAME,
     Choice,
     Flag,
     Name,
     Shape,
     Templated,
     bad_name,
+    clipped,
+    is_name,
     kind_of,
     scalar,
 )
@@ -43,11 +44,11 @@ class Use:
             return None
         kind, slash, name = found.text.partition("/")
         if kind != "artifact" or not slash:
-            hint = f"; did you mean `artifact/{found.text}`?" if NAME.fullmatch(found.text) else ""
+            hint = f"; did you mean `artifact/{found.text}`?" if is_name(found.text, dots=True) else ""
             report.add(node.place, f"{what} must be `artifact/NAME`, not {shown(found.text)}{hint}")
             return None
-        if not NAME.fullmatch(name) or len(name) > MAX_NAME:
-            report.add(node.place, bad_name("the artifact of `use`", name))
+        if not is_name(name, dots=True):
+            report.add(node.place, bad_name("the artifact of `use`", name, dots=True))
             return None
         return Placed(name, node.place)
 
@@ -152,14 +153,21 @@ class RetryRuleForm:
             report.add(node.place, f"{shown(found.text)} names no exit codes; write one or a range from 1 to 255")
             return None
         if kind == RetryOn.LOG:
-            if len(rest) > 2 and rest[0] == rest[-1] == "/" and len(rest) <= 1_000:
-                return RetryRule(RetryOn.LOG, pattern=rest[1:-1])
-            report.add(node.place, f"{shown(found.text)} holds no pattern; write `log:/text/`")
-            return None
+            return _log_rule(found, rest, report)
         known = [each for each in words if each not in {"exit", "log"}]
         hint = report.suggestion(kind, known) or f"; it knows {', '.join(known)}, `exit:CODES` and `log:/PATTERN/`"
         report.add(node.place, f"{what} has no rule {shown(found.text)}{hint}")
         return None
+
+
+def _log_rule(node: Scalar, rest: str, report: Report) -> RetryRule | None:
+    if not (len(rest) > 2 and rest[0] == rest[-1] == "/" and len(rest) <= 1_000):
+        report.add(node.place, f"{shown(node.text)} holds no pattern; write `log:/text/`")
+        return None
+    if why := why_no_pattern(rest[1:-1]):
+        report.add(node.place_of(len("log:/")), f"{shown(rest)} is no pattern: {why}")
+        return None
+    return RetryRule(RetryOn.LOG, pattern=rest[1:-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +228,7 @@ class Services:
                 report.add(key.place, f"{shown(key.text)} cannot name a service; {wanted}")
             fields: Fields | None = self.record.read(value, f"the service {shown(key.text)}", report)
             if fields is not None:
-                found.append(_service(Placed(key.text, key.place), fields))
+                found.append(_service(Placed(clipped(key.text), key.place), fields))
         return tuple(found)
 
 

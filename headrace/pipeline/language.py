@@ -10,6 +10,7 @@ from collections.abc import Mapping as AnyMapping
 from dataclasses import dataclass
 
 from headrace.pipeline import making
+from headrace.pipeline.amounts import Duration, Number, Size, Whole
 from headrace.pipeline.forms import (
     Approver,
     CachePath,
@@ -32,30 +33,31 @@ from headrace.pipeline.shapes import (
     MAX_NAME,
     NAME,
     Choice,
-    Duration,
     Flag,
     If,
     Image,
-    Labels,
     Line,
     Name,
-    Number,
     RelativePath,
     Script,
-    Size,
     Templated,
-    Variables,
-    Whole,
     bad_name,
+    clipped,
 )
 from headrace.pipeline.triggers import ON
+from headrace.pipeline.variables import Labels, Variables
 
 UNBUILT: AnyMapping[str, dict[str, str]] = {
+    "pipeline": {"concurrency": "runs go side by side; remove it for now"},
+    "job": {"concurrency": "jobs go side by side; remove it for now"},
     "step": {"image": "give the job an image, or make a job of the step, for now"},
 }
-"""By level, key to what one can do meanwhile. These keys are in the language and refused until they are built."""
+"""By level, key to what one can do meanwhile. These keys are in the language and refused until they are built; one
+that has a shape among the fields already is built by taking its line out."""
 
 _HARD_TIMEOUT_DAYS = 30
+MAX_STEPS = 500
+"""Of a job: each is a section of its log, beside our own, and a log has at most 1,000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class _Jobs:
         for key, value in node.entries:
             if not NAME.fullmatch(key.text) or len(key.text) > MAX_NAME:
                 report.add(key.place, bad_name("a job", key.text))
-            name = Placed(key.text, key.place)
+            name = Placed(clipped(key.text), key.place)
             fields: Fields | None = JOB.read(value, f"the job {shown(key.text)}", report)
             jobs.append(making.job_of(name, fields) if fields else JobDef(name))
         return tuple(jobs)
@@ -116,7 +118,7 @@ STEP = Record(
 ARTIFACT = Record(
     "an artifact",
     {
-        "name": Templated(Name(), Sees.EVENT),
+        "name": Templated(Name(dots=True), Sees.EVENT),
         "paths": ListOf(Templated(RelativePath(glob=True), Sees.EVENT), "a path", most=200),
         "keep": Duration(max_days=3650),
         "when": Choice(When),
@@ -183,7 +185,7 @@ JOB = Record(
     "a job",
     {
         "needs": ListOf(Name(), "a need", may_be_empty=True),
-        "steps": ListOf(STEP, "a step", most=500),
+        "steps": ListOf(STEP, "a step", most=MAX_STEPS),
         "env": Variables(Sees.JOB),
         "image": _IMAGE,
         "sandbox": Choice(SandboxKind, left_out=("any",)),
@@ -199,7 +201,7 @@ JOB = Record(
         "if": If(Sees.JOB_IF),
         "allow_failure": Templated(Flag(), Sees.EVENT),
         "retry": _JOB_RETRY,
-        "outputs": Variables(Sees.STEP, "output"),
+        "outputs": Variables(Sees.STEP, "output", "an"),
         "services": Services(_SERVICE),
         "cache": ListOf(_CACHE, "a cache", may_be_empty=True, most=20),
         "secrets": ListOf(Name(), "a secret", may_be_empty=True, most=100),
@@ -209,6 +211,7 @@ JOB = Record(
     },
     making.as_held,
     required=("steps",),
+    unbuilt=UNBUILT["job"],
     resolved=("extends",),
 )
 STAGE = Record(
@@ -238,9 +241,12 @@ PIPELINE = Record(
     },
     making.pipeline,
     required=("stages",),
+    unbuilt=UNBUILT["pipeline"],
     resolved=("include", "templates"),
 )
 
 
-TEMPLATE = Record("a template", {**JOB.fields, "extends": OneOrMore(Name(), "`extends`")}, making.as_held)
+TEMPLATE = Record(
+    "a job", {**JOB.fields, "extends": OneOrMore(Name(), "`extends`")}, making.as_held, unbuilt=UNBUILT["job"]
+)
 """A job that lacks something still."""

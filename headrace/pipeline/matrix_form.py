@@ -7,15 +7,17 @@ from collections.abc import Mapping as AnyMapping
 from dataclasses import dataclass
 from typing import Any
 
+from headrace.pipeline.amounts import Whole
 from headrace.pipeline.model import Late, MatrixDef, Placed, Sees
 from headrace.pipeline.model import Scalar as Value
 from headrace.pipeline.nodes import Kind, Mapping, Node, Scalar
 from headrace.pipeline.problems import Report, shown
 from headrace.pipeline.records import ListOf
-from headrace.pipeline.shapes import MAX_NAME, NAME, Flag, Templated, Whole, bad_name, kind_of, scalar
+from headrace.pipeline.shapes import MAX_NAME, NAME, Flag, Templated, bad_name, kind_of, scalar
 from headrace.pipeline.templates import OPENING
 
 MAX_VALUES = 1_000
+MAX_KEYS = 50
 _SETTINGS = ("include", "exclude", "max_parallel", "fail_fast")
 
 
@@ -35,12 +37,17 @@ class MatrixForm:
                 settings[key.text] = _setting(key.text, value, report)
             elif _is_key(key, report) and (found := _values(key.text, value, report)) is not None:
                 values[key.text] = found
+        included: tuple[Placed[AnyMapping[str, Value]], ...] = settings.get("include") or ()
+        count = len({*values, *(key for each in included for key in each.value)})
+        if count > MAX_KEYS:
+            report.add(node.place, f"{what} has {count:,} keys over all its cells; it takes at most {MAX_KEYS}")
+            return None
         if not values and not settings.get("include"):
             report.add(node.place, f'{what} has no cell; give it a key with values, such as `python: ["3.12"]`')
         return MatrixDef(
             node.place,
             values,
-            settings.get("include") or (),
+            included,
             settings.get("exclude") or (),
             settings.get("max_parallel") or 0,
             settings.get("fail_fast") or False,

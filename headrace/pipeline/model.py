@@ -62,7 +62,7 @@ class Sees(StrEnum):
     STEP_IF = "step if"
     """The same, and how the earlier steps ended."""
     APPROVAL = "approval"
-    """The event and the outputs of earlier jobs."""
+    """The outputs of earlier jobs, and nothing that whoever makes the event may choose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,12 +305,16 @@ class Pipeline:
 
     def with_keys(self) -> Pipeline:
         """The same with the key of every job."""
-        count = Counter(job.name.value for job in self.jobs)
-        stages = tuple(
-            replace(stage, jobs=tuple(replace(job, key=_key(stage, job, count)) for job in stage.jobs))
-            for stage in self.stages
-        )
-        return replace(self, stages=stages)
+        everywhere = Counter(job.name.value for job in self.jobs)
+        stages = []
+        for stage in self.stages:
+            here = Counter(job.name.value for job in stage.jobs)
+            jobs = (
+                replace(job, key=_key(stage, job, twice=everywhere[job.name.value] > here[job.name.value]))
+                for job in stage.jobs
+            )
+            stages.append(replace(stage, jobs=tuple(jobs)))
+        return replace(self, stages=tuple(stages))
 
     @property
     def jobs(self) -> tuple[JobDef, ...]:
@@ -318,7 +322,5 @@ class Pipeline:
         return tuple(job for stage in self.stages for job in stage.jobs)
 
 
-def _key(stage: StageDef, job: JobDef, count: Mapping[str, int]) -> str:
-    name = job.name.value
-    twice = count[name] > sum(each.name.value == name for each in stage.jobs)
-    return f"{stage.name.value}/{name}" if twice else name
+def _key(stage: StageDef, job: JobDef, *, twice: bool) -> str:
+    return f"{stage.name.value}/{job.name.value}" if twice else job.name.value

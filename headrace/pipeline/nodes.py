@@ -41,6 +41,9 @@ _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000
 _LINES = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
+_SPELLED = re.compile(r"[\"'\\\s]")
+_AROUND, _MANY = 80, 100
+"""Characters of a line that a place is looked for by, and lines from which on only the likely one is looked at."""
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
@@ -63,6 +66,8 @@ class Scalar:
     kind: Kind
     raw: tuple[str, ...] = ()
     """The lines of the file that it stands in, from the one of `place` on."""
+    until: int = 0
+    """Where in the last of them it ends."""
     nodes: int = 1
     height: int = 1
 
@@ -73,17 +78,26 @@ class Scalar:
 
     def place_of(self, at: int) -> Place:
         """Where in the file the character `at` of the text stands, as far as its spelling shows that; else `place`."""
-        before, column = self.text[:at], self.place.column - 1
-        begun, line = before.rpartition("\n")[2], self.text[at:].partition("\n")[0]
-        is_block = bool(self.raw) and self.raw[0][column : column + 1] in {"|", ">"}
-        likely = before.count("\n") + is_block
-        for number in (likely, *range(len(self.raw))):
-            for wanted in (begun + line, line):
-                since = 0 if number else column
-                found = self.raw[number].find(wanted, since) if number < len(self.raw) and wanted else -1
+        if not self.raw:
+            return self.place
+        is_block = self.raw[0][self.place.column - 1 : self.place.column] in {"|", ">"}
+        likely = self.text.count("\n", 0, at) + is_block
+        begin = max(self.text.rfind("\n", 0, at) + 1, at - _AROUND)
+        line, _, _ = self.text[at : at + _AROUND].partition("\n")
+        # Its line as it is; else what follows, up to what may be spelled in another way.
+        wanted = dict.fromkeys(((self.text[begin:at], line), ("", line), ("", _SPELLED.split(line, maxsplit=1)[0])))
+        for number in (likely, *range(len(self.raw))) if len(self.raw) < _MANY else (likely,):
+            for before, after in wanted:
+                found = self._find(number, before + after) if after else -1
                 if found >= 0:
-                    return Place(self.place.line + number, found + len(wanted) - len(line) + 1, self.place.file)
+                    return Place(self.place.line + number, found + len(before) + 1, self.place.file)
         return self.place
+
+    def _find(self, number: int, wanted: str) -> int:
+        if number >= len(self.raw):
+            return -1
+        since = 0 if number else self.place.column - 1
+        return self.raw[number].find(wanted, since, self.until if number + 1 == len(self.raw) else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +192,7 @@ class _Composer:
     nodes: int = 0
     chars: int = 0
     last: Place = field(default_factory=lambda: Place(1, 1))
-    end: int = 1
+    end: Place = field(default_factory=lambda: Place(1, 1))
     lines: list[str] = field(init=False)
     events: Iterator[Any] = field(init=False)
 
@@ -209,7 +223,7 @@ class _Composer:
         try:
             for event in yaml.parse(self.source):
                 self.last = Place(event.start_mark.line + 1, event.start_mark.column + 1, self.mark)
-                self.end = event.end_mark.line + 1
+                self.end = Place(event.end_mark.line + 1, event.end_mark.column + 1)
                 yield event
         except MarkedYAMLError as error:
             mark, message = sentence_of(error)
@@ -278,8 +292,11 @@ class _Composer:
         elif _SURROGATE.search(text):
             self._note(place, "this text holds half a character; check its `\\u` escapes")
         plain = event.implicit[0] and event.style in {None, ""}
-        raw = tuple(self.lines[place.line - 1 : self.end]) if "${{" in text or len(text) < MAX_INLINE else ()
-        return Scalar(place, text, _kind(text) if plain else Kind.TEXT, raw)
+        keeps = "${{" in text or len(text) < MAX_INLINE
+        raw = tuple(self.lines[place.line - 1 : self.end.line]) if keeps else ()
+        # A block ends at the beginning of the line behind it.
+        raw, until = (raw[:-1], len(raw[-2])) if len(raw) > 1 and self.end.column == 1 else (raw, self.end.column - 1)
+        return Scalar(place, text, _kind(text) if plain else Kind.TEXT, raw, until)
 
     def _sequence(self, place: Place, depth: int) -> Sequence:
         items: list[Node] = []

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from headrace.pipeline.expressions import STATUS, uses_of
+from headrace.pipeline.expressions import STATUS, Checker, Evaluator
 from headrace.pipeline.model import (
     ArtifactDef,
     ConcurrencyDef,
@@ -35,11 +36,12 @@ from headrace.pipeline.plan import (
     Step,
     UseArtifactStep,
 )
-from headrace.pipeline.problems import Report
+from headrace.pipeline.problems import Place, Report
 from headrace.pipeline.scopes import STATIC
 from headrace.pipeline.values import (
     EvaluationFailed,
     Expression,
+    Functions,
     Template,
     Text,
     rendered,
@@ -58,42 +60,67 @@ class Resolver:
 
     report: Report
     values: Mapping[str, Any]
+    checker: Checker = field(default_factory=Checker)
+    evaluator: Evaluator = field(default_factory=Evaluator)
+    """Both know what they have seen before: the copies of a job hold the same expressions."""
 
     def within(self, cell: Mapping[str, Any], shard: Shard | None) -> Resolver:
         """The same for one copy of a job."""
         values = {**self.values, "matrix": dict(cell)}
         if shard is not None:
             values["shard"] = {"index": shard.index, "total": shard.total}
-        return Resolver(self.report, values)
+        return replace(self, values=values)
 
     def with_env(self, env: Mapping[str, Text]) -> Resolver:
         """The same with the variables that are known by now."""
-        return Resolver(self.report, {**self.values, "env": {k: v for k, v in env.items() if isinstance(v, str)}})
+        known = {name: each for name, each in env.items() if isinstance(each, str)}
+        return replace(self, values={**self.values, "env": known})
 
     def value(self, given: T | Late, default: T) -> T:
         """A value that has to be known by now; a mistake is noted, and gives the default."""
         if not isinstance(given, Late):
             return given
         try:
-            found = rendered(given.template, self.values)
-            text = found if isinstance(found, str | bool) else text_of(given.template, self.values)
+            found = rendered(given.template, self.values, compute=self.compute)
+            if not isinstance(found, str | bool):
+                found = text_of(given.template, self.values, compute=self.compute)
         except EvaluationFailed as error:
-            self.report.add(given.place, str(error))
+            self.report.add(_place(error, given.place), error.sentence)
             return default
-        read: T | None = given.shape.read(_scalar(given.node, text), given.what, self.report)
+        read: T | None = given.shape.read(_scalar(given.node, found), given.what, self.report)
         return default if read is None else read
 
     def text(self, given: str | Late) -> Text:
         """A text: known by now, or a template for the agent where it asks for what is not."""
         if not isinstance(given, Late):
             return given
-        if not all(_is_static(each) for each in given.template.expressions):
-            return given.template
-        return self.value(given, "")
+        return self.value(given, "") if self.is_static(given.template) else given.template
 
-    def env(self, *layers: Mapping[str, str | Late]) -> dict[str, Text]:
-        """Variables of several places, the later ones over the earlier."""
-        return {name: self.text(each) for layer in layers for name, each in layer.items()}
+    def is_static(self, template: Template) -> bool:
+        """Whether all of its expressions can be evaluated by now."""
+        return all(self._is_static(each) for each in template.expressions)
+
+    def _is_static(self, expression: Expression) -> bool:
+        found = self.checker.uses_of(expression.text)
+        assert found is not None  # the loader has checked it
+        return not found.calls & (STATUS | {"hash"}) and all(use.path[0] in STATIC for use in found.uses)
+
+    def compute(self, text: str, values: Mapping[str, Any], functions: Functions | None = None) -> Any:
+        """The value of an expression, which is handed no more of the values than it looks at."""
+        found = self.checker.uses_of(text)
+        wanted: dict[str, Any] = {}
+        for use in found.uses if found else ():
+            root, known = use.path[0], values.get(use.path[0])
+            if len(use.path) == 1 or not isinstance(known, Mapping):
+                wanted[root] = known
+            elif wanted.get(root) is not known:
+                kept = wanted.setdefault(root, {})
+                kept.update({use.path[1]: known[use.path[1]]} if use.path[1] in known else {})
+        return self.evaluator.evaluate(text, {name: each for name, each in wanted.items() if name in values}, functions)
+
+    def env(self, env: Mapping[str, str | Late]) -> dict[str, Text]:
+        """The variables of one place."""
+        return {name: self.text(each) for name, each in env.items()}
 
     def concurrency(self, group: ConcurrencyDef) -> Concurrency:
         """A group with its name."""
@@ -104,20 +131,20 @@ class Resolver:
         if condition is None:
             return None, ""
         expression = condition.expression
-        if not _is_static(expression):
+        if not self._is_static(expression):
             return expression, ""
         try:
-            if truth_of(expression, self.values):
+            if truth_of(expression, self.values, compute=self.compute):
                 return None, ""
         except EvaluationFailed as error:
-            self.report.add(condition.node.place, str(error))
+            self.report.add(_place(error, condition.node.place), error.sentence)
             return None, ""
-        return None, f"the `if` of {of} is false: {explained(expression, self.values)}"
+        return None, f"the `if` of {of} is false: {explained(expression, self.values, self.checker)}"
 
 
-def explained(expression: Expression, values: Mapping[str, Any]) -> str:
+def explained(expression: Expression, values: Mapping[str, Any], checker: Checker | None = None) -> str:
     """An expression with the values of its operands: `branch == 'main'`, with branch = 'dev'."""
-    found = uses_of(expression.text)
+    found = (checker or Checker()).uses_of(expression.text)
     parts = []
     for use in found.uses if found else ():
         at: Any = values
@@ -129,15 +156,15 @@ def explained(expression: Expression, values: Mapping[str, Any]) -> str:
     return f"`{' '.join(expression.text.split())}`" + (f", with {', '.join(parts[:8])}" if parts else "")
 
 
+def _place(error: EvaluationFailed, around: Place) -> Place:
+    """Where the expression stands within the value at `around`."""
+    found = re.search(r":([0-9]+):([0-9]+)$", error.expression.place)
+    return Place(int(found[1]), int(found[2]), around.file) if found else around
+
+
 def _shown_value(value: Any) -> str:
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 80 else f"{text[:79]}…"
-
-
-def _is_static(expression: Expression) -> bool:
-    found = uses_of(expression.text)
-    assert found is not None  # the loader has checked it
-    return not found.calls & (STATUS | {"hash"}) and all(use.path[0] in STATIC for use in found.uses)
 
 
 def _scalar(node: Scalar, value: object) -> Scalar:
@@ -147,9 +174,11 @@ def _scalar(node: Scalar, value: object) -> Scalar:
     return replace(node, text=str(value), kind=Kind.TEXT)
 
 
-def plan_stage(pipeline: Pipeline, stage: StageDef, resolver: Resolver) -> tuple[PlannedStage, str]:
-    """The stage, and why all its jobs are skipped."""
-    resolver = resolver.with_env(resolver.env(pipeline.env, stage.env))
+def plan_stage(pipeline: Pipeline, stage: StageDef, resolver: Resolver) -> tuple[PlannedStage, str, dict[str, Text]]:
+    """The stage, why all its jobs are skipped, and the variables of pipeline and stage."""
+    env = resolver.env(pipeline.env)
+    env |= resolver.with_env(env).env(stage.env)
+    resolver = resolver.with_env(env)
     condition, skip = resolver.decided(stage.condition, f"the stage `{stage.name.value}`")
     environment = stage.environment
     name = resolver.value(environment.name, None) if environment else None
@@ -163,20 +192,21 @@ def plan_stage(pipeline: Pipeline, stage: StageDef, resolver: Resolver) -> tuple
         if approval
         else None,
     )
-    return planned, skip
+    return planned, skip, env
 
 
 def plan_job(
     pipeline: Pipeline,
-    stage: StageDef,
     job: JobDef,
     resolver: Resolver,
+    outer: Mapping[str, Text],
     *,
     stage_index: int,
     sandbox: SandboxKind | None,
 ) -> PlannedJob:
-    """One copy of a job. Its `needs` are names still, and its key is its name."""
-    env = resolver.env(pipeline.env, stage.env, job.env)
+    """One copy of a job; `outer`: the variables of pipeline and stage. Its `needs` are names still, its key is its
+    name."""
+    env = {**outer, **resolver.with_env(outer).env(job.env)} if job.env else dict(outer)
     resolver = resolver.with_env(env)
     image, kind = _image_and_sandbox(pipeline, job, resolver, sandbox)
     pool = resolver.value(job.pool or pipeline.defaults.pool, None)
@@ -231,7 +261,7 @@ def _image_and_sandbox(
         kind = SandboxKind.DOCKER
     if image is None or kind is not SandboxKind.DOCKER:
         return "", kind
-    if isinstance(image, Late) and not all(_is_static(each) for each in image.template.expressions):
+    if isinstance(image, Late) and not resolver.is_static(image.template):
         return image.template, kind
     return _image(image, resolver), kind
 
@@ -288,9 +318,9 @@ def _script(script: str | Late, resolver: Resolver) -> str:
     if isinstance(script, str):
         return script
     try:
-        return text_of(_always_text(script.template), resolver.values)
+        return text_of(_always_text(script.template), resolver.values, compute=resolver.compute)
     except EvaluationFailed as error:
-        resolver.report.add(script.place, str(error))
+        resolver.report.add(_place(error, script.place), error.sentence)
         return ""
 
 

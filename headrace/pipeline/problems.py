@@ -5,6 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+MAX_MESSAGE = 2_000
+MAX_SUGGESTED = 64
+"""Characters of a name that a suggestion is looked for."""
+_FARTHEST = 3
+"""Edits at which a name is no longer near."""
+
 
 class Place(NamedTuple):
     """Where something stands: line and column, both from 1; columns count characters. `file` empty: the main file."""
@@ -47,11 +53,15 @@ class Report:
     problems: list[Problem] = field(default_factory=list)
     hidden: bool = False
     """Part of the file could not be read, so that a name that is not found may stand there."""
-    comparisons: int = 10_000
-    """How many more names may be compared for suggestions: keeps a hostile file from costing seconds."""
+    partial: set[Place] = field(default_factory=set)
+    """Mappings that lack what could not be found for them: a key that is missing there is no mistake of its own."""
+    comparisons: int = 1_000_000
+    """How many more pairs of letters may be compared for suggestions: keeps a hostile file from costing seconds."""
 
     def add(self, place: Place, message: str) -> None:
         """Note one mistake."""
+        if len(message) > MAX_MESSAGE:
+            message = f"{message[: MAX_MESSAGE - 1]}…"
         self.problems.append(Problem(place.file or self.file, place.line, place.column, message))
 
     def where(self, place: Place) -> str:
@@ -60,9 +70,13 @@ class Report:
 
     def nearest(self, name: str, known: list[str] | tuple[str, ...]) -> str:
         """The known name within two edits (one for short names), or an empty text."""
-        if self.comparisons <= 0:
+        if self.comparisons <= 0 or len(name) > MAX_SUGGESTED:
             return ""
         self.comparisons -= len(known)
+        letters = len(name) * sum(len(each) for each in known if abs(len(each) - len(name)) < _FARTHEST)
+        if letters > self.comparisons:
+            return ""
+        self.comparisons -= letters
         return nearest(name, known)
 
     def suggestion(self, name: str, known: list[str] | tuple[str, ...]) -> str:
@@ -78,8 +92,8 @@ class Report:
 
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
     """The known name within two edits (one for short names), or an empty text."""
-    best, best_distance = "", 3 if len(name) > 4 else 2
-    if len(name) > 64:
+    best, best_distance = "", _FARTHEST if len(name) > 4 else _FARTHEST - 1
+    if len(name) > MAX_SUGGESTED:
         return ""
     for each in known:
         if abs(len(each) - len(name)) < best_distance:

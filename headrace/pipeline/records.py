@@ -31,7 +31,9 @@ class ListOf:
         if not node.items and not self.may_be_empty:
             report.add(node.place, f"{what} is empty; write at least one item")
         if self.most and len(node.items) > self.most:
-            report.add(node.place, f"{what} has {len(node.items):,} items; it takes at most {self.most:,}")
+            report.add(
+                node.items[self.most].place, f"{what} has {len(node.items):,} items; it takes at most {self.most:,}"
+            )
             return None
         found = (self.item.read(each, self.one, report) for each in node.items)
         return tuple(each for each in found if each is not None)
@@ -63,6 +65,7 @@ class Record:
     make: Callable[[Fields, Report], Any]
     required: tuple[str, ...] = ()
     unbuilt: dict[str, str] = field(default_factory=dict)
+    """Keys of the language that are refused, and what to do meanwhile; whether they have a shape already or not."""
     resolved: tuple[str, ...] = ()
     """Keys that stand in the file and are resolved before it is read: known for suggestions."""
 
@@ -75,24 +78,29 @@ class Record:
             return None
         found = Fields(node.place, {})
         for key, value in node.entries:
-            shape = self.fields.get(key.text)
+            shape = None if key.text in self.unbuilt else self.fields.get(key.text)
             if shape is None:
                 self._refuse(key, found, report)
             else:
                 found.keys[key.text] = key.place
                 found.values[key.text] = shape.read(value, f"`{key.text}`", report)
         for name in self.required:
-            if name not in found.keys and name not in found.meant:
+            if name not in found.keys and name not in found.meant and node.place not in report.partial:
                 report.add(node.place, f"{self.level} needs `{name}`")
         return self.make(found, report)
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """Every key that may stand there, by name."""
+        return tuple(sorted({*self.fields, *self.resolved} - self.unbuilt.keys()))
 
     def _refuse(self, key: Scalar, found: Fields, report: Report) -> None:
         name = key.text
         if name in self.unbuilt:
             report.add(key.place, f"`{name}` is not built yet: {self.unbuilt[name]}")
             return
-        near = report.nearest(name, (*self.fields, *self.unbuilt, *self.resolved))
-        hint = f"; did you mean `{near}`?" if near else f"; it knows {', '.join(sorted(self.fields))}"
+        near = report.nearest(name, (*self.known, *self.unbuilt))
+        hint = f"; did you mean `{near}`?" if near else f"; it knows {', '.join(self.known)}"
         report.add(key.place, f"{self.level} has no key {shown(name)}{hint}")
         found.meant.add(near)
         report.hidden = report.hidden or near in {"stages", "jobs", "artifacts"}

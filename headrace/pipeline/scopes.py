@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
-from headrace.pipeline.expressions import STATUS, Keys, Known, Scope, Type
+from headrace.pipeline.expressions import STATUS, Checker
+from headrace.pipeline.known import Keys, Known, Scope, Type
 from headrace.pipeline.model import JobDef, Late, Pipeline, Sees, StageDef, StepDef
 from headrace.pipeline.model import Scalar as Value
 from headrace.pipeline.plan import ParameterType
-from headrace.pipeline.values import Template
+from headrace.pipeline.values import Expression, Template
 
 _STATIC_NAMES = ("event", "branch", "tag", "commit", "params", "env", "matrix", "shard")
 STATIC = frozenset(_STATIC_NAMES)
@@ -22,7 +24,7 @@ _NAMES: Mapping[Sees, tuple[str, ...]] = {
     Sees.STAGE_IF: ("event", "branch", "tag", "commit", "params", "env", "outputs"),
     Sees.STEP: (*_STATIC_NAMES, "needs", "run", "steps"),
     Sees.STEP_IF: (*_STATIC_NAMES, "needs", "run", "steps"),
-    Sees.APPROVAL: ("event", "branch", "tag", "commit", "params", "env", "outputs"),
+    Sees.APPROVAL: ("commit", "params", "outputs"),
 }
 _PARAMETERS = {
     ParameterType.STRING: Type.TEXT,
@@ -39,16 +41,17 @@ _IN_THE_JOB = "known while the job runs: in a step's `if` and `env`, in cache ke
 _ELSEWHERE = {
     "steps": f"`steps` is {_IN_THE_JOB}",
     "hash": f"`hash()` is {_IN_THE_JOB}",
-    "needs": "`needs` is not known here: the place is read before the jobs of its needs have run",
-    "outputs": "`outputs` is for stages and approvals: add the job to `needs`, and write `needs.JOB.outputs.NAME`",
+    "needs": "`needs` is known in a job, once what it needs has run; a stage sees `outputs.JOB.NAME`",
+    "outputs": "`outputs` is for stages and approvals: in a job, add the other one to `needs` and write "
+    "`needs.JOB.outputs.NAME`",
     "run": "`run` is known when the job begins: in `env`, in an `if` and in the job's `outputs`",
-    "matrix": "`matrix` belongs to a job",
-    "shard": "`shard` belongs to a job",
+    "matrix": "`matrix` is known in a job that has a `matrix`",
+    "shard": "`shard` is known in a job that has `parallel`",
     "event": "`event` may not stand here: who makes the event must not choose this",
     "branch": "`branch` may not stand here: who names the branch must not choose this",
     "tag": "`tag` may not stand here: who names the tag must not choose this",
     "commit": "`commit` may not stand here",
-    "env": "`env` may not stand here: it is for `if`, `run:` and the like",
+    "env": "`env` is not known here: a variable sees those of outer levels alone, and a pool or an approval none",
     **dict.fromkeys(STATUS, _STATUS_ELSEWHERE),
 }
 
@@ -79,75 +82,111 @@ def has_cells(job: JobDef) -> bool:
 
 
 class Scopes:
-    """The scopes of one pipeline."""
+    """The scopes of one pipeline. What many places see is put together once for all of them.
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
+    A variable's value sees the variables of outer levels alone: `inner` is a scope without those of its own level.
+    """
+
+    def __init__(self, pipeline: Pipeline, checker: Checker) -> None:
         declared = pipeline.triggers.parameters if pipeline.triggers else ()
-        self._params = Keys({each.name: _PARAMETERS[each.type] for each in declared})
-        self._jobs = {job.key: job for job in pipeline.jobs}
+        self._needs = {job.key: _need(job) for job in pipeline.jobs}
+        self._checker = checker
+        self._outer: dict[str, Known] = {
+            "event": _EVENT,
+            "branch": Type.TEXT,
+            "tag": Type.TEXT,
+            "commit": Type.TEXT,
+            "run": _RUN,
+            "params": Keys({each.name: _PARAMETERS[each.type] for each in declared}),
+            "outputs": _outputs({}),
+        }
+        self._known = {**self._outer, "env": _env(checker, Keys({}), pipeline.env)}
+        self._earlier: dict[str, Keys] = {}
 
-    def scope(
-        self,
-        sees: Sees,
-        *,
-        stage: StageDef | None = None,
-        job: JobDef | None = None,
-        before: Iterable[StepDef] = (),
-    ) -> Scope:
-        """What stands in a job (or a stage, or the pipeline); `before`: the steps that have run by then."""
-        known = {name: self._known(name, stage, job, before) for name in _NAMES[sees]}
-        names = {name: each for name, each in known.items() if each is not None}
-        functions = {"json"}
-        if sees in {Sees.JOB_IF, Sees.STAGE_IF, Sees.STEP_IF}:
-            functions |= STATUS
-        if sees in {Sees.STEP, Sees.STEP_IF}:
-            functions.add("hash")
-        return Scope(names, frozenset(functions), _ELSEWHERE)
+    def of_pipeline(self, sees: Sees, *, inner: bool) -> Scope:
+        """What stands in the pipeline itself."""
+        return _scope(sees, self._outer if inner else self._known)
 
-    def _known(self, name: str, stage: StageDef | None, job: JobDef | None, before: Iterable[StepDef]) -> Known | None:
-        match name:
-            case "event":
-                return _EVENT
-            case "branch" | "tag" | "commit":
-                return Type.TEXT
-            case "params":
-                return self._params
-            case "env":
-                return self._env(stage, job)
-            case "run":
-                return _RUN
-            case "outputs":
-                return self._outputs(stage)
-        return None if job is None else self._of_job(name, job, before)
+    def of_stage(self, stage: StageDef) -> StageScopes:
+        """The scopes of a stage; stages come in the order of the file, for each sees those that were asked for."""
+        outer = {**self._known, "outputs": _outputs(self._earlier)}
+        known = {**outer, "env": _env(self._checker, self._known["env"], stage.env)}
+        self._earlier |= {job.key: outputs_of(job) for job in stage.jobs if not has_cells(job)}
+        return StageScopes(outer, known, self._needs, self._checker)
 
-    def _of_job(self, name: str, job: JobDef, before: Iterable[StepDef]) -> Known | None:
-        match name:
-            case "matrix":
-                return _matrix(job) if job.matrix else None
-            case "shard":
-                return _SHARD if job.parallel else None
-            case "needs":
-                found = {
-                    each.value: _need(self._jobs[each.value]) for each in job.needs or () if each.value in self._jobs
-                }
-                return Keys(found, of=f", which `{job.name.value}` does not need; add it to its `needs`")
-            case _:
-                step = Keys({"outcome": Type.TEXT, "outputs": Keys({}, open=True)})
-                ids = {each.id.value: step for each in before if each.id}
-                return Keys(ids, of=": no earlier step has that `id`")
 
-    def _env(self, stage: StageDef | None, job: JobDef | None) -> Keys:
-        names: dict[str, Known] = {}
-        for env in (self._pipeline.env, stage.env if stage else {}, job.env if job else {}):
-            names |= dict.fromkeys(env, Type.TEXT)
-        return Keys(names, of=" that the pipeline, the stage or the job sets")
+@dataclass(frozen=True, slots=True)
+class StageScopes:
+    """The scopes of one stage."""
 
-    def _outputs(self, stage: StageDef | None) -> Keys:
-        stages = self._pipeline.stages
-        at = next((i for i, each in enumerate(stages) if each is stage), len(stages))
-        earlier = {job.key: outputs_of(job) for each in stages[:at] for job in each.jobs if not has_cells(job)}
-        return Keys(earlier, of=": no job of an earlier stage")
+    outer: Mapping[str, Known]
+    known: Mapping[str, Known]
+    needs: Mapping[str, Keys]
+    checker: Checker
+
+    def scope(self, sees: Sees, *, inner: bool) -> Scope:
+        """What stands in the stage itself."""
+        return _scope(sees, self.outer if inner else self.known)
+
+    def of_job(self, job: JobDef) -> JobScopes:
+        """The scopes of one of its jobs."""
+        needs = {each.value: self.needs[each.value] for each in job.needs or () if each.value in self.needs}
+        outer = {
+            **self.known,
+            "needs": Keys(needs, of=f": `{job.name.value}` needs no such job; add it to its `needs`"),
+        }
+        if job.matrix:
+            outer["matrix"] = _matrix(job)
+        if job.parallel:
+            outer["shard"] = _SHARD
+        return JobScopes(outer, {**outer, "env": _env(self.checker, outer["env"], job.env)})
+
+
+@dataclass(frozen=True, slots=True)
+class JobScopes:
+    """The scopes of one job."""
+
+    outer: Mapping[str, Known]
+    known: Mapping[str, Known]
+
+    def scope(self, sees: Sees, before: Iterable[StepDef] = (), *, inner: bool = False) -> Scope:
+        """What stands in the job; `before`: the steps that have run by then."""
+        if inner or "steps" not in _NAMES[sees]:
+            return _scope(sees, self.outer if inner else self.known)
+        step = Keys({"outcome": Type.TEXT, "outputs": Keys({}, open=True)})
+        ids = {each.id.value: step for each in before if each.id}
+        return _scope(sees, {**self.known, "steps": Keys(ids, of=": no earlier step has that `id`")})
+
+
+def _scope(sees: Sees, known: Mapping[str, Known]) -> Scope:
+    functions = {"json"}
+    if sees in {Sees.JOB_IF, Sees.STAGE_IF, Sees.STEP_IF}:
+        functions |= STATUS
+    if sees in {Sees.STEP, Sees.STEP_IF}:
+        functions.add("hash")
+    return Scope({name: known[name] for name in _NAMES[sees] if name in known}, frozenset(functions), _ELSEWHERE)
+
+
+def _env(checker: Checker, outer: Known, env: Mapping[str, str | Late]) -> Known:
+    """The variables whose values are known when a run is created, those of outer levels included."""
+    if not env:
+        return outer
+    assert isinstance(outer, Keys)
+    names = dict(outer.names)
+    for name, value in env.items():
+        names.pop(name, None)
+        if not isinstance(value, Late) or all(_is_early(each, checker) for each in value.template.expressions):
+            names[name] = Type.TEXT
+    return Keys(names, of=" whose value is known when the run is created")
+
+
+def _is_early(expression: Expression, checker: Checker) -> bool:
+    found = checker.uses_of(expression.text)
+    return found is None or (not found.calls - {"json"} and all(use.path[0] in STATIC for use in found.uses))
+
+
+def _outputs(earlier: Mapping[str, Known]) -> Keys:
+    return Keys(dict(earlier), of=": no job of an earlier stage")
 
 
 def _matrix(job: JobDef) -> Keys:

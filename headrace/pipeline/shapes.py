@@ -17,11 +17,12 @@ from headrace.pipeline.templates import OPENING, Unclosed
 from headrace.pipeline.values import Expression, Template, template
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+DOTTED = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 MAX_NAME = 100
-MAX_VARIABLE_BYTES = 131_071
-_DURATION = re.compile(r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", re.ASCII)
-_UNITS_MS = (86_400_000, 3_600_000, 60_000, 1_000)
+MAX_TEMPLATE = 65_536
+MAX_EXPRESSIONS = 200
+"""Of one text."""
 
 
 class Shape(Protocol):
@@ -74,6 +75,10 @@ class Templated:
 
 def template_of(node: Scalar, report: Report) -> Template | None:
     """The text of a scalar with its expressions, or None with the mistake noted."""
+    if len(node.text) > MAX_TEMPLATE or node.text.count(OPENING) > MAX_EXPRESSIONS:
+        message = f"a text with expressions has at most {MAX_TEMPLATE:,} characters and {MAX_EXPRESSIONS} expressions"
+        report.add(node.place, f"{message}; keep long scripts in files of their own")
+        return None
     try:
         return template(node.text, lambda at: report.where(node.place_of(at)))
     except Unclosed as error:
@@ -133,23 +138,38 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A name: a letter or `_`, then letters, digits, `_` and `-`. Returned also when it is wrong, once noted."""
+    """A name: a letter or `_`, then letters, digits, `_` and `-`, and `.` where there may be `dots`. Returned also
+    when it is wrong, once noted."""
+
+    dots: bool = False
+    """No expression names it, so that a value such as `3.12` may be a part of it."""
 
     def read(self, node: Node, what: str, report: Report) -> Placed[str] | None:
         """The name at its place."""
         found = scalar(node, what, report, "a name")
         if found is None:
             return None
-        if not NAME.fullmatch(found.text) or len(found.text) > MAX_NAME:
-            report.add(node.place, bad_name(what, found.text))
-        return Placed(found.text, node.place)
+        if not is_name(found.text, dots=self.dots):
+            report.add(node.place, bad_name(what, found.text, dots=self.dots))
+        return Placed(clipped(found.text), node.place)
 
 
-def bad_name(what: str, text: str) -> str:
+def clipped(name: str) -> str:
+    """A name, or the beginning of one that is too long and refused: other sentences repeat it."""
+    return name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}…"
+
+
+def is_name(text: str, *, dots: bool = False) -> bool:
+    """Whether a text is a name."""
+    return len(text) <= MAX_NAME and bool((DOTTED if dots else NAME).fullmatch(text))
+
+
+def bad_name(what: str, text: str, *, dots: bool = False) -> str:
     """The sentence for a name that is none."""
     if len(text) > MAX_NAME:
-        return f"{what} has {len(text)} characters; a name has at most {MAX_NAME}"
-    return f"{what} cannot be {shown(text)}; a name is a letter or `_`, then letters, digits, `_` or `-`"
+        return f"{what} has {len(text):,} characters; a name has at most {MAX_NAME}"
+    then = "letters, digits, `_`, `-` or `.`" if dots else "letters, digits, `_` or `-`"
+    return f"{what} cannot be {shown(text)}; a name is a letter or `_`, then {then}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,30 +209,6 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Duration:
-    """A positive duration such as `90s`, `20m`, `1h30m`, `3d`."""
-
-    max_days: int
-
-    def read(self, node: Node, what: str, report: Report) -> int | None:
-        """Milliseconds."""
-        found = scalar(node, what, report, "a duration such as `90s`, `20m` or `1h30m`")
-        if found is None:
-            return None
-        parts = _DURATION.fullmatch(found.text)
-        if parts is None or not any(parts.groups()):
-            hint = f"; did you mean `{found.text}s`?" if re.fullmatch("[0-9]{1,9}", found.text) else ""
-            message = f"{what} must be a duration such as `90s`, `20m`, `1h30m` or `3d`, not {shown(found.text)}{hint}"
-            report.add(node.place, message)
-            return None
-        total = sum(int(part or 0) * unit for part, unit in zip(parts.groups(), _UNITS_MS, strict=True))
-        if not 0 < total <= self.max_days * _UNITS_MS[0]:
-            report.add(node.place, f"{what} must be more than 0s and at most {self.max_days}d, not {shown(found.text)}")
-            return None
-        return total
-
-
-@dataclass(frozen=True, slots=True)
 class Flag:
     """true or false."""
 
@@ -225,72 +221,6 @@ class Flag:
             report.add(node.place, f"{what} must be `true` or `false` without quotes, not {shown(found.text)}")
             return None
         return found.text.lower() == "true"
-
-
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """A whole number from `least` to `most`."""
-
-    most: int
-    least: int = 0
-
-    def read(self, node: Node, what: str, report: Report) -> int | None:
-        """The number."""
-        found = scalar(node, what, report, "a whole number")
-        if found is None:
-            return None
-        fits = re.fullmatch("-?[0-9]{1,9}", found.text) and self.least <= int(found.text) <= self.most
-        if not fits or found.kind is not Kind.NUMBER:
-            wanted = f"a whole number from {self.least:,} to {self.most:,}"
-            report.add(node.place, f"{what} must be {wanted}, not {shown(found.text)}")
-            return None
-        return int(found.text)
-
-
-@dataclass(frozen=True, slots=True)
-class Number:
-    """A number more than 0, at most `most`."""
-
-    most: float
-
-    def read(self, node: Node, what: str, report: Report) -> float | None:
-        """The number."""
-        found = scalar(node, what, report, "a number")
-        if found is None:
-            return None
-        fits = re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", found.text) and 0 < float(found.text) <= self.most
-        if not fits or found.kind is not Kind.NUMBER:
-            report.add(node.place, f"{what} must be a number above 0, at most {self.most:g}, not {shown(found.text)}")
-            return None
-        return float(found.text)
-
-
-_SIZE = re.compile(r"([0-9]{1,9})(B|KiB|MiB|GiB|TiB)", re.ASCII)
-_SIZE_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """An amount of memory or disk such as `512MiB`."""
-
-    least: int
-
-    def read(self, node: Node, what: str, report: Report) -> int | None:
-        """Bytes."""
-        found = scalar(node, what, report, "a size such as `512MiB` or `4GiB`")
-        if found is None:
-            return None
-        parts = _SIZE.fullmatch(found.text)
-        if parts is None:
-            near = re.fullmatch(r"([0-9]{1,9}) ?([kKmMgGtT])(i?[bB])?", found.text)
-            hint = f"; did you mean `{near[1]}{near[2].upper()}iB`?" if near else ""
-            report.add(node.place, f"{what} must be a size such as `512MiB` or `4GiB`, not {shown(found.text)}{hint}")
-            return None
-        size = int(parts[1]) * _SIZE_UNITS[parts[2]]
-        if not self.least <= size < 1 << 50:
-            report.add(node.place, f"{what} must be at least {self.least >> 20}MiB, not {shown(found.text)}")
-            return None
-        return size
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,77 +249,3 @@ class RelativePath:
             report.add(node.place, f"{what}: {shown(text)} {wrong}")
             return None
         return clean
-
-
-@dataclass(frozen=True, slots=True)
-class Variables:
-    """Variables by name. Values are taken as text, as they were written: `1.10` stays `1.10`."""
-
-    sees: Sees
-    one: str = "variable"
-
-    def read(self, node: Node, what: str, report: Report) -> dict[str, str | Late] | None:
-        """Name to value; those that are wrong are left out."""
-        if not isinstance(node, Mapping):
-            report.add(node.place, f"{what} must be a mapping of names to values, but this is {kind_of(node)}")
-            return None
-        found: dict[str, str | Late] = {}
-        for key, value in node.entries:
-            name = key.text
-            if not VARIABLE.fullmatch(name):
-                message = (
-                    f"{what} cannot set {shown(name)}; a {self.one} is a letter or `_`, then letters, digits or `_`"
-                )
-                report.add(key.place, message)
-            elif name.upper().startswith("HEADRACE_"):
-                report.add(key.place, f"{what} cannot set {shown(name)}; names that begin with `HEADRACE_` are our own")
-            elif isinstance(text := self._value(value, name, report), Late):
-                found[name] = text
-            elif text is not None:
-                if len(name) + len(text) >= MAX_VARIABLE_BYTES or len(f"{name}={text}".encode()) > MAX_VARIABLE_BYTES:
-                    message = (
-                        f"the {self.one} {shown(name)} is longer than the {MAX_VARIABLE_BYTES:,} bytes that Linux takes"
-                    )
-                    report.add(value.place, f"{message}; hand it over as a file")
-                else:
-                    found[name] = text
-        return found
-
-    def _value(self, node: Node, name: str, report: Report) -> str | Late | None:
-        if isinstance(node, Scalar) and node.kind is Kind.NULL:
-            report.add(node.place, f'the {self.one} {shown(name)} has no value; write `""` for an empty one')
-            return None
-        found: str | Late | None = Templated(AnyText(), self.sees).read(node, f"the {self.one} {shown(name)}", report)
-        return found
-
-
-@dataclass(frozen=True, slots=True)
-class AnyText:
-    """A text, whatever it holds."""
-
-    def read(self, node: Node, what: str, report: Report) -> str | None:
-        """The text as it was written."""
-        found = scalar(node, what, report)
-        return found.text if found else None
-
-
-@dataclass(frozen=True, slots=True)
-class Labels:
-    """Labels that an agent must have."""
-
-    def read(self, node: Node, what: str, report: Report) -> dict[str, str | Late] | None:
-        """Label to value."""
-        if not isinstance(node, Mapping):
-            message = f"{what} must be a mapping such as `{{arch: arm64}}`, but this is {kind_of(node)}"
-            report.add(node.place, message)
-            return None
-        found: dict[str, str | Late] = {}
-        for key, value in node.entries:
-            if not NAME.fullmatch(key.text) or len(key.text) > MAX_NAME:
-                report.add(key.place, bad_name("a label", key.text))
-            elif (text := LABEL.read(value, f"the label {shown(key.text)}", report)) is not None:
-                found[key.text] = text
-        return found
-
-
-LABEL = Templated(Line(), Sees.EVENT)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from headrace.pipeline.nodes import MAX_NODES, Mapping, Node, Scalar, Sequence, parse
+from headrace.pipeline.nodes import MAX_BYTES, MAX_NODES, Mapping, Node, Scalar, Sequence, parse
 from headrace.pipeline.problems import PipelineError, Report, shown
 from headrace.pipeline.shapes import NAME, kind_of
 
@@ -16,6 +16,8 @@ Read = Callable[[str], bytes | None]
 """The bytes of a file of the repository by its path from the root; None: there is none."""
 
 MAX_INCLUDES = 20
+MAX_EXTENDS = 20
+"""Templates that extend one another in a row."""
 _INCLUDED = ("templates", "env", "defaults", "include")
 _MERGED = frozenset({"env", "requires", "outputs", "services", "resources"})
 """Mappings of a job that are merged key by key; everything else of a template is replaced as a whole."""
@@ -31,11 +33,12 @@ class Shared:
 
 def share(root: Mapping, report: Report, read: Read | None) -> Shared:
     """The root mapping without `include`, `templates` and `extends`; mistakes are noted."""
-    gathering = _Gathering(report, read)
+    gathering = _Gathering(report, read, nodes=root.nodes, size=root.chars)
     own = {key.text: (key, value) for key, value in root.entries}
     gathering.file(own, above=(report.file,))
     templates = gathering.templates
     jobs = _Extending(templates, report)
+    jobs.check()
     entries: list[tuple[Scalar, Node]] = []
     for name, (key, value) in own.items():
         if name in {"include", "templates"}:
@@ -55,6 +58,8 @@ class _Gathering:
     templates: dict[str, tuple[Scalar, Node]] = field(default_factory=dict)
     shared: dict[str, tuple[Scalar, Node]] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
+    nodes: int = 0
+    size: int = 0
 
     def file(self, own: dict[str, tuple[Scalar, Node]], *, above: tuple[str, ...]) -> None:
         if "templates" in own:
@@ -86,11 +91,12 @@ class _Gathering:
             return
         for item in node.items:
             entries = item.entries if isinstance(item, Mapping) else ()
-            if len(entries) != 1 or entries[0][0].text != "local" or not isinstance(entries[0][1], Scalar):
+            value = entries[0][1] if len(entries) == 1 and entries[0][0].text == "local" else None
+            if not isinstance(value, Scalar) or not value.text:
                 self.report.add(item.place, "an include is `local: PATH`, a file of this repository")
                 self.report.hidden = True
                 continue
-            yield entries[0][1]
+            yield value
 
     def _include(self, path: Scalar, above: tuple[str, ...]) -> None:
         name = "/".join(part for part in path.text.split("/") if part not in {"", "."})
@@ -108,20 +114,27 @@ class _Gathering:
         text = None if wrong or self.read is None else self.read(name)
         if not wrong and text is None:
             wrong = f"there is no file {shown(name)} in the repository"
-        if text is None:
+        if text is not None and self.size + len(text) > MAX_BYTES:
+            wrong = f"the file and those that it includes hold more than {MAX_BYTES:,} bytes"
+        if wrong or text is None:
             self.report.add(path.place, wrong)
             self.report.hidden = True
             return
         self.seen.add(name)
-        self._included(name, text, (*above, name))
+        self.size += len(text)
+        self._included(path, name, text, (*above, name))
 
-    def _included(self, name: str, text: bytes, above: tuple[str, ...]) -> None:
+    def _included(self, path: Scalar, name: str, text: bytes, above: tuple[str, ...]) -> None:
         try:
             root = parse(text, name, included=True)
         except PipelineError as error:
             self.report.problems.extend(error.problems)
             self.report.hidden = True
             return
+        self.nodes += root.nodes
+        if self.nodes > MAX_NODES:
+            self.report.add(path.place, f"the file and those that it includes hold more than {MAX_NODES:,} values")
+            raise PipelineError(tuple(self.report.problems))
         own = {}
         for key, value in root.entries:
             if key.text not in _INCLUDED:
@@ -144,6 +157,13 @@ class _Extending:
     templates: dict[str, tuple[Scalar, Node]]
     report: Report
     nodes: int = 0
+    made: dict[str, Node] = field(default_factory=dict)
+    """Templates with what they extend filled in."""
+
+    def check(self) -> None:
+        """Fill in every template, so that no mistake waits for the first job that uses it."""
+        for name, (key, _) in self.templates.items():
+            self._template(replace(key, text=name), ())
 
     def stages(self, node: Node) -> Node:
         """The stages with every job resolved."""
@@ -173,6 +193,8 @@ class _Extending:
         found: Node = own
         for name in reversed(self._names(extends)):
             base = self._template(name, above)
+            if base is None or base.place in self.report.partial:
+                self.report.partial.add(node.place)
             if base is not None:
                 found = _merged(base, found)
         self.nodes += found.nodes
@@ -186,6 +208,7 @@ class _Extending:
         items = node.items if isinstance(node, Sequence) else (node,)
         found = [each for each in items if isinstance(each, Scalar) and each.text]
         if len(found) != len(items) or not found:
+            self.report.hidden = True
             self.report.add(node.place, "`extends` must be the name of a template, or a list of names")
         return found
 
@@ -194,12 +217,17 @@ class _Extending:
             circle = " → ".join((*above[above.index(name.text) :], name.text))
             self.report.add(name.place, f"the templates extend each other for ever: {circle}")
             return None
+        if len(above) >= MAX_EXTENDS:
+            self.report.add(name.place, f"more than {MAX_EXTENDS} templates extend one another; put some together")
+            return None
         if name.text not in self.templates:
             if not self.report.hidden:
                 hint = self.report.suggestion(name.text, list(self.templates))
                 self.report.add(name.place, f"there is no template {shown(name.text)}{hint}")
             return None
-        return self.resolved(self.templates[name.text][1], (*above, name.text))
+        if name.text not in self.made:
+            self.made[name.text] = self.resolved(self.templates[name.text][1], (*above, name.text))
+        return self.made[name.text]
 
 
 def _merged(base: Node, over: Node) -> Node:

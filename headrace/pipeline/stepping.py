@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from headrace.pipeline.expressions import STATUS, Checked, uses_of
+from headrace.pipeline.expressions import STATUS, uses_of
+from headrace.pipeline.known import Checked
 from headrace.pipeline.values import Expression, Functions, described, truth_of
 
 CLEANING_MS = 300_000

@@ -20,8 +20,15 @@ _SENTENCES = (
     ("sequence entries are not allowed", "a `- item` cannot stand here; begin the list on a line of its own"),
     ("found unexpected end of stream", "the quote that opens here is never closed"),
     ("found unexpected document separator", "the quote that opens here is not closed before `---` or `...`"),
-    ("expected ',' or ']'", "the `[` that opens here is not closed, or a comma is missing in its list"),
-    ("expected ',' or '}'", "the `{` that opens here is not closed, or a comma is missing in it"),
+    ("<stream end>", "the file ends here, and a `[` or `{` above is not closed"),
+    (
+        "expected ',' or ']'",
+        "the `[` that opens here is not closed, or a comma is missing in its list; quote a text with `${{ }}`",
+    ),
+    (
+        "expected ',' or '}'",
+        "the `{` that opens here is not closed, or a comma is missing in it; quote a text with `${{ }}`",
+    ),
     ("expected <block end>", "this does not fit the indentation above; align it with its neighbours"),
     ("unknown escape character", "this `\\` begins no escape that YAML knows; write `\\\\`, or use single quotes"),
     ("hexdecimal numbers", "this `\\` escape lacks hexadecimal digits; complete it, or use single quotes"),

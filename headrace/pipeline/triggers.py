@@ -12,7 +12,7 @@ from headrace.pipeline.nodes import Kind, Mapping, Node, Scalar
 from headrace.pipeline.plan import ParameterType
 from headrace.pipeline.problems import Report, shown
 from headrace.pipeline.records import Fields, ListOf, Record
-from headrace.pipeline.shapes import MAX_NAME, VARIABLE, Choice, Line, RelativePath, bad_name, kind_of, scalar
+from headrace.pipeline.shapes import MAX_NAME, VARIABLE, Choice, Line, RelativePath, clipped, kind_of, scalar
 
 _CRON_FIELDS = (
     ("minute", 0, 59),
@@ -36,7 +36,7 @@ class Cron:
         fields = found.text.split()
         if len(fields) != len(_CRON_FIELDS):
             names = ", ".join(name for name, _, _ in _CRON_FIELDS)
-            report.add(node.place, f"{what} has {len(fields)} fields; it takes five: {names}")
+            report.add(node.place, f"{what} has {len(fields)} field{'s' * (len(fields) != 1)}; it takes five: {names}")
             return None
         for text, (name, least, most) in zip(fields, _CRON_FIELDS, strict=True):
             if not all(_cron_part(part, least, most) for part in text.split(",")):
@@ -145,10 +145,11 @@ class _Parameters:
         found = []
         for key, value in node.entries:
             if not VARIABLE.fullmatch(key.text) or len(key.text) > MAX_NAME:
-                report.add(key.place, f"{bad_name('a parameter', key.text)}; it becomes `PARAM_<NAME>`")
+                rule = "it becomes `PARAM_<NAME>`: a letter or `_`, then letters, digits or `_`, at most 100"
+                report.add(key.place, f"a parameter cannot be {shown(key.text)}; {rule}")
             fields: Fields | None = _PARAMETER.read(value, f"the parameter {shown(key.text)}", report)
             if fields is not None:
-                found.append(_parameter(Placed(key.text, key.place), fields, report))
+                found.append(_parameter(Placed(clipped(key.text), key.place), fields, report))
         return tuple(found)
 
 
@@ -160,7 +161,7 @@ def _parameter(name: Placed[str], fields: Fields, report: Report) -> ParameterDe
     if given is ParameterType.CHOICE and "options" not in fields.keys:
         report.add(fields.place, f"the choice {shown(name.value)} needs `options`")
     if given is not ParameterType.CHOICE and "options" in fields.keys:
-        report.add(fields.keys["options"], f"only a `choice` has options; {shown(name.value)} is a `{given}`")
+        report.add(fields.keys["options"], f"only a `choice` has options; the type of {shown(name.value)} is `{given}`")
     value = None
     if default is not None:
         text = default.value if isinstance(default.value, str) else str(default.value).lower()

@@ -10,6 +10,8 @@ from headrace.pipeline.expressions import ExpressionFailed, evaluate
 from headrace.pipeline.templates import pieces
 
 Functions = Mapping[str, Callable[..., Any]]
+Compute = Callable[[str, Mapping[str, Any], Functions | None], Any]
+"""`expressions.evaluate`, or an `Evaluator`'s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,27 +50,43 @@ class EvaluationFailed(Exception):
 
     def __init__(self, expression: Expression, why: str) -> None:
         where = f"{expression.place}: " if expression.place else ""
-        super().__init__(f"{where}`{expression.text.strip()}` cannot be computed: {why}")
+        self.sentence = f"`{expression.text.strip()}` cannot be computed: {why}"
+        """The same without its place."""
+        super().__init__(f"{where}{self.sentence}")
         self.expression = expression
 
 
-def value_of(expression: Expression, values: Mapping[str, Any], functions: Functions | None = None) -> Any:
+def value_of(
+    expression: Expression,
+    values: Mapping[str, Any],
+    functions: Functions | None = None,
+    *,
+    compute: Compute = evaluate,
+) -> Any:
     """The value as plain data. Raises `EvaluationFailed`."""
     try:
-        return evaluate(expression.text, values, functions)
+        return compute(expression.text, values, functions)
     except ExpressionFailed as error:
         raise EvaluationFailed(expression, str(error)) from error
 
 
-def truth_of(expression: Expression, values: Mapping[str, Any], functions: Functions | None = None) -> bool:
+def truth_of(
+    expression: Expression,
+    values: Mapping[str, Any],
+    functions: Functions | None = None,
+    *,
+    compute: Compute = evaluate,
+) -> bool:
     """The value of a condition. Raises `EvaluationFailed`, also for one that is neither true nor false."""
-    value = value_of(expression, values, functions)
+    value = value_of(expression, values, functions, compute=compute)
     if not isinstance(value, bool):
         raise EvaluationFailed(expression, f"a condition is true or false, and this is {described(value)}")
     return value
 
 
-def rendered(text: Text, values: Mapping[str, Any], functions: Functions | None = None) -> Any:
+def rendered(
+    text: Text, values: Mapping[str, Any], functions: Functions | None = None, *, compute: Compute = evaluate
+) -> Any:
     """The text with its expressions' values; a single expression gives its value as it is.
 
     Raises `EvaluationFailed`, also for a list, a map or nothing within text.
@@ -76,13 +94,13 @@ def rendered(text: Text, values: Mapping[str, Any], functions: Functions | None 
     if isinstance(text, str):
         return text
     if len(text.parts) == 1 and isinstance(text.parts[0], Expression):
-        return value_of(text.parts[0], values, functions)
+        return value_of(text.parts[0], values, functions, compute=compute)
     found = []
     for part in text.parts:
         if isinstance(part, str):
             found.append(part)
             continue
-        value = value_of(part, values, functions)
+        value = value_of(part, values, functions, compute=compute)
         if value is None or isinstance(value, list | dict):
             raise EvaluationFailed(
                 part, f"within text stands a string, a number or a bool, and this is {described(value)}"
@@ -91,9 +109,11 @@ def rendered(text: Text, values: Mapping[str, Any], functions: Functions | None 
     return "".join(found)
 
 
-def text_of(text: Text, values: Mapping[str, Any], functions: Functions | None = None) -> str:
+def text_of(
+    text: Text, values: Mapping[str, Any], functions: Functions | None = None, *, compute: Compute = evaluate
+) -> str:
     """`rendered` as a text. Raises `EvaluationFailed`."""
-    value = rendered(text, values, functions)
+    value = rendered(text, values, functions, compute=compute)
     if value is None or isinstance(value, list | dict):
         assert isinstance(text, Template)
         raise EvaluationFailed(

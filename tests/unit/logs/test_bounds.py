@@ -20,7 +20,7 @@ from coordinator.logs.bounds import (
     check_stream,
     check_zstd,
 )
-from headrace.pipeline.checks import MAX_STEPS
+from headrace.pipeline.language import MAX_STEPS
 from headrace.v1 import log_pb2
 
 
