@@ -115,12 +115,7 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> Ending | No
             journal=_log,
         )
         listener = Standing(settings, metrics)
-        if settings.metrics_listen:
-            socket = listen(settings.metrics_listen, setting="HEADRACE_METRICS_LISTEN")
-            listener.http = address_of(socket)
-            _log.info("metrics", address=listener.http)
-            app = pages(metrics, lambda: listener.connected, lambda: metrics.spool_bytes.set(directory.spooled()))
-            await up.enter_async_context(serving(app, socket))
+        await _serve_metrics(up, settings, metrics, listener, directory)
         metrics.slots.set(settings.slots)
         connection = Connection(
             GrpcDialer(access),
@@ -134,6 +129,18 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> Ending | No
             generation=parts.directory.next_start(),
         )
         return await _serve(connection, jobs, forwarder, leaving, parts)
+
+
+async def _serve_metrics(
+    up: AsyncExitStack, settings: Settings, metrics: Metrics, listener: Standing, directory: DataDirectory
+) -> None:
+    if not settings.metrics_listen:
+        return
+    socket = listen(settings.metrics_listen, setting="HEADRACE_METRICS_LISTEN")
+    listener.http = address_of(socket)
+    _log.info("metrics", address=listener.http)
+    app = pages(metrics, lambda: listener.connected, lambda: metrics.spool_bytes.set(directory.spooled()))
+    await up.enter_async_context(serving(app, socket))
 
 
 async def _release(directory: DataDirectory) -> None:
