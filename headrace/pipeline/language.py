@@ -48,8 +48,6 @@ from headrace.pipeline.triggers import ON
 from headrace.pipeline.variables import Labels, Variables
 
 UNBUILT: AnyMapping[str, dict[str, str]] = {
-    "pipeline": {"concurrency": "runs go side by side; remove it for now"},
-    "job": {"concurrency": "jobs go side by side; remove it for now"},
     "step": {"image": "give the job an image, or make a job of the step, for now"},
 }
 """By level, key to what one can do meanwhile. These keys are in the language and refused until they are built; one
@@ -211,7 +209,6 @@ JOB = Record(
     },
     making.as_held,
     required=("steps",),
-    unbuilt=UNBUILT["job"],
     resolved=("extends",),
 )
 STAGE = Record(
@@ -241,12 +238,9 @@ PIPELINE = Record(
     },
     making.pipeline,
     required=("stages",),
-    unbuilt=UNBUILT["pipeline"],
     resolved=("include", "templates"),
 )
 
 
-TEMPLATE = Record(
-    "a job", {**JOB.fields, "extends": OneOrMore(Name(), "`extends`")}, making.as_held, unbuilt=UNBUILT["job"]
-)
+TEMPLATE = Record("a job", {**JOB.fields, "extends": OneOrMore(Name(), "`extends`")}, making.as_held)
 """A job that lacks something still."""
