@@ -69,7 +69,7 @@ def runs(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List runs, the newest first."""
-    from headrace.cli.output import between, clock, print_json, say, span, table
+    from headrace.cli.output import clock, print_json, say, span, table
     from headrace.cli.sentences import stands
 
     command: Context = context.obj
@@ -84,7 +84,7 @@ def runs(
             (
                 str(each.id), stands(each), each.pipeline, each.source.branch or each.source.tag or "-",
                 each.source.description or each.source.commit[:7], clock(each.created_at),
-                span(between(each.created_at, each.ended_at)),
+                span(each.took_ms),
             )
             for each in found
         ]  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from rich.text import Text
 
-from headrace.cli.output import between, clock, plain, span
+from headrace.cli.output import clock, plain, span
 from headrace.cli.sentences import ALLOWED, approval_of, counts, stands, tried, waiting
 from headrace.cli.summary import ended_how, failure, timed
 from headrace.client.types import Job, JobState, Run, RunState, Stage, StepResult, TestReport
@@ -48,7 +48,7 @@ def _head(run: Run) -> Lines:
     source = run.source
     warned = run.warnings and run.state == RunState.PASSED
     colour = f"bold {ALLOWED}" if warned else _RUN_COLOURS.get(RunState(run.state), "bold") if _known(run) else "bold"
-    took = f" in {span(between(run.created_at, run.ended_at))}" if run.ended_at else ""
+    took = f" in {span(run.took_ms)}" if run.ended_at else ""
     why = f": {plain(run.sentence)}" if run.sentence else ""
     where = source.branch or source.tag
     commit = plain(source.description or source.commit)

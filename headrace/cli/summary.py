@@ -32,7 +32,7 @@ def summary(board: Board, artifacts: Sequence[Artifact], folders: Mapping[str, s
             where = folders.get(each.name) or f"headrace artifacts {run.id} --download DIR"
             files = "1 file" if len(each.files) == 1 else f"{len(each.files)} files"
             lines.append(f"artifact {plain(each.name)} ({files}, {size(each.size)}): {where}")
-    total = span(between(run.created_at, run.ended_at))
+    total = span(run.took_ms)
     why = f": {plain(run.sentence)}" if run.sentence else ""
     return [*lines, "", f"run {run.id} {stands(run)} in {total}{why}"]
 

@@ -273,6 +273,8 @@ class Stage(Value):
 class Run(Value):
     """One execution of a pipeline for one commit. Lists of runs leave `stages` and `jobs` empty."""
 
+    shown = ("took_ms",)
+
     id: int
     project: str
     pipeline: str
@@ -294,6 +296,13 @@ class Run(Value):
     def ended(self) -> bool:
         """True in `passed`, `failed` and `canceled`."""
         return self.state in RUN_ENDED
+
+    @property
+    def took_ms(self) -> int | None:
+        """From its newest start (a retry is one) to its end, None until it has ended."""
+        if self.started_at is None or self.ended_at is None:
+            return None
+        return max(0, round((self.ended_at - self.started_at).total_seconds() * 1000))
 
     def job(self, key: str) -> Job | None:
         """The job with this key, or None."""

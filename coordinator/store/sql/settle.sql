@@ -35,7 +35,9 @@ UPDATE run SET
     sequence = run.sequence + 1,
     run_sequence = CASE WHEN (u.state, u.canceling, u.sentence) IS DISTINCT FROM (run.state, run.canceling, run.sentence)
                         THEN run.sequence + 1 ELSE run.run_sequence END,
-    started_at = CASE WHEN u.state = 'pending' THEN NULL ELSE coalesce(run.started_at, clock_timestamp()) END,
+    started_at = CASE WHEN u.state = 'pending' THEN NULL
+                      WHEN run.ended_at IS NOT NULL AND u.state NOT IN ('passed', 'failed', 'canceled') THEN clock_timestamp() -- a retry
+                      ELSE coalesce(run.started_at, clock_timestamp()) END,
     ended_at = CASE WHEN u.state IN ('passed', 'failed', 'canceled') THEN coalesce(run.ended_at, clock_timestamp()) END
 FROM unnest($1::bigint[], $2::text[], $3::boolean[], $4::text[], $5::integer[], $6::integer[], $7::integer[], $8::integer[], $9::integer[],
             $10::integer[])

@@ -33,7 +33,7 @@ def test_a_run_that_passes_prints_prefixed_lines_and_a_summary(world):
         "unit | collecting", "unit | green", "unit | no newline", "unit | partial line",
     ]  # fmt: skip
     assert "artifact dist (1 file, 5 B): headrace artifacts 1 --download DIR" in lines
-    assert lines[-1] == "run 1 passed in 1.5 s"
+    assert lines[-1] == "run 1 passed in 1.2 s"
     (created,) = here.fake.requests("Create")
     assert created.source.commit == here.commit
     assert created.source.bundle_sha256 in here.fake.blobs, "a path goes to a coordinator elsewhere as a bundle"
@@ -114,7 +114,7 @@ def test_a_terminal_shows_a_live_tree_and_the_log_of_the_running_job(world):
     screen.interrupt()
     assert screen.end() == 130
     assert "■" in screen.text
-    assert "run 1 canceled in 1.5 s" in screen.text
+    assert "run 1 canceled in 1.2 s" in screen.text
     assert screen.text.count("\x1b[?25l") == screen.text.count("\x1b[?25h"), "the cursor is shown again"
 
 

@@ -39,3 +39,25 @@ async def test_who_waits_for_all_earlier_stages_is_told_apart_from_who_waits_for
     made = await postgres.run(J("a"), J("b", 1), J("c", 1, needs=()), J("d", 1, needs=("a",)))
     jobs = (await shown(postgres, made[""])).jobs
     assert {job.key: job.needs for job in jobs} == {"a": None, "b": None, "c": (), "d": ("a",)}
+
+
+async def test_the_time_that_a_retried_run_took_begins_with_the_retry(postgres: PostgresWorld) -> None:
+    """A run that failed on Friday and was retried on Monday did not take the weekend."""
+    made = await postgres.run(J("a"))
+    opened = await postgres.open()
+    (claimed,) = await postgres.claim(opened.session_id)
+    await postgres.start(claimed)
+    await postgres.end(claimed, AttemptState.FAILED)
+    hour = "UPDATE run SET started_at = started_at - interval '1 hour', ended_at = ended_at - interval '1 minute'"
+    await postgres.fetch(hour)
+    run = await shown(postgres, made[""])
+    assert run.took_ms is not None
+    assert run.took_ms > 3_500_000
+    await postgres.retry(made[""])
+    assert (await shown(postgres, made[""])).took_ms is None
+    (claimed,) = await postgres.claim(opened.session_id)
+    await postgres.start(claimed)
+    await postgres.end(claimed)
+    run = await shown(postgres, made[""])
+    assert run.took_ms is not None
+    assert run.took_ms < 60_000

@@ -173,7 +173,7 @@ def test_the_picture_shows_the_tree_and_the_log_of_the_running_job():
         "test  0/2",
         "  ▶ unit  8.0 s  on local",
         "  · docs  waits for unit",
-        "running 20.0 s",
+        "running 19.0 s",
         "unit " + "─" * 75,
         "# sandbox host",
         "collecting",

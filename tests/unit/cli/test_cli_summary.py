@@ -29,7 +29,7 @@ def test_the_summary_says_where_the_time_went():
         "8.0",
         "s",
     ]
-    assert lines[-1] == "run 7 passed in 10.0 s"
+    assert lines[-1] == "run 7 passed in 9.0 s"
 
 
 @pytest.mark.parametrize(
