@@ -47,7 +47,7 @@ def run(
         raise BadInput(f"--sandbox {sandbox}: there are docker, bubblewrap and host")
     parameters = pairs(param or [], "--param")
     source = resolved(command, repo, ref)
-    wanted = wanted_run(source, file, parameters, job, sandbox)
+    wanted = wanted_run(source, file, Path.cwd(), parameters=parameters, job=job, sandbox=sandbox)
     with command.link(Need.WORK) as link:
         if detach:
             return _detached(link, wanted, as_json=as_json)

@@ -54,14 +54,16 @@ class Source:
     """Git at the repository that holds the commit's objects."""
     scratch: Path | None = None
     """Our own bare repository beside the user's; None for a URL."""
+    top: Path | None = None
+    """Top of the user's work tree; None: there is none, or a URL was asked for."""
 
     def read_file(self, path: str) -> bytes:
         """A file of the commit's tree, at most 4 MiB. `path` is relative to the top. Raises `NoSuchFile`."""
         names = [name for name in path.split("/") if name not in {"", "."}]
         if path.startswith("/") or ".." in names or not names:
-            raise NoSuchFile(f"{path} is no path inside the repository.")
+            raise SourceError(f"{path} is no path inside the repository: give one from its top.")
         plain = "/".join(names)
-        shown = self.commit[:7]
+        shown = self.commit[:7] if self.description == self.commit[:7] else "what is on disk"
         try:
             entry = self.objects.raw("ls-tree", "-z", "--long", "--full-tree", self.commit, "--", plain)
             line = next((line for line in entry.split(b"\0") if line.endswith(b"\t" + os.fsencode(plain))), b"")
@@ -75,6 +77,22 @@ class Source:
             return self.objects.raw("cat-file", "blob", name.decode())
         except GitError as error:
             raise SourceError(f"{plain} cannot be read from {shown}: git says: {error.sentence}.") from error
+
+
+def in_repository(file: str, source: Source, cwd: Path) -> str:
+    """A file as it is named from the top of the repository. Only `../x` and `/x` are taken as seen from `cwd`.
+
+    Raises `SourceError` for one that lies elsewhere.
+    """
+    if source.top is None or not (file.startswith("/") or ".." in file.split("/")):
+        return file
+    path = Path(os.path.realpath((cwd / file).parent)) / Path(file).name
+    try:
+        return str(path.relative_to(os.path.realpath(source.top)))
+    except ValueError as error:
+        raise SourceError(
+            f"{file} is not inside the repository {source.top}: name a file of it, or its own repository with --repo."
+        ) from error
 
 
 def resolve(repo: str | None, ref: str | None, cwd: Path, *, state: Path, environment: Mapping[str, str]) -> Source:
@@ -158,7 +176,7 @@ def _is_url(repo: str, cwd: Path) -> bool:
 
 def _of_path(git: UserGit, path: Path, ref: str | None, state: Path) -> Source:
     repository = _repository_at(git, path)
-    at = git.at("-C", str(path))
+    at = git.at("-C", str(repository.top or path))
     try:
         scratch = scratch_repository(at, repository, state)
         head = _commit(at, "HEAD")
@@ -180,6 +198,8 @@ def _of_path(git: UserGit, path: Path, ref: str | None, state: Path) -> Source:
 
 
 def _repository_at(git: UserGit, path: Path) -> Repository:
+    if path.name == ".git" and (path.parent / ".git").is_dir():
+        path = path.parent  # seen from within it, its work tree is not there
     if not path.is_dir():
         raise SourceError(f"There is no folder {path}: name a repository with --repo.")
     at = git.at("-C", str(path))
@@ -236,6 +256,7 @@ def _source(
         description=description,
         objects=at.at("-C", "/", f"--git-dir={scratch}"),
         scratch=scratch,
+        top=repository.top,
     )
 
 

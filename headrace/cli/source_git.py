@@ -92,6 +92,8 @@ def last_line(message: str) -> str:
     if not lines:
         return "it said nothing"
     chosen = lines[marked[-1]] if marked else lines[-1]
+    if chosen.endswith(":") and lines[-1] != chosen:  # git breaks the line there
+        chosen = f"{chosen} {lines[lines.index(chosen) + 1]}"
     if "Could not read from remote repository" in chosen and marked[-1]:  # an earlier line says why
         chosen = lines[marked[-2]] if len(marked) > 1 else lines[marked[-1] - 1]
     return without_credentials(re.sub(r"^(?:(?:fatal|error|remote):\s*)+", "", chosen))[:500].rstrip(".")

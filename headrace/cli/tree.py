@@ -52,7 +52,8 @@ def tree(board: Board, time: datetime, *, rows: int) -> Text:
     if left_out:
         text.append(f"… and {counted(left_out, 'more job')}\n", style="dim")
     style = f"bold {ALLOWED}" if run.warnings and run.ended and run.state == "passed" else "bold"
-    return text.append(f"{stands(run)} {span(between(run.started_at or run.created_at, run.ended_at or time))}", style=style)
+    took = span(between(run.started_at or run.created_at, run.ended_at or time))
+    return text.append(f"{stands(run)} {took}", style=style)
 
 
 def _that_fit(found: list[_Row], room: int) -> tuple[list[_Row], int]:

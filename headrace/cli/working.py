@@ -15,7 +15,7 @@ from headrace.cli.board import Board
 from headrace.cli.context import Link
 from headrace.cli.embedded import Owner
 from headrace.cli.follow import Follower, Interrupts, follow_interruptibly, interrupts_to
-from headrace.cli.source import NoSuchFile, Source, SourceError, make_bundle
+from headrace.cli.source import NoSuchFile, Source, SourceError, in_repository, make_bundle
 from headrace.cli.summary import exit_code, summary
 from headrace.cli.views import Events, Plain, View
 from headrace.client import Artifact, Client, Run
@@ -43,13 +43,15 @@ class Wanted:
     included: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def wanted_run(source: Source, file: str, parameters: Mapping[str, str], job: str, sandbox: str) -> Wanted:
+def wanted_run(
+    source: Source, file: str, cwd: Path, *, parameters: Mapping[str, str], job: str, sandbox: str
+) -> Wanted:
     """What is to be run, from the very tree that is built. Every mistake is said before anything is started for it,
     as BadInput; what looks like a slip is noted.
     """
     from headrace.cli.plans import load_file, plan_of
 
-    text = load_text(source, file)
+    file, text = load_text(source, file, cwd)
     loaded = load_file(text, file, _reader_of(source))
     from headrace.pipeline import Event
 
@@ -71,10 +73,11 @@ def _reader_of(source: Source) -> Callable[[str], bytes | None]:
     return read
 
 
-def load_text(source: Source, file: str) -> bytes:
-    """The pipeline file of a source; BadInput names what to do where there is none."""
+def load_text(source: Source, file: str, cwd: Path) -> tuple[str, bytes]:
+    """The pipeline file of a source, from the repository's top; BadInput names what to do where there is none."""
     try:
-        return source.read_file(file)
+        file = in_repository(file, source, cwd)
+        return file, source.read_file(file)
     except NoSuchFile as error:
         sentence = str(error).rstrip(".")
         raise BadInput(f"{sentence}: `headrace init` writes a headrace.yml to begin with") from error

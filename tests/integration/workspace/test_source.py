@@ -14,7 +14,7 @@ from agent.source import Sources
 from agent.workspace.checkout import Wanted, check_out
 from agent.workspace.git import Git
 from agent.workspace.mirror import Mirrors, Origin
-from headrace.cli.source import NoSuchFile, Source, SourceError, make_bundle, resolve
+from headrace.cli.source import NoSuchFile, Source, SourceError, in_repository, make_bundle, resolve
 from headrace.pipeline.plan import Checkout
 from headrace.v1 import common_pb2 as pb
 from tests.harness.git_repo import ENVIRONMENT, Repository, fingerprint, git, git_daemon, http_backend
@@ -144,6 +144,41 @@ def test_subfolders_worktrees_and_submodules_are_understood(repository: Reposito
     assert submodule.read_file("x") == b"1"
 
 
+def test_the_folder_git_keeps_its_own_files_in_means_the_work_tree_around_it(
+    repository: Repository, ask: Resolve
+) -> None:
+    """A path that ends in `.git` is what a person copies from a remote's configuration."""
+    repository.commit({"a": "1"})
+    assert ask(repository.path / ".git") == ask(repository.path)
+
+
+@pytest.mark.parametrize(
+    ("file", "found"), [("ci.yml", "ci.yml"), ("../ci.yml", "ci.yml"), ("../sub/./x.yml", "sub/x.yml"), ("/", "ci.yml")]
+)
+def test_a_file_is_named_from_the_top_or_as_it_is_seen_from_here(
+    repository: Repository, ask: Resolve, file: str, found: str
+) -> None:
+    """`../ci.yml` is what the shell completes in a subfolder, and an absolute path is one all the same."""
+    repository.commit({"ci.yml": "1", "sub/x.yml": "2"})
+    sub = repository.path / "sub"
+    named = str(repository.path / "ci.yml") if file == "/" else file
+    assert in_repository(named, ask(repository.path), sub) == found
+    with pytest.raises(SourceError, match="not inside the repository"):
+        in_repository("../../other.yml", ask(repository.path), sub)
+
+
+def test_a_file_that_is_missing_on_disk_is_not_missing_in_a_commit_that_nobody_made(
+    repository: Repository, ask: Resolve
+) -> None:
+    """The snapshot's hash is ours: a person who looks for it finds nothing."""
+    commit = repository.commit({"a": "1"})
+    with pytest.raises(NoSuchFile, match=rf"There is no file ci\.yml in {commit[:7]}"):
+        ask(repository.path).read_file("ci.yml")
+    (repository.path / "b").write_text("2")
+    with pytest.raises(NoSuchFile, match=r"There is no file ci\.yml in what is on disk"):
+        ask(repository.path).read_file("ci.yml")
+
+
 def test_variables_of_a_running_hook_do_not_mislead(repository: Repository, ask: Resolve) -> None:
     """`headrace run` in a pre-push hook finds GIT_DIR and GIT_INDEX_FILE of that hook."""
     repository.commit({"a": "1"})
@@ -223,6 +258,7 @@ def test_mistakes_are_one_sentence_with_the_mend(repository: Repository, ask: Re
         (repository.path, "relaese", "Did you mean release"),
         (repository.path, "--help", "is no ref"),
         ("http://ana:secret@127.0.0.1:1/x", None, "http://127.0.0.1:1/x cannot be reached: git says: .*onnect"),
+        ("git://127.0.0.1:1/x", None, "cannot be reached: git says: unable to connect .*Connection refused"),
         ("ext::sh -c id", None, "come from a path, http"),
         ("ftp://host/x", None, "come from a path, http"),
     ):
@@ -233,7 +269,7 @@ def test_mistakes_are_one_sentence_with_the_mend(repository: Repository, ask: Re
         ask(repository.path).read_file("headrace.yml")
     (repository.path / "link").symlink_to("/etc/passwd")
     for path in ("link", "../x", "/etc/passwd", "."):
-        with pytest.raises(NoSuchFile):
+        with pytest.raises(SourceError, match=r"no path inside|no regular file"):
             ask(repository.path).read_file(path)
     with pytest.raises(SourceError, match="git is not installed"):
         resolve(str(repository.path), None, tmp_path, state=tmp_path / "s", environment={"PATH": "/nowhere"})
