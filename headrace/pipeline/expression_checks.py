@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from headrace.pipeline.cel_tree import Const, Tree
 from headrace.pipeline.cells import copies
 from headrace.pipeline.expressions import MOST_CHARS, MOST_DIFFERENT, STATUS, Checker
 from headrace.pipeline.known import Checked, Scope, Type
@@ -24,6 +25,7 @@ from headrace.pipeline.model import (
     StepDef,
 )
 from headrace.pipeline.nodes import Scalar
+from headrace.pipeline.patterns import refused_pattern
 from headrace.pipeline.problems import Place, Report
 from headrace.pipeline.scopes import JobScopes, Scopes
 from headrace.pipeline.shapes import Flag
@@ -129,10 +131,18 @@ class _Checking:
         if self.checker.is_full:
             self.tell_full(node.place_of(at))
         if isinstance(found, Checked):
+            for each in found.patterns:
+                if why := self._why_no_pattern(each):
+                    self.report.add(node.place_of(at + each.at), why)
             return found
         for mistake in found:
             self.report.add(node.place_of(at + mistake.at), mistake.message)
         return None
+
+    def _why_no_pattern(self, tree: Tree) -> str:
+        if not isinstance(tree, Const) or not isinstance(tree.value, str):
+            return "the pattern of `matches` is written out: it is not put together, and no value that comes later"
+        return refused_pattern(tree.value, self.report)
 
     def _not_in_run(self, piece: Piece, unknown: frozenset[str]) -> str:
         """Why an expression may not stand in a script; empty: it is the cell's own."""

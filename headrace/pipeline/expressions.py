@@ -19,7 +19,7 @@ from headrace.pipeline.cel_sentences import clause_of, sentence_of
 from headrace.pipeline.cel_tree import Tree, tree_of
 from headrace.pipeline.known import Checked, Keys, Known, Mistake, Near, Scope, Type, Use
 from headrace.pipeline.paths import calls, never_equal, path_mistake, patterns, uses
-from headrace.pipeline.problems import nearest, shown
+from headrace.pipeline.problems import nearest
 
 MAX_CHARS = 4_000
 MOST_ENVIRONMENTS = 64
@@ -67,8 +67,8 @@ class Checker:
             at, message = sentence_of(text, found, known, scope.elsewhere, self._near)
             return [Mistake(at, message)]
         mistakes = [each for use in found.uses if (each := path_mistake(use, scope, self._near)) is not None]
-        mistakes += [*never_equal(found.tree, scope), *found.patterns]
-        return mistakes or Checked(found.type, found.uses, found.calls)
+        mistakes += never_equal(found.tree, scope)
+        return mistakes or Checked(found.type, found.uses, found.calls, found.patterns)
 
     def uses_of(self, text: str) -> Checked | None:
         """What an expression uses, whatever stands where; None for one that does not compile."""
@@ -113,8 +113,7 @@ class _Compiled:
     type: Type
     uses: tuple[Use, ...]
     calls: frozenset[str]
-    patterns: tuple[Mistake, ...]
-    """Those of its regular expressions that are none."""
+    patterns: tuple[Tree, ...]
 
 
 def _compiled(text: str, environment: Any) -> _Compiled | str:
@@ -124,9 +123,8 @@ def _compiled(text: str, environment: Any) -> _Compiled | str:
         return str(error) or "it cannot be read"
     tree = tree_of(found.serialize())
     called = frozenset(calls(tree)) & FUNCTIONS
-    bad = ((each, why_no_pattern(str(each.value))) for each in patterns(tree))
-    wrong = tuple(Mistake(each.at, f"{shown(str(each.value))} is no pattern: {why}") for each, why in bad if why)
-    return _Compiled(tree, _type_of(found.return_type().name()), tuple(uses(tree, frozenset())), called, wrong)
+    kind = _type_of(found.return_type().name())
+    return _Compiled(tree, kind, tuple(uses(tree, frozenset())), called, tuple(patterns(tree)))
 
 
 def check(text: str, scope: Scope) -> Checked | list[Mistake]:
@@ -179,15 +177,6 @@ def _computed(compiled: Any, values: Mapping[str, Any]) -> Any:
     if found.type() == cel.Type.ERROR:
         raise ExpressionFailed(clause_of(str(value)))
     return _plain(value)
-
-
-def why_no_pattern(pattern: str) -> str:
-    """What is wrong with a regular expression of RE2, which takes linear time whatever it holds; empty: nothing."""
-    try:
-        evaluate("''.matches(pattern)", {"pattern": pattern})
-    except ExpressionFailed as error:
-        return str(error).removeprefix("invalid regular expression: ").removeprefix("invalid_argument: ")
-    return ""
 
 
 def uses_of(text: str) -> Checked | None:

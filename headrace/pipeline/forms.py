@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from headrace.pipeline.expressions import why_no_pattern
 from headrace.pipeline.model import (
     EnvironmentDef,
     Placed,
@@ -14,6 +13,7 @@ from headrace.pipeline.model import (
     ServiceDef,
 )
 from headrace.pipeline.nodes import Kind, Mapping, Node, Scalar, Sequence
+from headrace.pipeline.patterns import refused_pattern
 from headrace.pipeline.plan import Checkout, Network, RetryOn, RetryRule
 from headrace.pipeline.problems import Report, shown
 from headrace.pipeline.records import Fields, ListOf, Record
@@ -164,8 +164,8 @@ def _log_rule(node: Scalar, rest: str, report: Report) -> RetryRule | None:
     if not (len(rest) > 2 and rest[0] == rest[-1] == "/" and len(rest) <= 1_000):
         report.add(node.place, f"{shown(node.text)} holds no pattern; write `log:/text/`")
         return None
-    if why := why_no_pattern(rest[1:-1]):
-        report.add(node.place_of(len("log:/")), f"{shown(rest)} is no pattern: {why}")
+    if why := refused_pattern(rest[1:-1], report):
+        report.add(node.place_of(len("log:/")), why)
         return None
     return RetryRule(RetryOn.LOG, pattern=rest[1:-1])
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from headrace.pipeline.cel_tree import Tree
+
 
 class Type(StrEnum):
     """What is known of a value before it is there."""
@@ -68,3 +70,5 @@ class Checked:
     type: Type
     uses: tuple[Use, ...]
     calls: frozenset[str]
+    patterns: tuple[Tree, ...] = ()
+    """Its regular expressions."""

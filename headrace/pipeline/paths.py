@@ -109,9 +109,9 @@ def calls(tree: Tree) -> Iterator[str]:
         yield from calls(part)
 
 
-def patterns(tree: Tree) -> Iterator[Const]:
-    """The regular expressions that are written out."""
-    if isinstance(tree, Call) and tree.function == "matches" and isinstance(tree.args[-1], Const):
+def patterns(tree: Tree) -> Iterator[Tree]:
+    """What stands where a regular expression is wanted."""
+    if isinstance(tree, Call) and tree.function == "matches":
         yield tree.args[-1]
     for part in children(tree):
         yield from patterns(part)

@@ -55,6 +55,10 @@ class Report:
     """Part of the file could not be read, so that a name that is not found may stand there."""
     partial: set[Place] = field(default_factory=set)
     """Mappings that lack what could not be found for them: a key that is missing there is no mistake of its own."""
+    expressions: int = 0
+    """How many stand in the file so far."""
+    patterns: int = 0
+    """What the patterns of the file weigh so far."""
     comparisons: int = 1_000_000
     """How many more pairs of letters may be compared for suggestions: keeps a hostile file from costing seconds."""
 

@@ -23,6 +23,8 @@ MAX_NAME = 100
 MAX_TEMPLATE = 65_536
 MAX_EXPRESSIONS = 200
 """Of one text."""
+MOST_EXPRESSIONS = 10_000
+"""Of a file, equal ones counted."""
 
 
 class Shape(Protocol):
@@ -78,6 +80,11 @@ def template_of(node: Scalar, report: Report) -> Template | None:
     if len(node.text) > MAX_TEMPLATE or node.text.count(OPENING) > MAX_EXPRESSIONS:
         message = f"a text with expressions has at most {MAX_TEMPLATE:,} characters and {MAX_EXPRESSIONS} expressions"
         report.add(node.place, f"{message}; keep long scripts in files of their own")
+        return None
+    before, report.expressions = report.expressions, report.expressions + node.text.count(OPENING)
+    if report.expressions > MOST_EXPRESSIONS:
+        if before <= MOST_EXPRESSIONS:
+            report.add(node.place, f"the file holds more than {MOST_EXPRESSIONS:,} expressions; split the pipeline")
         return None
     try:
         return template(node.text, lambda at: report.where(node.place_of(at)))

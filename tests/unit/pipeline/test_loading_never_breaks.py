@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +18,7 @@ from headrace.pipeline.language import JOB, PIPELINE, STAGE, STEP, UNBUILT
 from headrace.pipeline.nodes import MAX_BYTES
 from headrace.pipeline.records import Record
 
+HOSTILE = Path(__file__).with_name("hostile.py")
 KEYS = sorted({key for record in (PIPELINE, STAGE, JOB, STEP) for key in record.fields} | {"name", "on", "paths"})
 words = st.sampled_from(["a", "b", "c", "artifact/a", "artifact/b", "docker", "host", "none", "5m", "", "x\0", "é"])
 values = st.recursive(
@@ -72,6 +77,86 @@ def test_any_bytes_are_refused_or_read(text: bytes) -> None:
 def test_any_structure_is_refused_or_read(value: dict[str, Any]) -> None:
     """Right keys with wrong values are what people write."""
     loaded(written(value))
+
+
+EXPRESSIONS = [
+    "branch == 'main'", "always()", "matrix.k == 'a'", "needs.a.outcome == 'passed'", "steps.s.outputs.x", "params.p",
+    "hash('*')", "env.A", "shard.index", "outputs.a.x", "event.pull_request.number > 1", "json('[1]')", "1 +", "x y",
+    "[1].all(i, i > 0)", "needs['b'].cells.size()", "'}}'", "",
+]  # fmt: skip
+expressions = st.sampled_from(EXPRESSIONS)
+texts = st.sampled_from(["a", "1.10", "3", "true", ""]) | st.builds(lambda one: f"x ${{{{ {one} }}}} y", expressions)
+wholes = texts | st.builds(lambda one: f"${{{{ {one} }}}}", expressions)
+scalars = st.sampled_from(["a", "b", 1, 2.5, True, None])
+cell = st.dictionaries(st.sampled_from(["k", "os", "x-y"]), scalars, min_size=1, max_size=2)
+matrices = st.fixed_dictionaries(
+    {"k": st.lists(scalars, min_size=1, max_size=3)},
+    optional={"include": st.lists(cell, max_size=2), "exclude": st.lists(cell, max_size=2), "fail_fast": st.booleans()},
+)
+retries = st.fixed_dictionaries(
+    {"max": st.integers(0, 3)}, optional={"on": st.lists(st.sampled_from(["lost", "exit:1-3", "log:/a+/", "log:/(/"]))}
+)
+whole_steps = st.fixed_dictionaries(
+    {"run": texts},
+    optional={"if": expressions, "id": st.sampled_from("st"), "env": st.dictionaries(st.sampled_from("AB"), wholes),
+              "retry": retries, "allow_failure": wholes, "timeout": st.sampled_from(["1m", "x", "${{ params.p }}m"])},
+)  # fmt: skip
+whole_jobs = st.fixed_dictionaries(
+    {"steps": st.lists(whole_steps, min_size=1, max_size=3)},
+    optional={
+        "matrix": matrices, "parallel": st.integers(0, 3), "if": expressions, "needs": st.lists(names, max_size=2),
+        "outputs": st.dictionaries(st.sampled_from("xy"), wholes), "extends": st.sampled_from(["t", "u", ["t", "u"]]),
+        "env": st.dictionaries(st.sampled_from("AB"), wholes), "image": texts, "pool": wholes, "retry": retries,
+        "cache": st.lists(st.fixed_dictionaries({"key": texts, "paths": st.just(["~/x"])}), max_size=1),
+        "services": st.dictionaries(st.sampled_from(["db", "Db"]), st.fixed_dictionaries({"image": texts})),
+        "artifacts": st.lists(st.fixed_dictionaries({"name": texts, "paths": st.lists(texts, max_size=2)}), max_size=1),
+    },
+)  # fmt: skip
+whole_stages = st.fixed_dictionaries(
+    {"name": names, "jobs": st.dictionaries(names, whole_jobs, min_size=1, max_size=3)},
+    optional={"if": expressions, "approval": st.fixed_dictionaries({"message": texts}), "environment": wholes},
+)
+whole_pipelines = st.fixed_dictionaries(
+    {"stages": st.lists(whole_stages, min_size=1, max_size=2)},
+    optional={
+        "templates": st.dictionaries(st.sampled_from("tuv"), whole_jobs, max_size=2),
+        "on": st.just({"manual": {"parameters": {"p": {"type": "int", "default": 1}}}}),
+        "env": st.dictionaries(st.sampled_from("AB"), wholes),
+    },
+)
+edits = st.lists(
+    st.tuples(
+        st.floats(0, 1), st.integers(0, 30), st.sampled_from(["", "*a ", "&a ", "{", "]", "${{", ": ", '"', "<<: "])
+    ),
+    max_size=3,
+)
+
+
+def edited(text: bytes, changes: list[tuple[float, int, str]]) -> bytes:
+    """The text with pieces cut out and others put in."""
+    for share, length, put in changes:
+        at = int(share * len(text))
+        text = text[:at] + put.encode() + text[at + length :]
+    return text
+
+
+@given(whole_pipelines, edits)
+@settings(max_examples=200, deadline=None)
+def test_a_pipeline_of_the_whole_language_is_refused_or_planned(value: dict[str, Any], changes: Any) -> None:
+    """Expressions, matrices, templates and conditions together, also with a slip of the editor in it."""
+    pipeline = loaded(edited(written(value), changes))
+    if pipeline is not None:
+        with suppress(PipelineError):  # what an expression comes to may not fit where it stands
+            assert expand(pipeline, Event(branch="main")).jobs
+
+
+def test_files_made_to_cost_much_stay_within_the_bounds() -> None:
+    """A coordinator reads files of strangers: 2 s of a processor and 200 MiB are the most that any of 1 MiB takes."""
+    made = subprocess.run([sys.executable, HOSTILE], capture_output=True, text=True, check=True)
+    found = json.loads(made.stdout)
+    assert len(found["seconds"]) > 40
+    assert {name: cost for name, (cost, _) in found["seconds"].items() if cost > 2} == {}
+    assert found["mib"] <= 200
 
 
 def position(plan: Plan) -> dict[str, int]:
