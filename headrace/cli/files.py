@@ -1,4 +1,4 @@
-"""`init` and `validate`: work with pipeline files."""
+"""`init`, `validate` and `schema`: work with pipeline files."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ def register(app: typer.Typer) -> None:
     """Adds the commands."""
     app.command("init")(init)
     app.command("validate")(validate)
+    app.command("schema")(schema)
 
 
 def init(
@@ -98,6 +99,14 @@ def _checked(path: Path, event: Event | None, *, explain: bool) -> tuple[dict[st
     explanation = explanation_of(pipeline, plan, event)
     found: dict[str, object] = {"plan": plan_to_json(plan), "explanation": explanation_to_json(explanation)}
     return found, explained(plan, explanation)
+
+
+def schema() -> None:
+    """Print the JSON Schema of pipeline files, for editors."""
+    from headrace.cli.output import print_json
+    from headrace.pipeline import schema as made
+
+    print_json(made())
 
 
 def _read(path: Path) -> bytes:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from headrace.pipeline.nodes import Kind, Node, Scalar
 from headrace.pipeline.problems import Report, shown
-from headrace.pipeline.shapes import scalar
+from headrace.pipeline.shapes import Schema, scalar
 
-_DURATION = re.compile(r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", re.ASCII)
+DURATION = r"(?:([0-9]{1,9})d)?(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?"
+_DURATION = re.compile(DURATION, re.ASCII)
 _UNITS_MS = (86_400_000, 3_600_000, 60_000, 1_000)
 
 
@@ -18,6 +19,10 @@ class Duration:
     """A positive duration such as `90s`, `20m`, `1h30m`, `3d`."""
 
     max_days: int
+
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {"type": "string", "pattern": f"^(?=[0-9]){DURATION}$"}
 
     def read(self, node: Node, what: str, report: Report) -> int | None:
         """Milliseconds."""
@@ -44,6 +49,10 @@ class Whole:
     most: int
     least: int = 0
 
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {"type": "integer", "minimum": self.least, "maximum": self.most}
+
     def read(self, node: Node, what: str, report: Report) -> int | None:
         """The number."""
         found = scalar(node, what, report, "a whole number")
@@ -62,6 +71,10 @@ class Number:
     """A number more than 0, at most `most`."""
 
     most: float
+
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {"type": "number", "exclusiveMinimum": 0, "maximum": self.most}
 
     def read(self, node: Node, what: str, report: Report) -> float | None:
         """The number."""
@@ -85,6 +98,10 @@ class Size:
     """An amount of memory or disk such as `512MiB`."""
 
     least: int
+
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {"type": "string", "pattern": f"^{_SIZE.pattern}$"}
 
     def read(self, node: Node, what: str, report: Report) -> int | None:
         """Bytes."""

@@ -18,9 +18,11 @@ from headrace.pipeline.plan import Checkout, Network, RetryOn, RetryRule
 from headrace.pipeline.problems import Report, shown
 from headrace.pipeline.records import Fields, ListOf, Record
 from headrace.pipeline.shapes import (
+    TEXT,
     Choice,
     Flag,
     Name,
+    Schema,
     Shape,
     Templated,
     bad_name,
@@ -36,6 +38,10 @@ _HOST = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 @dataclass(frozen=True, slots=True)
 class Use:
     """`artifact/NAME`."""
+
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {"type": "string", "pattern": "^artifact/"}
 
     def read(self, node: Node, what: str, report: Report) -> Placed[str] | None:
         """The artifact's name at its place."""
@@ -57,6 +63,10 @@ class Use:
 class NetworkForm:
     """`full`, `none` or `services`; the other forms of the language are not built yet."""
 
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return Choice(Network).schema()
+
     def read(self, node: Node, what: str, report: Report) -> Network | None:
         """The network."""
         if isinstance(node, Mapping):
@@ -72,6 +82,10 @@ class CheckoutForm:
     """`false`, `true`, or a mapping."""
 
     record: Record
+
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {"anyOf": [{"type": "boolean"}, self.record.schema()]}
 
     def read(self, node: Node, what: str, report: Report) -> Checkout | None:
         """How the commit comes into the workspace."""
@@ -93,6 +107,10 @@ class NotBuilt:
 
     hint: str
 
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {"const": False}
+
     def read(self, node: Node, what: str, report: Report) -> bool | None:
         """The flag, when it is false."""
         found = Flag().read(node, what, report)
@@ -107,6 +125,10 @@ class EnvironmentForm:
     """A deploy target, plain or as `{name: …, url: …}`."""
 
     record: Record
+
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {"anyOf": [Templated(Name(), Sees.FILE).schema(), self.record.schema()]}
 
     def read(self, node: Node, what: str, report: Report) -> EnvironmentDef | None:
         """The target."""
@@ -124,6 +146,11 @@ class OneOrMore:
     item: Shape
     one: str
 
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        one = self.item.schema()
+        return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1, "maxItems": 100}]}
+
     def read(self, node: Node, what: str, report: Report) -> tuple[Any, ...] | None:
         """The items that could be read."""
         if not isinstance(node, Sequence):
@@ -136,6 +163,11 @@ class OneOrMore:
 @dataclass(frozen=True, slots=True)
 class RetryRuleForm:
     """`failed`, `lost`, …, `exit:140-150`, `log:/text/`."""
+
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        words = "|".join(each for each in RetryOn if each not in {RetryOn.EXIT, RetryOn.LOG})
+        return {"type": "string", "pattern": f"^({words}|exit:[0-9]+(-[0-9]+)?|log:/.+/)$"}
 
     def read(self, node: Node, what: str, report: Report) -> RetryRule | None:
         """The rule."""
@@ -174,6 +206,10 @@ def _log_rule(node: Scalar, rest: str, report: Report) -> RetryRule | None:
 class CachePath:
     """A path in the workspace, or below `~/`."""
 
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {**TEXT, "pattern": "^[^/]"}
+
     def read(self, node: Node, what: str, report: Report) -> str | None:
         """The path without `.` parts and doubled slashes."""
         found = scalar(node, what, report, "a path in the workspace or below `~/`")
@@ -199,6 +235,10 @@ class CachePath:
 class Approver:
     """`role:NAME` or `user:NAME`."""
 
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {"type": "string", "pattern": "^(role|user):"}
+
     def read(self, node: Node, what: str, report: Report) -> str | None:
         """The text."""
         found = scalar(node, what, report, "`role:NAME` or `user:NAME`")
@@ -215,6 +255,14 @@ class Services:
     """Services by name; the name is a host name."""
 
     record: Record
+
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {
+            "type": "object",
+            "propertyNames": {"pattern": f"^{_HOST.pattern}$"},
+            "additionalProperties": self.record.schema(),
+        }
 
     def read(self, node: Node, what: str, report: Report) -> tuple[ServiceDef, ...] | None:
         """The services."""

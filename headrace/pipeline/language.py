@@ -39,6 +39,7 @@ from headrace.pipeline.shapes import (
     Line,
     Name,
     RelativePath,
+    Schema,
     Script,
     Templated,
     bad_name,
@@ -61,6 +62,15 @@ MAX_STEPS = 500
 @dataclass(frozen=True, slots=True)
 class _Jobs:
     """Jobs by name."""
+
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {
+            "type": "object",
+            "minProperties": 1,
+            "propertyNames": {"pattern": f"^{NAME.pattern}$"},
+            "additionalProperties": JOB.schema(),
+        }
 
     def read(self, node: Node, what: str, report: Report) -> tuple[JobDef, ...] | None:
         if not isinstance(node, Mapping):
@@ -113,6 +123,7 @@ STEP = Record(
     making.step,
     unbuilt=UNBUILT["step"],
 )
+_EXTENDS = OneOrMore(Name(), "`extends`")
 ARTIFACT = Record(
     "an artifact",
     {
@@ -209,7 +220,7 @@ JOB = Record(
     },
     making.as_held,
     required=("steps",),
-    resolved=("extends",),
+    resolved={"extends": _EXTENDS},
 )
 STAGE = Record(
     "a stage",
@@ -225,6 +236,23 @@ STAGE = Record(
     required=("name", "jobs"),
 )
 DEFAULTS = Record("`defaults`", {"image": _IMAGE, "pool": _POOL, "timeout": _TIMEOUT, "shell": _SHELL}, making.defaults)
+TEMPLATE = Record("a job", {**JOB.fields, "extends": _EXTENDS}, making.as_held)
+"""A job that lacks something still."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Templates:
+    """Templates by name; `sharing` reads them."""
+
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {"type": "object", "additionalProperties": TEMPLATE.schema()}
+
+    def read(self, node: Node, what: str, report: Report) -> None:
+        """Never called: templates are resolved before the file is read."""
+
+
+_INCLUDE = Record("an include", {"local": Line()}, making.as_held, required=("local",))
 PIPELINE = Record(
     "a pipeline",
     {
@@ -238,9 +266,15 @@ PIPELINE = Record(
     },
     making.pipeline,
     required=("stages",),
-    resolved=("include", "templates"),
+    resolved={"include": ListOf(_INCLUDE, "an include"), "templates": _Templates()},
 )
 
 
-TEMPLATE = Record("a job", {**JOB.fields, "extends": OneOrMore(Name(), "`extends`")}, making.as_held)
-"""A job that lacks something still."""
+def schema() -> Schema:
+    """The JSON Schema of a pipeline file."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Headrace pipeline",
+        "description": "The pipeline file of Headrace. `headrace validate` checks what a schema cannot.",
+        **PIPELINE.schema(),
+    }

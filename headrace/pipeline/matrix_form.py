@@ -13,7 +13,7 @@ from headrace.pipeline.model import Scalar as Value
 from headrace.pipeline.nodes import Kind, Mapping, Node, Scalar
 from headrace.pipeline.problems import Report, shown
 from headrace.pipeline.records import ListOf
-from headrace.pipeline.shapes import MAX_NAME, NAME, Flag, Templated, bad_name, kind_of, scalar
+from headrace.pipeline.shapes import MAX_NAME, NAME, Flag, Schema, Templated, bad_name, kind_of, scalar
 from headrace.pipeline.templates import OPENING
 
 MAX_VALUES = 1_000
@@ -24,6 +24,18 @@ _SETTINGS = ("include", "exclude", "max_parallel", "fail_fast")
 @dataclass(frozen=True, slots=True)
 class MatrixForm:
     """Keys with their values, and how the cells run."""
+
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        cells = ListOf(_Cell(), "a cell", may_be_empty=True, most=MAX_VALUES).schema()
+        settings = {
+            "include": cells,
+            "exclude": cells,
+            "max_parallel": Whole(MAX_VALUES, least=1).schema(),
+            "fail_fast": Flag().schema(),
+        }
+        values = ListOf(MatrixValue(), "a value", most=MAX_VALUES).schema()
+        return {"type": "object", "properties": settings, "additionalProperties": values}
 
     def read(self, node: Node, what: str, report: Report) -> MatrixDef | None:
         """The matrix; what is wrong in it is left out."""
@@ -87,6 +99,10 @@ def _values(name: str, node: Node, report: Report) -> tuple[Value, ...] | Late |
 class MatrixValues:
     """A list of values that an expression gives; `expand` reads it as data, not as a node."""
 
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {"type": "array"}
+
     def read(self, node: Node, what: str, report: Report) -> None:
         """Never called: a list is no text."""
         report.add(node.place, f"{what} must be a list")
@@ -95,6 +111,10 @@ class MatrixValues:
 @dataclass(frozen=True, slots=True)
 class MatrixValue:
     """One value: a text, a number, true, false or null."""
+
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {"type": ["string", "number", "boolean", "null"]}
 
     def read(self, node: Node, what: str, report: Report) -> Placed[Value] | None:
         """The value as CEL knows it."""
@@ -132,6 +152,10 @@ def _typed(node: Scalar) -> Value:
 @dataclass(frozen=True, slots=True)
 class _Cell:
     """One cell of `include` or `exclude`: keys with one value each."""
+
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {"type": "object", "minProperties": 1, "additionalProperties": MatrixValue().schema()}
 
     def read(self, node: Node, what: str, report: Report) -> Placed[AnyMapping[str, Value]] | None:
         if not isinstance(node, Mapping) or not node.entries:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from headrace.pipeline.described import KEYS
 from headrace.pipeline.nodes import Mapping, Node, Scalar, Sequence
 from headrace.pipeline.problems import Place, Report, shown
-from headrace.pipeline.shapes import Shape, kind_of
+from headrace.pipeline.shapes import Schema, Shape, kind_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,11 @@ class ListOf:
     may_be_empty: bool = False
     most: int = 0
     """0: no bound of its own."""
+
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        bounds = {"minItems": 0 if self.may_be_empty else 1, **({"maxItems": self.most} if self.most else {})}
+        return {"type": "array", "items": self.item.schema(), **bounds}
 
     def read(self, node: Node, what: str, report: Report) -> tuple[Any, ...] | None:
         """The items that could be read."""
@@ -66,8 +72,8 @@ class Record:
     required: tuple[str, ...] = ()
     unbuilt: dict[str, str] = field(default_factory=dict)
     """Keys of the language that are refused, and what to do meanwhile; whether they have a shape already or not."""
-    resolved: tuple[str, ...] = ()
-    """Keys that stand in the file and are resolved before it is read: known for suggestions."""
+    resolved: dict[str, Shape] = field(default_factory=dict)
+    """Keys that stand in the file and are resolved before it is read: known for suggestions and to editors."""
 
     def read(self, node: Node, what: str, report: Report) -> Any:
         """What `make` makes of the fields, or None when it is no mapping at all."""
@@ -93,6 +99,18 @@ class Record:
     def known(self) -> tuple[str, ...]:
         """Every key that may stand there, by name."""
         return tuple(sorted({*self.fields, *self.resolved} - self.unbuilt.keys()))
+
+    def schema(self) -> Schema:
+        """What editors check it by, each key with its description and an example."""
+        about = KEYS[self.level]
+        properties = {}
+        for name in self.known:
+            shape = self.fields.get(name) or self.resolved[name]
+            properties[name] = {"description": about[name].text, **shape.schema(), "examples": [about[name].example]}
+        needs: Schema = {"required": list(self.required)} if self.required else {}
+        if "extends" in self.resolved:  # what is missing may be the template's
+            needs = {"anyOf": [needs, {"required": ["extends"]}]}
+        return {"type": "object", "properties": properties, "additionalProperties": False, **needs}
 
     def _refuse(self, key: Scalar, found: Fields, report: Report) -> None:
         name = key.text

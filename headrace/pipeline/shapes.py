@@ -27,8 +27,17 @@ MOST_EXPRESSIONS = 10_000
 """Of a file, equal ones counted."""
 
 
+Schema = dict[str, Any]
+"""JSON Schema, draft 2020-12. It knows what a single value looks like; what holds between values, `load` knows."""
+TEXT: Schema = {"type": ["string", "number", "boolean"]}
+"""Numbers and flags are taken as they are written."""
+
+
 class Shape(Protocol):
     """What a value may look like."""
+
+    def schema(self) -> Schema:
+        """What editors check it by."""
 
     def read(self, node: Node, what: str, report: Report) -> Any:
         """The value, or None with the mistake noted. `what` names it for people."""
@@ -67,6 +76,10 @@ class Templated:
     shape: Shape
     sees: Sees
 
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {"anyOf": [self.shape.schema(), {"type": "string", "pattern": r"\$\{\{"}]}
+
     def read(self, node: Node, what: str, report: Report) -> Any:
         """What `shape` reads, or a `Late`."""
         if not isinstance(node, Scalar) or OPENING not in node.text:
@@ -99,6 +112,10 @@ class If:
 
     sees: Sees
 
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {"type": ["string", "boolean"]}
+
     def read(self, node: Node, what: str, report: Report) -> Condition | None:
         """The condition, not yet checked."""
         if isinstance(node, Scalar) and node.text.strip().startswith(OPENING):
@@ -113,6 +130,10 @@ class If:
 @dataclass(frozen=True, slots=True)
 class Script:
     """The script of a `run:` step. Expressions in it may only be the cell's own values."""
+
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return TEXT
 
     def read(self, node: Node, what: str, report: Report) -> str | Late | None:
         """The script as it was written."""
@@ -132,6 +153,10 @@ class Line:
 
     limit: int = 200
 
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {**TEXT, "minLength": 1, "maxLength": self.limit}
+
     def read(self, node: Node, what: str, report: Report) -> str | None:
         """The text."""
         found = scalar(node, what, report)
@@ -150,6 +175,10 @@ class Name:
 
     dots: bool = False
     """No expression names it, so that a value such as `3.12` may be a part of it."""
+
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {"type": "string", "pattern": f"^{(DOTTED if self.dots else NAME).pattern}$", "maxLength": MAX_NAME}
 
     def read(self, node: Node, what: str, report: Report) -> Placed[str] | None:
         """The name at its place."""
@@ -183,6 +212,10 @@ def bad_name(what: str, text: str, *, dots: bool = False) -> str:
 class Image:
     """The reference of a container image."""
 
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {**TEXT, "pattern": "^[A-Za-z0-9]"}
+
     def read(self, node: Node, what: str, report: Report) -> Placed[str] | None:
         """The reference at its place."""
         found = scalar(node, what, report, "an image such as `python:3.12`")
@@ -200,6 +233,10 @@ class Choice:
 
     words: type[StrEnum]
     left_out: tuple[str, ...] = ()
+
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {"enum": [str(each) for each in self.words if str(each) not in self.left_out]}
 
     def read(self, node: Node, what: str, report: Report) -> Placed[StrEnum] | None:
         """The word at its place."""
@@ -219,6 +256,10 @@ class Choice:
 class Flag:
     """true or false."""
 
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {"type": "boolean"}
+
     def read(self, node: Node, what: str, report: Report) -> bool | None:
         """The flag."""
         found = scalar(node, what, report, "`true` or `false`")
@@ -235,6 +276,10 @@ class RelativePath:
     """A path inside the workspace; a `glob` keeps its wildcards."""
 
     glob: bool = False
+
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {**TEXT, "pattern": "^[^/~]"}
 
     def read(self, node: Node, what: str, report: Report) -> str | None:
         """The path without `.` parts and doubled slashes; the workspace itself is an empty text."""

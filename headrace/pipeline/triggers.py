@@ -12,7 +12,18 @@ from headrace.pipeline.nodes import Kind, Mapping, Node, Scalar
 from headrace.pipeline.plan import ParameterType
 from headrace.pipeline.problems import Report, shown
 from headrace.pipeline.records import Fields, ListOf, Record
-from headrace.pipeline.shapes import MAX_NAME, VARIABLE, Choice, Line, RelativePath, clipped, kind_of, scalar
+from headrace.pipeline.shapes import (
+    MAX_NAME,
+    TEXT,
+    VARIABLE,
+    Choice,
+    Line,
+    RelativePath,
+    Schema,
+    clipped,
+    kind_of,
+    scalar,
+)
 
 _CRON_FIELDS = (
     ("minute", 0, 59),
@@ -27,6 +38,10 @@ _CRON_PART = re.compile(r"(\*|[0-9]{1,2}(?:-[0-9]{1,2})?)(?:/([0-9]{1,2}))?")
 @dataclass(frozen=True, slots=True)
 class Cron:
     """A cron expression of five fields."""
+
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {"type": "string", "pattern": r"^\s*(\S+\s+){4}\S+\s*$"}
 
     def read(self, node: Node, what: str, report: Report) -> str | None:
         """The expression with single spaces."""
@@ -60,6 +75,10 @@ def _cron_part(part: str, least: int, most: int) -> bool:
 class TimeZone:
     """A name of the time zone database."""
 
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {"type": "string", "pattern": "^(UTC|[A-Z][A-Za-z_]+/.+)$"}
+
     def read(self, node: Node, what: str, report: Report) -> str | None:
         """The name; whether it exists is known to whoever keeps the clock."""
         found = scalar(node, what, report, "a time zone such as `America/Bogota`")
@@ -80,6 +99,10 @@ def _schedule(fields: Fields, _: Report) -> ScheduleDef:
 class RefGlob:
     """A glob of branch or tag names, such as `release/*`."""
 
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {**TEXT, "pattern": "^[^/-]"}
+
     def read(self, node: Node, what: str, report: Report) -> str | None:
         """The glob."""
         found = scalar(node, what, report, "a name or a glob such as `release/*`")
@@ -94,6 +117,10 @@ class RefGlob:
 @dataclass(frozen=True, slots=True)
 class PathGlob:
     """A glob of paths that an event changes, short enough for whoever matches it."""
+
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {**RelativePath(glob=True).schema(), "maxLength": LONGEST_PATTERN}
 
     def read(self, node: Node, what: str, report: Report) -> str | None:
         """The glob."""
@@ -125,6 +152,10 @@ class _OrNothing:
 
     record: Record
 
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {"anyOf": [{"type": "null"}, self.record.schema()]}
+
     def read(self, node: Node, what: str, report: Report) -> PushDef | None:
         """The events that are meant."""
         if isinstance(node, Scalar) and node.kind is Kind.NULL:
@@ -136,6 +167,14 @@ class _OrNothing:
 @dataclass(frozen=True, slots=True)
 class _Parameters:
     """Parameters by name."""
+
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {
+            "type": "object",
+            "propertyNames": {"pattern": f"^{VARIABLE.pattern}$"},
+            "additionalProperties": _PARAMETER.schema(),
+        }
 
     def read(self, node: Node, what: str, report: Report) -> tuple[ParameterDef, ...] | None:
         """Those that could be read."""
@@ -213,6 +252,10 @@ _MANUAL = Record("`manual`", {"parameters": _Parameters()}, lambda fields, _: fi
 @dataclass(frozen=True, slots=True)
 class _Manual:
     """`manual:` alone, or with its parameters."""
+
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {"anyOf": [{"type": "null"}, _MANUAL.schema()]}
 
     def read(self, node: Node, what: str, report: Report) -> tuple[ParameterDef, ...] | None:
         """The parameters."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from headrace.pipeline.model import Late, Sees
 from headrace.pipeline.nodes import Kind, Mapping, Node, Scalar
 from headrace.pipeline.problems import Report, shown
-from headrace.pipeline.shapes import MAX_NAME, NAME, VARIABLE, Line, Templated, bad_name, kind_of, scalar
+from headrace.pipeline.shapes import MAX_NAME, NAME, TEXT, VARIABLE, Line, Schema, Templated, bad_name, kind_of, scalar
 
 MAX_VARIABLE_BYTES = 131_071
 
@@ -19,6 +19,14 @@ class Variables:
     sees: Sees
     one: str = "variable"
     article: str = "a"
+
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {
+            "type": "object",
+            "propertyNames": {"pattern": f"^(?!HEADRACE_){VARIABLE.pattern}$"},
+            "additionalProperties": TEXT,
+        }
 
     def read(self, node: Node, what: str, report: Report) -> dict[str, str | Late] | None:
         """Name to value; those that are wrong are left out."""
@@ -57,6 +65,10 @@ class Variables:
 class AnyText:
     """A text, whatever it holds."""
 
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return TEXT
+
     def read(self, node: Node, what: str, report: Report) -> str | None:
         """The text as it was written."""
         found = scalar(node, what, report)
@@ -66,6 +78,10 @@ class AnyText:
 @dataclass(frozen=True, slots=True)
 class Labels:
     """Labels that an agent must have."""
+
+    def schema(self) -> Schema:
+        """What editors check it by."""
+        return {"type": "object", "propertyNames": {"pattern": f"^{NAME.pattern}$"}, "additionalProperties": TEXT}
 
     def read(self, node: Node, what: str, report: Report) -> dict[str, str | Late] | None:
         """Label to value."""
