@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headrace.cli.context import Context, Need
+from headrace.cli.numbers import run_number
 
 if TYPE_CHECKING:
     from headrace.client.types import Run, Stage
-
-_MOST = (1 << 63) - 1
 
 
 def register(app: typer.Typer) -> None:
@@ -22,7 +21,7 @@ def register(app: typer.Typer) -> None:
 def approve(
     context: typer.Context,
     *,
-    run: Annotated[int, typer.Argument(min=1, max=_MOST, help="Its number.")],
+    run: Annotated[int, typer.Argument(parser=run_number, metavar="RUN", help="Its number.")],
     stage: Annotated[str, typer.Option(help="Which stage; left out: the one that waits.")] = "",
     reject: Annotated[bool, typer.Option("--reject", help="Refuse it: the stage is canceled.")] = False,
     comment: Annotated[str, typer.Option(help="Why; kept and shown.")] = "",

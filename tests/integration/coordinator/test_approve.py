@@ -20,8 +20,8 @@ PIPELINE = b"""
 name: web
 stages:
   - name: release
-    approval: {message: "Ship ${{ branch }}?", timeout: 1h, count: COUNT}
-    environment: {name: production, url: "https://${{ branch }}.example.com"}
+    approval: {message: "Ship web?", timeout: 1h, count: COUNT}
+    environment: {name: production, url: "https://web.example.com"}
     jobs: {deploy: {steps: [{run: ./deploy}]}}
 """
 SOURCE = Source("https://example.org/web.git", "a" * 40, url="https://example.org/web.git", branch="main")
@@ -58,9 +58,9 @@ def test_an_approval_lets_the_jobs_in_and_is_kept_with_its_comment(people: SyncC
     approval = run.stages[0].approval
     assert approval is not None
     assert (run.state, approval.asked, approval.count) == ("blocked", True, 1)
-    assert approval.sentence == "waits for an approval: Ship main?"
+    assert approval.sentence == "waits for an approval: Ship web?"
     assert approval.expires_at is not None
-    assert run.stages[0].url == "https://main.example.com"
+    assert run.stages[0].url == "https://web.example.com"
     with closing(people.watch(run.id)) as changes:
         assert next(changes).snapshot is not None
         done = headrace("approve", str(run.id), "--comment", "tested by hand")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -12,11 +12,11 @@ import pytest
 from headrace.cli.explain import explained
 from headrace.pipeline import Event, Explanation, PullRequest, expand, explain, explanation_to_json, load
 from headrace.pipeline.explaining import ExplainedJob
+from headrace.pipeline.plan import Concurrency, WhenFull
 
 PIPELINE = b"""
 name: web
 on: {push: {branches: [main]}}
-concurrency: {group: "web-${{ branch }}", when_full: cancel-older}
 stages:
   - name: build
     jobs:
@@ -36,7 +36,7 @@ stages:
         retry: {max: 2, on: [lost]}
         env: {V: "${{ needs.wheel.outputs.version }}"}
         steps: [{run: pytest}, {name: report, run: upload, if: always()}]
-      shards: {parallel: 2, needs: [], concurrency: {group: db}, steps: [{run: pytest}]}
+      shards: {parallel: 2, needs: [], steps: [{run: pytest}]}
       clean: {if: failure(), steps: [{run: clean}]}
   - name: release
     if: "outputs.wheel.version != ''"
@@ -66,7 +66,6 @@ def test_the_graph_is_told_as_a_person_would_tell_it():
         == """\
 pipeline web
 a push of main starts it: the branch `main` matches `main` of `on.push.branches`
-its runs are in the group web-main: 1 at a time, a newer one cancels the older
 
 stage build
   job wheel
@@ -92,7 +91,6 @@ stage test
     [shard=2]
     sandbox any, network full, pool default
     waits for nothing
-    is in the group db: 1 at a time, others wait
     step 1: pytest
   job clean
     judged once what it waits for has ended: `if: failure()`
@@ -108,6 +106,17 @@ stage release: environment production, https://example.com
     waits for all earlier stages (wheel, unit, shards, clean)
     step 1: ship"""
     )
+
+
+def test_groups_say_how_many_are_let_in_and_what_becomes_of_the_others():
+    """A run that is canceled by its successor surprises whoever did not read it here."""
+    pipeline = load(PIPELINE, "headrace.yml")
+    plan = expand(pipeline, PUSH)
+    jobs = (replace(plan.jobs[0], concurrency=Concurrency("db", 2)), *plan.jobs[1:])
+    grouped = replace(plan, jobs=jobs, concurrency=Concurrency("web-main", 1, WhenFull.CANCEL_OLDER))
+    lines = explained(grouped, explain(pipeline, grouped, PUSH)).splitlines()
+    assert "its runs are in the group web-main: 1 at a time, a newer one cancels the older" in lines
+    assert "    is in the group db: 2 at a time, others wait" in lines
 
 
 def test_a_job_that_an_event_leaves_out_says_which_condition_and_with_what_values():
