@@ -72,7 +72,7 @@ def style_of(found: Run, words: str) -> set[str]:
 def test_a_run_of_the_usual_kind_is_short():
     """Three lines of what it was, and where the time went; nothing asks for a look."""
     shown = lines(run(job("unit"), parameters={"target": "staging"}))
-    assert shown[0] == "run 7 passed in 10.0 s"
+    assert shown[0] == "run 7 passed in 9.0 s"
     assert shown[1] == f"pipeline web at {'c' * 40}, /src/web"
     assert shown[2].startswith("push on main, created 20")
     assert shown[3] == "parameters target=staging"

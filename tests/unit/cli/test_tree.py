@@ -63,7 +63,7 @@ def test_cells_that_are_alike_have_one_row():
     assert rows(board(cell("3.11"), cell("3.12"), job("lint"))) == [
         "✔ unit  2 cells",
         "✔ lint  2.0 s",
-        "running 10.0 s",
+        "running 9.0 s",
     ]
 
 
@@ -73,7 +73,7 @@ def test_cells_that_differ_stand_below_their_name():
         "  unit  2/2",
         "  ✘ [python=3.11]  2.0 s",
         "  ✔ [python=3.12]  2.0 s",
-        "running 10.0 s",
+        "running 9.0 s",
     ]
 
 
@@ -81,7 +81,7 @@ def test_what_failed_and_was_allowed_to_has_a_colour_and_a_sign_of_its_own():
     """Red would send people to look for what does not hold the run up; green would hide it."""
     made = board(job("lint", JobState.FAILED, may_fail=True), state=RunState.PASSED, ended_at=at(9), warnings=1)
     text = tree(made, at(10), rows=9)
-    assert text.plain.splitlines() == ["! lint  2.0 s  allowed to fail", "passed with 1 warning 9.0 s"]
+    assert text.plain.splitlines() == ["! lint  2.0 s  allowed to fail", "passed with 1 warning 8.0 s"]
     assert ALLOWED in {str(span.style).removeprefix("bold ") for span in text.spans}
     assert "✘" not in text.plain
     assert "run 7 passed with 1 warning in 9.0 s" in summary(made, [], {})
@@ -97,7 +97,7 @@ def test_a_stage_that_waits_for_a_person_shows_what_is_asked_and_the_command():
         "  ◆ waits for an approval: Ship it?",
         "    headrace approve 7",
         "  ◆ deploy",
-        "blocked 10.0 s",
+        "blocked 9.0 s",
     ]
 
 
