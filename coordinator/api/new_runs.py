@@ -91,7 +91,7 @@ def _is_guarded(plan: Plan, index: int, stage: PlannedStage) -> bool:
 
 def _stage(stage: PlannedStage, *, is_guarded: bool) -> NewStage:
     url = stage.url if isinstance(stage.url, str) else ""
-    rules = rules_to_json(stage.condition, stage.approval) if is_guarded else ""
+    rules = rules_to_json(stage.condition, stage.approval, stage.env) if is_guarded else ""
     return NewStage(stage.name, stage.environment, rules, url)
 
 
@@ -104,6 +104,7 @@ def _rules(job: PlannedJob, plan: Plan, *, is_guarded: bool, is_grouped: bool) -
         group=job.name if is_grouped else "",
         concurrency=job.concurrency,
         guarded=is_guarded,
+        by_needs=is_guarded and job.needs is not None,
         stage_survives=is_guarded and survives(plan.stages[job.stage].condition),
     )
 

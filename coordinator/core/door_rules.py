@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from coordinator.core.stages import Decision
@@ -10,9 +11,9 @@ from headrace.pipeline.plan import Approval
 from headrace.pipeline.values import Expression, Template, Text
 
 
-def rules_to_json(condition: Expression | None, approval: Approval | None) -> str:
-    """A stage's condition and approval."""
-    found: dict[str, Any] = {}
+def rules_to_json(condition: Expression | None, approval: Approval | None, env: Mapping[str, str] | None = None) -> str:
+    """A stage's condition and approval, and the variables that both may look at."""
+    found: dict[str, Any] = {"env": dict(env)} if env else {}
     if condition is not None:
         found["if"] = [condition.text, condition.place]
     if approval is not None:
@@ -28,6 +29,12 @@ def rules_from_json(text: str) -> tuple[Expression | None, Approval | None]:
         Expression(*condition) if condition else None,
         Approval(tuple(approval[0]), approval[1], approval[2], text_from_data(approval[3])) if approval else None,
     )
+
+
+def env_from_json(text: str) -> dict[str, str]:
+    """The variables that `rules_to_json` wrote."""
+    found: dict[str, str] = json.loads(text).get("env", {}) if text else {}
+    return found
 
 
 def text_to_data(text: Text) -> Any:

@@ -46,6 +46,17 @@ class Entered:
 
 
 @dataclass(frozen=True, slots=True)
+class LetIn:
+    """The door of its stage has opened. What comes before the stage is told as the door saw it."""
+
+    failed: int = 0
+    decider: str = ""
+    upstream_failed: bool = False
+    approved: bool = False
+    """A person was asked, and has approved."""
+
+
+@dataclass(frozen=True, slots=True)
 class DelayOver:
     """The pause before its next try is over."""
 
@@ -114,6 +125,7 @@ JobEvent = (
     | Decided
     | Skipped
     | ApprovalAsked
+    | LetIn
     | DelayOver
     | Entered
     | AttemptReturned

@@ -26,7 +26,8 @@ def needs_of(dependencies: Iterable[Ended]) -> dict[str, Any]:
     """`needs` as expressions see it: outcome and outputs by name; of a matrix its cells."""
     found: dict[str, Any] = {}
     for each in dependencies:
-        outputs = json.loads(each.outputs) if each.outputs else {}
+        # One that is skipped now may have run before a retry: that was another time.
+        outputs = json.loads(each.outputs) if each.outputs and each.state is not JobState.SKIPPED else {}
         if not each.cell:
             found[each.name] = {"outcome": each.state.value, "outputs": outputs}
             continue

@@ -20,13 +20,14 @@ from coordinator.core.events import (
     Decided,
     DependenciesEnded,
     JobEvent,
+    LetIn,
     Skipped,
 )
 from coordinator.core.job import Job, Place, step
 from coordinator.core.rules import Standing, Verdict, judged
 from coordinator.core.run import Run, counted
 from coordinator.core.run import judged as judged_run
-from coordinator.core.stages import Door, Gate, Group, door_verdict
+from coordinator.core.stages import Door, DoorState, Gate, Group, door_verdict
 from coordinator.core.states import Cause, JobState
 
 
@@ -51,9 +52,11 @@ class LoadBehind:
 
 @dataclass(frozen=True, slots=True)
 class LoadFacts:
-    """Wanted: what the conditions of these jobs look at: a mapping of job id to values."""
+    """Wanted: what the conditions of these jobs look at: a mapping of job id to values. `states`: of jobs that have
+    changed by now, and are not written yet."""
 
     jobs: tuple[int, ...]
+    states: Mapping[int, JobState] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +168,7 @@ def follow(
             yield from _tell_dependents(work, ended)
             yield from _tell_gates(work, ended)
             yield from _tell_groups(work, ended)
+            yield from _close_doors(work, ended)
     return _changes(work)
 
 
@@ -188,12 +192,14 @@ def _decide(work: _Work) -> Generator[Need, Answer, None]:
     asking = tuple(key for key in ids if work.jobs[key].rules.condition is not None and not work.jobs[key].admitted)
     values: Mapping[int, Mapping[str, Any]] = {}
     if asking:
-        values = yield LoadFacts(asking)
+        values = yield LoadFacts(asking, {key: job.state for key, job in work.jobs.items() if job.over})
     for key in ids:
         job = work.jobs[key]
         verdict = Verdict()
         if not job.admitted:
-            standing = Standing(job.failed, job.decider, job.upstream_failed, work.run.canceling)
+            standing = Standing(
+                job.failed, job.decider, job.upstream_failed, work.run.canceling, let_in=job.rules.trust_the_door
+            )
             verdict = judged(job.rules.condition, standing, values.get(key, {}))
         held = ""
         if verdict.cause is Cause.NONE and job.rules.group:
@@ -204,11 +210,15 @@ def _decide(work: _Work) -> Generator[Need, Answer, None]:
 # Gates and doors
 
 
-def _tell_gates(work: _Work, ended: Sequence[Job]) -> Generator[Need, Answer, None]:
+def _load_gates(work: _Work) -> Generator[Need, Answer, None]:
     if not work.gates:
         gates: Sequence[Gate] = yield LoadGates()
         work.gates = {gate.stage: gate for gate in gates}
         work.loaded_gates = dict(work.gates)
+
+
+def _tell_gates(work: _Work, ended: Sequence[Job]) -> Generator[Need, Answer, None]:
+    yield from _load_gates(work)
     touched = set()
     for job in ended:
         gate = work.gates[job.stage]
@@ -218,6 +228,7 @@ def _tell_gates(work: _Work, ended: Sequence[Job]) -> Generator[Need, Answer, No
             unfinished=gate.unfinished - 1,
             failed=gate.failed + failed,
             decider=gate.decider or (job.key if failed else ""),
+            upstream_failed=gate.upstream_failed or job.has_failed,
         )
         touched.add(job.stage)
     for stage in sorted(touched):
@@ -235,28 +246,41 @@ def _open_gates(work: _Work, stage: int) -> Generator[Need, Answer, None]:
             unfinished=following.unfinished - 1,
             failed=following.failed + gate.failed,
             decider=following.decider or gate.decider,
+            upstream_failed=following.upstream_failed or gate.upstream_failed,
         )
         if following.guarded:
-            yield from _look_at_door(work, stage + 1, gate)
+            yield from _look_at_door(work, stage + 1)
         else:
             behind: Sequence[Job] = yield LoadBehind(stage + 1)
-            event = DependenciesEnded(1, gate.failed, gate.decider, upstream_failed=gate.failed > 0)
+            event = DependenciesEnded(1, gate.failed, gate.decider, upstream_failed=gate.upstream_failed)
             for job in behind:
                 work.tell(job, event)
         # A job that was skipped just now still holds its own gate: the next round tells it.
         stage += 1
 
 
-def _look_at_door(work: _Work, stage: int, before: Gate | None = None) -> Generator[Need, Answer, None]:
+def _door(work: _Work, stage: int) -> Generator[Need, Answer, Door]:
+    if stage not in work.doors:
+        work.doors[stage] = work.loaded_doors[stage] = yield LoadDoor(stage)
+    return work.doors[stage]
+
+
+def _look_at_door(work: _Work, stage: int) -> Generator[Need, Answer, None]:
     """Judges a stage's `if`, then asks for its approval, then lets its jobs in."""
-    door: Door = yield LoadDoor(stage)
-    work.loaded_doors.setdefault(stage, door)
+    yield from _load_gates(work)
+    door = yield from _door(work, stage)
     jobs: Sequence[Job] = yield LoadStage(stage)
+    if not any(work.see(job).waits_for_its_door for job in jobs):
+        return  # nobody stands before it: nobody is to be asked
+    before = work.gates.get(stage - 1)
     verdict, after = door_verdict(door, before, canceling=work.run.canceling)
     work.doors[stage] = after
+    let_in = LetIn(approved=door.state is DoorState.APPROVED)
+    if before is not None:
+        let_in = replace(let_in, failed=before.failed, decider=before.decider, upstream_failed=before.upstream_failed)
     for job in jobs:
         now = work.see(job)
-        if now.over or not now.rules.guarded:
+        if not now.waits_for_its_door:
             continue
         if verdict.cause is not Cause.NONE:
             if now.state is JobState.BLOCKED:
@@ -265,8 +289,17 @@ def _look_at_door(work: _Work, stage: int, before: Gate | None = None) -> Genera
                 work.tell(job, Skipped(verdict))
         elif after.is_asked:
             work.tell(job, ApprovalAsked(after.sentence))
-        elif now.state in (JobState.WAITING, JobState.BLOCKED):
-            work.apply(job, DependenciesEnded(1, 0))
+        else:
+            work.apply(job, let_in)
+
+
+def _close_doors(work: _Work, ended: Sequence[Job]) -> Generator[Need, Answer, None]:
+    """A question that nobody waits for any more is taken back."""
+    for stage in sorted({job.stage for job in ended if job.awaits}):
+        door = yield from _door(work, stage)
+        jobs: Sequence[Job] = yield LoadStage(stage)
+        if door.is_asked and not any(work.see(job).awaits and not work.see(job).over for job in jobs):
+            work.doors[stage] = replace(door, state=DoorState.CLOSED, decisions=(), sentence="")
 
 
 # Cells

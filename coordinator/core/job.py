@@ -18,6 +18,7 @@ from coordinator.core.events import (
     DependenciesEnded,
     Entered,
     JobEvent,
+    LetIn,
     Noted,
     Skipped,
     Unschedulable,
@@ -117,10 +118,14 @@ class Job:
 
     @property
     def ends_with_its_run(self) -> bool:
-        """Whether a cancel of the run ends it, given that no agent works on it."""
-        if self.state is JobState.WAITING:
-            return self.awaits or not self.rules.survives_cancel
-        return self.state is JobState.BLOCKED
+        """Whether the first cancel of its run ends it, given that it is not over: not what runs despite it, but for
+        what waits for a person."""
+        return self.awaits or self.state is JobState.BLOCKED or not self.rules.survives_cancel
+
+    @property
+    def waits_for_its_door(self) -> bool:
+        """Whether it waits for its stage's door, or would, if something else did not hold it as well."""
+        return self.rules.guarded and (self.awaits or self.state is JobState.WAITING) and not self.over
 
     @property
     def undecided(self) -> bool:
@@ -130,11 +135,12 @@ class Job:
 
 W, Q, R, B = JobState.WAITING, JobState.QUEUED, JobState.RUNNING, JobState.BLOCKED
 _DECIDED = frozenset({W, Q, B, JobState.SKIPPED})
-_JUDGED = frozenset({W, Q, B, JobState.SKIPPED, JobState.FAILED})
+_JUDGED = frozenset({W, Q, B, JobState.SKIPPED, JobState.FAILED, JobState.CANCELED})
 
 TABLE: dict[tuple[JobState, type[JobEvent]], frozenset[JobState]] = {
     (W, DependenciesEnded): _DECIDED,
-    (B, DependenciesEnded): _DECIDED,  # its stage is approved
+    (W, LetIn): _DECIDED,
+    (B, LetIn): _DECIDED,  # its stage is approved
     (W, Decided): _JUDGED,
     (W, Skipped): frozenset({JobState.SKIPPED, JobState.FAILED, JobState.CANCELED}),
     (W, ApprovalAsked): frozenset({W, B}),
@@ -183,11 +189,13 @@ def step(job: Job, event: JobEvent) -> Job:
 
 
 def _before_it_runs(
-    job: Job, event: DependenciesEnded | Decided | Skipped | ApprovalAsked | DelayOver | Entered | Asked
+    job: Job, event: DependenciesEnded | LetIn | Decided | Skipped | ApprovalAsked | DelayOver | Entered | Asked
 ) -> Job:
     match event:
         case DependenciesEnded():
             return _after_dependencies(job, event)
+        case LetIn():
+            return _let_in(job, event)
         case Decided():
             return _judged(job, event)
         case Skipped():
@@ -195,7 +203,7 @@ def _before_it_runs(
         case ApprovalAsked():
             return replace(job, state=B if job.unfinished == 1 else W, awaits=True, sentence=event.sentence)
         case DelayOver():
-            return replace(job, state=Q, unfinished=0)
+            return replace(job, state=Q, unfinished=0, pause_ms=0)
         case Entered():
             return _entered(job)
         case Asked():
@@ -207,17 +215,22 @@ def _before_it_runs(
 def _after_dependencies(job: Job, event: DependenciesEnded) -> Job:
     counted = replace(
         job,
-        state=W,
         unfinished=job.unfinished - event.count,
         failed=job.failed + event.failed,
         decider=job.decider or event.decider,
         upstream_failed=job.upstream_failed or event.upstream_failed,
-        awaits=job.awaits and job.state is W,
-        sentence="" if job.state is B else job.sentence,
     )
     if counted.awaits and counted.unfinished == 1:
         return replace(counted, state=B)  # all that it waits for is the approval
     return _decided(counted)
+
+
+def _let_in(job: Job, event: LetIn) -> Job:
+    asks = job.asks and not event.approved  # whoever approved its stage need not be asked again
+    inside = replace(job, state=W, unfinished=job.unfinished - 1, awaits=False, sentence="", asks=asks)
+    if job.rules.trust_the_door:
+        inside = replace(inside, failed=event.failed, decider=event.decider, upstream_failed=event.upstream_failed)
+    return _decided(inside)
 
 
 def _asked_again(job: Job, event: Asked) -> Job:
@@ -238,6 +251,7 @@ def _asked_again(job: Job, event: Asked) -> Job:
         decider=event.decider,
         upstream_failed=event.upstream_failed,
         awaits=False,
+        pause_ms=0,
     )
     return _decided(again)
 
@@ -247,7 +261,7 @@ def _decided(job: Job) -> Job:
     whoever has what they look at."""
     if job.unfinished or job.rules.are_judged:
         return job
-    if job.failed:
+    if job.failed and not job.rules.trust_the_door:
         sentence = f"`{job.decider}` did not pass"
         return replace(job, state=JobState.SKIPPED, cause=Cause.SKIPPED_BY_DEPENDENCY, sentence=sentence)
     return _ready(job)
@@ -284,7 +298,8 @@ def _not_run(job: Job, verdict: Verdict) -> Job:
     state = {Cause.EXPRESSION_FAILED: JobState.FAILED, Cause.CANCELED: JobState.CANCELED}.get(
         verdict.cause, JobState.SKIPPED
     )
-    return replace(job, state=state, cause=verdict.cause, sentence=verdict.sentence)
+    decider = verdict.decider or job.decider
+    return replace(job, state=state, cause=verdict.cause, sentence=verdict.sentence, decider=decider, awaits=False)
 
 
 def _ready(job: Job) -> Job:
@@ -295,7 +310,7 @@ def _ready(job: Job) -> Job:
 
 
 def _canceled(job: Job, sentence: str) -> Job:
-    return replace(job, state=JobState.CANCELED, cause=Cause.CANCELED, sentence=sentence)
+    return replace(job, state=JobState.CANCELED, cause=Cause.CANCELED, sentence=sentence, pause_ms=0)
 
 
 def _after_attempt(job: Job, event: AttemptEnded) -> Job:

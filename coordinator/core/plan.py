@@ -32,7 +32,7 @@ class Graph:
 
     def waits_for_gate(self, job: Job) -> bool:
         """Whether it waits for all jobs of all earlier stages, be it through the door of its stage."""
-        return job.id not in self.needs and job.stage > 0
+        return job.stage > 0 and (job.id not in self.needs or job.stage in self.guarded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,9 @@ def retry(
     for job in sorted(jobs, key=lambda each: each.stage):
         if job.id not in again:
             continue
-        event = _asked(job, standing, gates, graph, named=job.id in chosen)
+        event = _asked(job, standing, gates, graph, wanted=wanted, chosen=chosen)
+        if job.id in chosen and job.cause is Cause.SKIPPED_BY_DEPENDENCY and not event.unfinished:
+            raise CannotRetry(_held_back(job))
         door = int(job.stage in closed)
         gate = 0 if door and job.id not in graph.needs else event.unfinished
         rows[job.id] = step(job, replace(event, unfinished=gate + door))
@@ -171,6 +173,12 @@ def _closed(
     return frozenset(before | {stage for stage in stages if doors.get(stage) is not DoorState.OPEN})
 
 
+def ended_by_cancel(run: Run, jobs: Iterable[Job]) -> frozenset[int]:
+    """Jobs that a cancel ends, whoever works on them. Asked for again, it ends also what runs although the run is
+    canceled."""
+    return frozenset(job.id for job in jobs if not job.over and (run.canceling or job.ends_with_its_run))
+
+
 def active_cells(jobs: Iterable[Job]) -> dict[str, int]:
     """By group, the cells that have begun, or may, and have not ended."""
     found: dict[str, int] = {}
@@ -190,6 +198,8 @@ def _chosen(run: Run, jobs: Sequence[Job], wanted: str) -> frozenset[int]:
         if not found:
             names = ", ".join(f"`{job.key}`" for job in jobs[:20])
             raise CannotRetry(f"run {run.id} has no job `{wanted}`: it has {names}")
+        if found[0].awaits and not found[0].over:
+            raise CannotRetry(f"`{wanted}` of run {run.id} waits for an approval: nothing of it has run yet")
         if not (found[0].over or found[0].state is JobState.BLOCKED):
             raise CannotRetry(f"`{wanted}` of run {run.id} has not ended: it is {found[0].state}")
         if found[0].rules.skip:
@@ -197,7 +207,11 @@ def _chosen(run: Run, jobs: Sequence[Job], wanted: str) -> frozenset[int]:
         return frozenset(job.id for job in found)
     if run.state not in RUN_OVER and run.state is not RunState.BLOCKED:
         raise CannotRetry(f"run {run.id} has not ended: name the job to retry, or wait")
-    failed = frozenset(job.id for job in jobs if job.counts_as_failed or job.state is JobState.BLOCKED)
+    failed = frozenset(
+        job.id for job in jobs if job.counts_as_failed or (job.state is JobState.BLOCKED and not job.awaits)
+    )
+    if not failed and run.blocked:
+        raise CannotRetry(f"run {run.id} waits for an approval, and nothing of it has failed")
     if not failed:
         raise CannotRetry(f"every job of run {run.id} passed: name the job to retry")
     return failed
@@ -231,24 +245,36 @@ def _downstream(chosen: frozenset[int], jobs: Sequence[Job], graph: Graph) -> fr
     return frozenset(again)
 
 
-def _asked(job: Job, standing: Mapping[int, Job], gates: Sequence[Gate], graph: Graph, *, named: bool) -> Asked:
+def _asked(
+    job: Job,
+    standing: Mapping[int, Job],
+    gates: Sequence[Gate],
+    graph: Graph,
+    *,
+    wanted: str,
+    chosen: frozenset[int],
+) -> Asked:
+    event = _standing_of(job, standing, gates, graph)
+    # A deployment that has run, or was about to ask, asks again; one that never came to its turn just waits. Who asks
+    # for the whole run has named what begins at once, and not what is behind it.
+    named = job.key == wanted or (job.id in chosen and not event.unfinished)
+    return replace(event, asks=not named and (job.asks if job.state is JobState.WAITING else job.at_most_once))
+
+
+def _standing_of(job: Job, standing: Mapping[int, Job], gates: Sequence[Gate], graph: Graph) -> Asked:
     needs = graph.needs.get(job.id)
-    # A deployment that has run, or was about to ask, asks again; one that never came to its turn just waits.
-    asks = not named and (job.asks if job.state is JobState.WAITING else job.at_most_once)
     if needs is not None:
         found = [standing[key] for key in needs]
         failed = [each for each in found if each.over and each.counts_as_failed]
         unfinished = sum(not each.over for each in found)
         upstream = any(each.over and each.fails_below for each in found)
-        return Asked(unfinished, len(failed), failed[0].key if failed else "", asks, upstream_failed=upstream)
+        return Asked(unfinished, len(failed), failed[0].key if failed else "", asks=False, upstream_failed=upstream)
     if job.stage == 0:
-        return Asked(0, 0, "", asks)
+        return Asked(0, 0, "", asks=False)
     gate = gates[job.stage - 1]
     if gate.unfinished:
-        return Asked(1, 0, "", asks)
-    if job.stage in graph.guarded:
-        return Asked(0, 0, "", asks)  # its door has judged what comes before
-    return Asked(0, gate.failed, gate.decider, asks, upstream_failed=gate.failed > 0)
+        return Asked(1, 0, "", asks=False)
+    return Asked(0, gate.failed, gate.decider, asks=False, upstream_failed=gate.upstream_failed)
 
 
 def _gates(jobs: Sequence[Job], graph: Graph) -> tuple[Gate, ...]:
@@ -265,6 +291,8 @@ def _gates(jobs: Sequence[Job], graph: Graph) -> tuple[Gate, ...]:
                 unfinished=sum(not job.over for job in own) + int(closed),
                 failed=len(failed) + (passed_on.failed if passed_on else 0),
                 decider=(passed_on.decider if passed_on else "") or (failed[0].key if failed else ""),
+                upstream_failed=any(job.over and job.has_failed for job in own)
+                or (passed_on is not None and passed_on.upstream_failed),
                 guarded=stage in graph.guarded,
             )
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from coordinator.core.states import AttemptState, Cause
@@ -27,6 +27,8 @@ class Rules:
     """Its stage has an `if` or an approval of its own, which it waits for, whatever its needs."""
     concurrency: Concurrency | None = None
     """The group of jobs that it enters when it is otherwise ready."""
+    by_needs: bool = False
+    """In a guarded stage: it has `needs`, and looks at these alone."""
     stage_survives: bool = False
     """The `if` of its stage is judged though the run is canceled."""
 
@@ -34,6 +36,11 @@ class Rules:
     def survives_cancel(self) -> bool:
         """Whether it may run though the run is canceled."""
         return self.stage_survives or survives(self.condition)
+
+    @property
+    def trust_the_door(self) -> bool:
+        """Whether what comes before its stage was judged by the stage's door, in place of an implied `success()`."""
+        return self.guarded and not self.by_needs
 
     @property
     def are_judged(self) -> bool:
@@ -67,7 +74,7 @@ def rules_to_json(rules: Rules) -> str:
         found["retry"] = [rules.retry.max, on, rules.retry.delay_ms, rules.retry.backoff]
     if rules.concurrency is not None:
         found["concurrency"] = [rules.concurrency.group, rules.concurrency.limit, rules.concurrency.when_full]
-    for name in ("skip", "allow_failure", "group", "guarded", "stage_survives"):
+    for name in ("skip", "allow_failure", "group", "guarded", "by_needs", "stage_survives"):
         if value := getattr(rules, name):
             found[name] = value
     return json.dumps(found)
@@ -100,36 +107,42 @@ def rules_from_json(text: str) -> Rules:
 @dataclass(frozen=True, slots=True)
 class Standing:
     """How what a condition looks at has ended. `failed`: dependencies that count as failed; `upstream`: whether one
-    of them, or of theirs, has failed."""
+    of them, or of theirs, has failed; `let_in`: whether a door has answered an implied `success()`."""
 
     failed: int
     decider: str
     upstream: bool
     canceling: bool
+    let_in: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether something runs; if not, why. `cause` NONE: it runs."""
+    """Whether something runs; if not, why. `cause` NONE: it runs. `decider`: the dependency that decided."""
 
     cause: Cause = Cause.NONE
     sentence: str = ""
+    decider: str = ""
 
 
 def judged(
     condition: Expression | None, standing: Standing, values: Mapping[str, Any], of: str = "its `if`"
 ) -> Verdict:
     """What a condition comes to. One that calls no status function is `success() && (…)`."""
-    by_dependency = Verdict(Cause.SKIPPED_BY_DEPENDENCY, f"`{standing.decider}` did not pass")
-    if condition is None:
-        return by_dependency if standing.failed else Verdict()
-    if not calls_of(condition) and standing.failed:
+    by_dependency = Verdict(Cause.SKIPPED_BY_DEPENDENCY, f"`{standing.decider}` did not pass", standing.decider)
+    implied = condition is None or not calls_of(condition)
+    if implied and standing.failed and not standing.let_in:
         return by_dependency
+    if condition is None:
+        return Verdict()
     try:
         if truth_of(condition, values, _functions(standing)):
             return Verdict()
-        # Had everything passed, would it run? Then it is the dependency that decided.
-        best = Standing(0, "", upstream=False, canceling=standing.canceling)
+        # Would it run, had nobody canceled the run, or had everything passed? Then that is what decided.
+        undisturbed = replace(standing, canceling=False)
+        if standing.canceling and truth_of(condition, values, _functions(undisturbed)):
+            return Verdict(Cause.CANCELED, "the run was canceled")
+        best = replace(undisturbed, failed=0, upstream=False)
         if standing.failed and truth_of(condition, values, _functions(best)):
             return by_dependency
     except EvaluationFailed as error:

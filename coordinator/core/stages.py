@@ -21,6 +21,8 @@ class Gate:
     unfinished: int
     failed: int = 0
     decider: str = ""
+    upstream_failed: bool = False
+    """One of these jobs has failed by itself, and that counts."""
     guarded: bool = False
     """The stage has a door: an `if` that is judged late, or an approval."""
 
@@ -113,7 +115,8 @@ def decided(door: Door, decision: Decision) -> Door:
 def door_verdict(door: Door, before: Gate | None, *, canceling: bool) -> tuple[Verdict, Door]:
     """What a look at the door comes to: whether its jobs are let in, skipped or canceled, and the door then.
 
-    `before`: the gate before it, when it has just opened; None: a person has decided, or time has.
+    `before`: the gate before it, which is open; None: it is the first. A door that let nobody in stays closed: a
+    retry has it judged again.
     """
     match door.state:
         case DoorState.REJECTED | DoorState.EXPIRED:
@@ -122,13 +125,14 @@ def door_verdict(door: Door, before: Gate | None, *, canceling: bool) -> tuple[V
             return Verdict(), replace(door, state=DoorState.OPEN)
         case DoorState.ASKED | DoorState.OPEN:
             return Verdict(), door
-    failed, decider = (before.failed, before.decider) if before else (0, "")
-    standing = Standing(failed, decider, failed > 0, canceling)
+    if canceling and not survives(door.condition):
+        return Verdict(Cause.CANCELED, "the run was canceled"), door
+    standing = Standing(0, "", upstream=False, canceling=canceling)
+    if before is not None:
+        standing = Standing(before.failed, before.decider, before.upstream_failed, canceling)
     verdict = judged(door.condition, standing, door.values, f"the `if` of the stage `{door.name}`")
-    if verdict.cause is Cause.NONE and canceling and not survives(door.condition):
-        verdict = Verdict(Cause.CANCELED, "the run was canceled")
     if verdict.cause is not Cause.NONE:
-        return verdict, replace(door, state=DoorState.OPEN)
+        return verdict, door
     if door.approval is None:
         return verdict, replace(door, state=DoorState.OPEN)
     return verdict, replace(door, state=DoorState.ASKED, sentence=_question(door, door.approval))

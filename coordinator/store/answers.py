@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 
-from coordinator.core.door_rules import decisions_from_json, rules_from_json
+from coordinator.core.door_rules import decisions_from_json, env_from_json, rules_from_json
 from coordinator.core.facts import Ended, needs_of, outputs_of
 from coordinator.core.follow import (
     LoadBehind,
@@ -59,6 +59,14 @@ def job_of(row: asyncpg.Record) -> Job:
     )
 
 
+def gate_of(row: asyncpg.Record) -> Gate:
+    """A stage's gate from its row."""
+    return Gate(
+        row["index"], row["unfinished"], row["failed"], row["decider"],
+        upstream_failed=row["upstream_failed"], guarded=row["door"] is not None,
+    )  # fmt: skip
+
+
 async def answer(db: Connection, needs: Mapping[int, Need]) -> dict[int, Any]:
     """The answers to one round of questions, by run."""
     answers: dict[int, Any] = {run_id: [] for run_id in needs}
@@ -76,8 +84,7 @@ async def _dependents(db: Connection, asked: Mapping[int, LoadDependents], answe
 
 async def _gates(db: Connection, asked: Mapping[int, LoadGates], answers: dict[int, Any]) -> None:
     for row in await db.fetch(SQL.gates, list(asked)):
-        gate = Gate(row["index"], row["unfinished"], row["failed"], row["decider"], guarded=row["guarded"])
-        answers[row["run_id"]].append(gate)
+        answers[row["run_id"]].append(gate_of(row))
 
 
 async def _behind(db: Connection, asked: Mapping[int, LoadBehind], answers: dict[int, Any]) -> None:
@@ -92,7 +99,8 @@ async def _stage(db: Connection, asked: Mapping[int, LoadStage], answers: dict[i
 
 async def _facts(db: Connection, asked: Mapping[int, LoadFacts], answers: dict[int, Any]) -> None:
     jobs = [job for need in asked.values() for job in need.jobs]
-    needs = await needs_of_jobs(db, jobs)
+    states = {job: state for need in asked.values() for job, state in need.states.items()}
+    needs = await needs_of_jobs(db, jobs, states)
     contexts = {row["id"]: row["context"] for row in await db.fetch(SQL.contexts, jobs)}
     for run_id, need in asked.items():
         answers[run_id] = {
@@ -101,11 +109,14 @@ async def _facts(db: Connection, asked: Mapping[int, LoadFacts], answers: dict[i
         }
 
 
-async def needs_of_jobs(db: Connection, jobs: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """`needs` of these jobs, as expressions see it now."""
+async def needs_of_jobs(
+    db: Connection, jobs: Sequence[int], states: Mapping[int, JobState] | None = None
+) -> dict[int, dict[str, Any]]:
+    """`needs` of these jobs, as expressions see it now. `states`: of jobs whose rows are not written yet."""
     ended: dict[int, list[Ended]] = defaultdict(list)
     for row in await db.fetch(SQL.needs_of, jobs):
-        ended[row["dependent"]].append(Ended(row["name"], JobState(row["state"]), row["cell"], row["outputs"]))
+        state = (states or {}).get(row["id"], JobState(row["state"]))
+        ended[row["dependent"]].append(Ended(row["name"], state, row["cell"], row["outputs"]))
     return {job: needs_of(found) for job, found in ended.items()}
 
 
@@ -124,7 +135,11 @@ async def _doors(db: Connection, asked: Mapping[int, LoadDoor], answers: dict[in
             approval=approval,
             decisions=decisions_from_json(row["decisions"]),
             sentence=row["sentence"],
-            values={**json.loads(row["context"]), "outputs": outputs_of(outputs[row["run_id"]])},
+            values={
+                **json.loads(row["context"]),
+                "env": env_from_json(row["rules"]),
+                "outputs": outputs_of(outputs[row["run_id"]]),
+            },
         )
 
 

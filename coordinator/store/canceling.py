@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from coordinator.core.events import Canceled
-from coordinator.core.job import Job
+from coordinator.core.plan import ended_by_cancel
 from coordinator.core.run import Run
 from coordinator.core.states import RUN_OVER, JobState
 from coordinator.dispatch.port import Wake
@@ -18,26 +18,17 @@ SQL = statements("runs")
 SETTLE = statements("settle")
 
 
-def ends(run: Run, job: Job, *, held: bool) -> bool:
-    """Whether a cancel ends a job that no agent works on. `held`: it is queued, and nobody can claim it now.
-
-    The first cancel leaves what may run although the run is canceled; the second one ends that too.
-    """
-    if run.canceling:
-        return job.is_idle or held
-    return job.ends_with_its_run or (held and not job.rules.survives_cancel)
-
-
 async def cancel_run(db: Connection, run: Run, sentence: str) -> Wake:
     """Cancels a run whose row is locked."""
     if run.state in RUN_OVER:
         return Wake()
     jobs = [job_of(row) for row in await db.fetch(SQL.jobs_of_run, run.id)]
-    queued = [job.id for job in jobs if job.state is JobState.QUEUED]
+    doomed = ended_by_cancel(run, jobs)
+    queued = [job.id for job in jobs if job.state is JobState.QUEUED and job.id in doomed]
     # Waits for claims under way; after that, a queued job is either held here or leased for all to see.
     held = {row["job_id"] for row in await db.fetch(SETTLE.hold_queued, queued)}
-    idle = [job for job in jobs if ends(run, job, held=job.id in held)]
-    await db.execute(SQL.cancel_leases, run.id, sentence)
+    idle = [job for job in jobs if job.id in doomed and (job.is_idle or job.id in held)]
+    await db.execute(SQL.cancel_leases, sorted(doomed), sentence)
     asked = replace(run, canceling=True, sentence=sentence)
     events = {run.id: [(job.id, Canceled(sentence)) for job in idle]}
     return await settle(db, {run.id: run}, events, runs={run.id: asked}) | Wake(cancels=True)

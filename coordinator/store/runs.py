@@ -12,11 +12,11 @@ from coordinator.core.matching import Requirement
 from coordinator.core.plan import CannotRetry, Graph, Rows, active_cells, begin, hold, retry
 from coordinator.core.rules import NO_RULES, Rules, rules_to_json
 from coordinator.core.run import Run
-from coordinator.core.stages import CannotDecide, Decision, DoorState, Gate, Group, asked_stage, decided
+from coordinator.core.stages import CannotDecide, Decision, DoorState, Group, asked_stage, decided
 from coordinator.core.states import RUN_OVER, JobState
 from coordinator.dispatch.port import Bells, Wake
 from coordinator.errors import BadInput, Conflict, NotFound, TooMuch, Violation
-from coordinator.store.answers import door_of, job_of
+from coordinator.store.answers import door_of, gate_of, job_of
 from coordinator.store.canceling import cancel_run
 from coordinator.store.database import Connection, Database
 from coordinator.store.groups import group_from_json, group_to_json, join
@@ -147,7 +147,8 @@ class PostgresRuns:
         return new.id
 
     async def cancel(self, request_id: str, run_id: int, sentence: str) -> None:
-        """Cancels what has not begun and asks agents to cancel the rest; again: without grace.
+        """Cancels what has not begun and asks agents to cancel the rest, but for what runs despite a cancel; again:
+        all of it, and without grace.
 
         A run that has ended is left as it is. Raises NotFound.
         """
@@ -318,11 +319,7 @@ async def _retry(db: Connection, run_id: int, wanted: str, long_lease_s: float) 
         rows = hold(rows)
         await join(db, run_id, None, group_from_json(await db.fetchval(SQL.group_of_run, run_id)))
     before = {job.id: job for job in jobs}
-    gates = {
-        gate.stage: gate
-        for gate, row in zip(rows.gates, stages, strict=True)
-        if gate != Gate(row["index"], row["unfinished"], row["failed"], row["decider"], guarded=bool(row["door"]))
-    }
+    gates = {gate.stage: gate for gate, row in zip(rows.gates, stages, strict=True) if gate != gate_of(row)}
     changed = {key: job for key, job in rows.jobs.items() if job != before[key]}
     lost = await db.fetchrow(SQL.may_still_run, deployments(changed), long_lease_s)
     if lost is not None:

@@ -121,12 +121,12 @@ async def write(db: Connection, changes: Sequence[Changes], before: Mapping[int,
     rows = await db.fetch(SQL.write_runs, *_columns(counters, 10))
     sequences = {row["id"]: row["sequence"] for row in rows}
     gates = [
-        (each.run.id, gate.stage, gate.unfinished, gate.failed, gate.decider)
+        (each.run.id, gate.stage, gate.unfinished, gate.failed, gate.decider, gate.upstream_failed)
         for each in touched
         for gate in each.gates.values()
     ]
     if gates:
-        await db.execute(SQL.write_gates, *_columns(gates, 5))
+        await db.execute(SQL.write_gates, *_columns(gates, 6))
     await _write_stages(db, touched)
     if unqueued := [job for each in touched for job in each.unqueued]:
         await db.execute(SQL.unqueue, unqueued)

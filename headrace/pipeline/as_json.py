@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from headrace.pipeline.explaining import Explanation
-from headrace.pipeline.plan import Plan, PlannedJob, RetryRule
+from headrace.pipeline.plan import Plan, PlannedJob, PlannedStage, RetryRule
 from headrace.pipeline.values import Expression, Template
 
 
@@ -19,6 +19,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
     """
     return {
         **_plain(plan),
+        "stages": [_stage(stage) for stage in plan.stages],
         "jobs": [_job(plan, job) for job in plan.jobs],
     }
 
@@ -26,6 +27,12 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
 def explanation_to_json(explanation: Explanation) -> dict[str, Any]:
     """The fields of `Explanation`, with those of its event and its jobs."""
     return dict(_plain(explanation))
+
+
+def _stage(stage: PlannedStage) -> dict[str, Any]:
+    found = _plain(stage)
+    del found["env"]  # its jobs have it
+    return dict(found)
 
 
 def _job(plan: Plan, job: PlannedJob) -> dict[str, Any]:

@@ -310,6 +310,8 @@ class PlannedStage:
     condition: Expression | None = None
     """Evaluated when all earlier stages have ended; None: its jobs decide for themselves."""
     approval: Approval | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    """The pipeline's and the stage's, for its condition and its approval: as far as it is known by now."""
 
 
 @dataclass(frozen=True, slots=True)

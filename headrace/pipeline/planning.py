@@ -96,6 +96,12 @@ class Resolver:
             return given
         return self.value(given, "") if self.is_static(given.template) else given.template
 
+    def output(self, given: str | Late) -> Text:
+        """A job's output: one expression alone keeps the type of its value, so the agent evaluates it."""
+        if isinstance(given, Late) and len(given.template.parts) == 1:
+            return given.template
+        return self.text(given)
+
     def is_static(self, template: Template) -> bool:
         """Whether all of its expressions can be evaluated by now."""
         return all(self._is_static(each) for each in template.expressions)
@@ -180,6 +186,9 @@ def plan_stage(pipeline: Pipeline, stage: StageDef, resolver: Resolver) -> tuple
     env |= resolver.with_env(env).env(stage.env)
     resolver = resolver.with_env(env)
     condition, skip = resolver.decided(stage.condition, f"the stage `{stage.name.value}`")
+    if stage.condition is not None and condition is None and not skip:
+        # What is left of one that is true already: a job's own `if` does not do away with its stage's.
+        condition = Expression("success()", stage.condition.expression.place)
     environment = stage.environment
     name = resolver.value(environment.name, None) if environment else None
     approval = stage.approval
@@ -188,6 +197,7 @@ def plan_stage(pipeline: Pipeline, stage: StageDef, resolver: Resolver) -> tuple
         environment=name.value if name else "",
         url=resolver.text(environment.url) if environment else "",
         condition=condition,
+        env={name: each for name, each in env.items() if isinstance(each, str)},
         approval=Approval(approval.whom, approval.count, approval.timeout_ms, resolver.text(approval.message))
         if approval
         else None,
@@ -235,7 +245,7 @@ def plan_job(
         skip=skip,
         allow_failure=resolver.value(job.allow_failure, default=False),
         retry=_retry(job.retry),
-        outputs={name: resolver.text(each) for name, each in job.outputs.items()},
+        outputs={name: resolver.output(each) for name, each in job.outputs.items()},
         services=tuple(
             Service(each.name.value, _image(each.image, resolver), resolver.env(each.env), each.ready, each.timeout_ms)
             for each in job.services

@@ -187,7 +187,7 @@ class Rows:
                 door = row.doors[need.stage]
                 return replace(door, values={**door.values, "outputs": seen})
             case LoadFacts():
-                return {key: {**json.loads(self.jobs[key].context or "{}"), "needs": self._needs(row, key)}
+                return {key: {**json.loads(self.jobs[key].context or "{}"), "needs": self._needs(row, key, need.states)}
                         for key in need.jobs}  # fmt: skip
             case LoadGroup():
                 cells = [job for job in jobs if job.rules.group == need.name and not job.over]
@@ -195,9 +195,12 @@ class Rows:
             case _:
                 assert_never(need)
 
-    def _needs(self, row: RunRow, key: int) -> dict[str, Any]:
+    def _needs(self, row: RunRow, key: int, states: Mapping[int, JobState] | None = None) -> dict[str, Any]:
         needed = [self.jobs[each] for each in row.graph.needs.get(key, ())]
-        return needs_of(Ended(each.name, each.job.state, each.cell, each.outputs) for each in needed)
+        return needs_of(
+            Ended(each.name, (states or {}).get(each.job.id, each.job.state), each.cell, each.outputs)
+            for each in needed
+        )
 
     def write(self, changes: Sequence[Changes]) -> Wake:
         """Writes what the core decided."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from coordinator.core.door_rules import rules_from_json
+from coordinator.core.door_rules import env_from_json, rules_from_json
 from coordinator.core.follow import Changes
 from coordinator.core.plan import CannotRetry, active_cells, hold, retry
 from coordinator.core.plan import Rows as Made
@@ -164,7 +164,8 @@ class MemoryRuns:
 
 def _door(index: int, stage: NewStage, context: str) -> Door:
     condition, approval = rules_from_json(stage.rules)
-    return Door(index, stage.name, condition=condition, approval=approval, values=json.loads(context))
+    values = {**json.loads(context), "env": env_from_json(stage.rules)}
+    return Door(index, stage.name, condition=condition, approval=approval, values=values)
 
 
 class MemoryTerm:

@@ -7,11 +7,10 @@ from dataclasses import replace
 
 from coordinator.core.concurrency import Member, admit
 from coordinator.core.events import Canceled, DelayOver, Entered, JobEvent
-from coordinator.core.plan import enter
+from coordinator.core.plan import ended_by_cancel, enter
 from coordinator.core.stages import DoorState
 from coordinator.core.states import RUN_OVER, JobState
 from coordinator.dispatch.port import Wake
-from coordinator.store.canceling import ends
 from tests.harness.memory_rows import Rows
 from tests.harness.memory_tables import MemberRow
 
@@ -79,9 +78,10 @@ def cancel_run(rows: Rows, run_id: int, sentence: str) -> Wake:
     row = rows.runs[run_id]
     if row.run.state in RUN_OVER:
         return Wake()
-    for lease in [each for each in rows.leases.values() if each.run_id == run_id]:
+    doomed = ended_by_cancel(row.run, [rows.jobs[key].job for key in row.jobs])
+    for lease in [each for each in rows.leases.values() if each.job_id in doomed]:
         rows.cancel_lease(lease, sentence)
-    idle = [key for key in row.jobs if ends(row.run, rows.jobs[key].job, held=key in rows.queue)]
+    idle = [key for key in row.jobs if key in doomed and (rows.jobs[key].job.is_idle or key in rows.queue)]
     asked = replace(row.run, canceling=True, sentence=sentence)
     events = {run_id: [(key, Canceled(sentence)) for key in idle]}
     return rows.settle(events, {run_id: asked}) | Wake(cancels=True)

@@ -82,7 +82,7 @@ SELECT attempt_id, job_id, cancel FROM lease WHERE run_id = $1;
 
 -- cancel_leases: a second cancel kills
 UPDATE lease SET cancel = CASE WHEN cancel IS NULL THEN 'cancel' ELSE 'kill' END, cancel_sentence = $2
-WHERE run_id = $1;
+WHERE job_id = ANY($1::bigint[]);
 
 -- jobs_of_run: all of them, for what a person asked about the whole run
 SELECT id, run_id, key, stage, state, cause, sentence, unfinished, failed, decider, at_most_once, asks, tries, lost, errored,
@@ -94,7 +94,7 @@ SELECT j.id, array(SELECT d.job_id FROM dependency d WHERE d.dependent = j.id OR
 FROM job j WHERE j.run_id = $1 AND j.needs IS NOT NULL;
 
 -- stages_of_run: in order
-SELECT index, name, environment, unfinished, failed, decider, door, rules, url, decisions, sentence, asked_at, expires_at
+SELECT index, name, environment, unfinished, failed, decider, upstream_failed, door, rules, url, decisions, sentence, asked_at, expires_at
 FROM stage WHERE run_id = $1 ORDER BY index;
 
 -- bump_run: something about the run changed that is no job

@@ -16,7 +16,7 @@ WHERE d.job_id = ANY($1::bigint[]) AND j.state = 'waiting'
 ORDER BY d.job_id, j.id;
 
 -- gates: all gates of these runs, a handful each
-SELECT run_id, index, unfinished, failed, decider, door IS NOT NULL AS guarded FROM stage WHERE run_id = ANY($1::bigint[]) ORDER BY run_id, index;
+SELECT run_id, index, unfinished, failed, decider, upstream_failed, door FROM stage WHERE run_id = ANY($1::bigint[]) ORDER BY run_id, index;
 
 -- behind: jobs of a stage without needs, waiting for the gate before it
 SELECT j.id, j.run_id, j.key, j.stage, j.state, j.cause, j.sentence, j.unfinished, j.failed, j.decider,
@@ -66,8 +66,9 @@ FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::integer[], $6:
 WHERE job.id = u.id;
 
 -- write_gates: counters of stages
-UPDATE stage SET unfinished = u.unfinished, failed = u.failed, decider = u.decider
-FROM unnest($1::bigint[], $2::integer[], $3::integer[], $4::integer[], $5::text[]) AS u(run_id, index, unfinished, failed, decider)
+UPDATE stage SET unfinished = u.unfinished, failed = u.failed, decider = u.decider, upstream_failed = u.upstream_failed
+FROM unnest($1::bigint[], $2::integer[], $3::integer[], $4::integer[], $5::text[], $6::boolean[])
+     AS u(run_id, index, unfinished, failed, decider, upstream_failed)
 WHERE stage.run_id = u.run_id AND stage.index = u.index;
 
 -- queueing: what decides a job's place in the queue, and whether its project has a share of the pool yet
@@ -157,7 +158,7 @@ WHERE cells.run_id = u.run_id AND cells.name = u.name;
 SELECT id, context FROM job WHERE id = ANY($1::bigint[]);
 
 -- needs_of: how the needs of these jobs have ended
-SELECT d.dependent, n.name, n.key, n.state, n.cell, n.outputs
+SELECT d.dependent, n.id, n.name, n.key, n.state, n.cell, n.outputs
 FROM dependency d JOIN job n ON n.id = d.job_id
 WHERE d.dependent = ANY($1::bigint[]) ORDER BY d.dependent, n.place;
 

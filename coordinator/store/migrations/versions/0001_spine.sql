@@ -110,6 +110,7 @@ CREATE TABLE stage (
     unfinished  integer NOT NULL CHECK (unfinished >= 0),  -- its jobs, and the gate before it
     failed      integer NOT NULL DEFAULT 0 CHECK (failed >= 0),
     decider     text NOT NULL DEFAULT '',                  -- key of the first job that counts as failed
+    upstream_failed boolean NOT NULL DEFAULT false,        -- one of these jobs has failed by itself, and that counts
     -- The door of a guarded stage: an `if` that is judged when its turn comes, an approval.
     door        text CHECK (door IN ('closed', 'asked', 'approved', 'rejected', 'expired', 'open')),  -- NULL: it has none
     rules       text NOT NULL DEFAULT '',                  -- JSON: its condition and its approval
