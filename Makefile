@@ -60,7 +60,7 @@ fuzz: .venv/made-fuzz ## Feed the loader what a fuzzer makes for SECONDS=n
 	@$(RUN) scripts/fuzz_loader.py --seconds $(SECONDS)
 
 bench: .venv/made-dev ## Run the benchmarks, each beside its peer
-	@for script in benchmarks/[a-z]*_[a-z]*.py; do echo "== $$script"; $(RUN) $$script; done
+	@for script in benchmarks/*.py; do echo "== $$script"; $(RUN) $$script; done
 
 clean: ## Remove what was made here
 	@rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,4 +1,4 @@
-"""Makes the generated parts of the documentation: state diagrams, settings, metrics.
+"""Makes the generated parts of the documentation: state diagrams, settings, metrics, the keys of pipelines.
 
 A part stands between `<!-- begin NAME -->` and `<!-- end NAME -->`; the text around it is written by hand.
 """
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
 
+import pipeline_docs
 from prometheus_client import CollectorRegistry
 from pydantic_settings import BaseSettings
 
@@ -98,6 +99,10 @@ PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "coordinator settings": ("reference/settings.md", lambda: settings(CoordinatorSettings)),
     "agent settings": ("reference/settings.md", lambda: settings(AgentSettings)),
     "passed variables": ("reference/settings.md", passed_variables),
+    "pipeline example": ("reference/pipeline.md", pipeline_docs.example),
+    "pipeline keys": ("reference/pipeline.md", pipeline_docs.keys),
+    "pipeline bounds": ("reference/pipeline.md", pipeline_docs.bounds),
+    "pipeline scopes": ("reference/pipeline.md", pipeline_docs.seen),
     "coordinator metrics": ("reference/metrics.md", lambda: metrics(CoordinatorMetrics().registry)),
     "agent metrics": ("reference/metrics.md", lambda: metrics(AgentMetrics().registry)),
 }

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from headrace.pipeline.cells import MAX_JOBS, TooManyCells, cells_of, described, label
 from headrace.pipeline.event import Event, parameters_of, static_values
-from headrace.pipeline.model import ConcurrencyDef, JobDef, Late, Pipeline, StageDef
+from headrace.pipeline.model import ConcurrencyDef, JobDef, Late, Pipeline, Placed, StageDef
 from headrace.pipeline.plan import Concurrency, Group, Plan, PlannedJob, PlannedStage, SandboxKind, Shard
 from headrace.pipeline.planning import Resolver, plan_job, plan_stage
 from headrace.pipeline.problems import Report, shown
@@ -27,7 +27,7 @@ class _Expansion:
     jobs: list[PlannedJob] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    keys: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    keys: dict[str, list[str]] = field(default_factory=dict)
     """By name of a job in the file, the keys of the jobs that it becomes."""
 
     def stage(self, index: int, stage: StageDef) -> PlannedStage:
@@ -40,7 +40,7 @@ class _Expansion:
                     self.report.add(job.name.place, message)
                     return planned
                 key = job.key + label(cell, shard.index if shard else 0)
-                self.keys[job.key] = (*self.keys.get(job.key, ()), key)
+                self.keys.setdefault(job.key, []).append(key)
                 made = plan_job(
                     self.pipeline, job, resolver.within(cell, shard), env, stage_index=index, sandbox=self.sandbox
                 )
@@ -97,21 +97,23 @@ def expand(
     expansion = _Expansion(pipeline, event, report, resolver, sandbox, most)
     stages = tuple(expansion.stage(index, stage) for index, stage in enumerate(pipeline.stages))
     group = _group(pipeline.concurrency, resolver)
-    jobs = [replace(job, needs=_keys(job.needs, expansion.keys)) for job in expansion.jobs]
+    needs = {each.key: _keys(each.needs, expansion.keys) for stage in pipeline.stages for each in stage.jobs}
+    jobs = [job if job.needs is None else replace(job, needs=needs[job.name]) for job in expansion.jobs]
     if only:
         known = [*expansion.keys, *(job.key for job in jobs)]
         if only not in known:
             report.add(first, f"the pipeline has no job {shown(only)}{report.suggestion(only, known)}")
         jobs = _with_needs(jobs, {*expansion.keys.get(only, ()), only})
     report.raise_if_any()
-    kept = sorted({job.stage for job in jobs})
+    kept = {stage: i for i, stage in enumerate(sorted({job.stage for job in jobs}))}
+    names = {job.name for job in jobs}
     return Plan(
         name=pipeline.name,
         stages=tuple(stages[i] for i in kept),
-        jobs=tuple(replace(job, stage=kept.index(job.stage)) for job in jobs),
+        jobs=tuple(job if kept[job.stage] == job.stage else replace(job, stage=kept[job.stage]) for job in jobs),
         priority=pipeline.priority,
         concurrency=group,
-        groups=tuple(each for each in expansion.groups if any(job.name == each.name for job in jobs)),
+        groups=tuple(each for each in expansion.groups if each.name in names),
         parameters=params,
         warnings=tuple(expansion.warnings),
     )
@@ -121,10 +123,11 @@ def _group(group: ConcurrencyDef | None, resolver: Resolver) -> Concurrency | No
     return None if group is None else resolver.concurrency(group)
 
 
-def _keys(needs: tuple[str, ...] | None, keys: Mapping[str, tuple[str, ...]]) -> tuple[str, ...] | None:
+def _keys(needs: tuple[Placed[str], ...] | None, keys: Mapping[str, Sequence[str]]) -> tuple[str, ...] | None:
+    """The keys of all copies of the jobs; every copy of a job has the same ones, in one tuple."""
     if needs is None:
         return None
-    return tuple(key for name in needs for key in keys.get(name, ()))
+    return tuple(key for need in needs for key in keys.get(need.value, ()))
 
 
 def _with_needs(jobs: list[PlannedJob], wanted: set[str]) -> list[PlannedJob]:

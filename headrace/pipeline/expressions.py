@@ -48,6 +48,7 @@ class Checker:
         self._near = near
         self._environments: dict[_Key, Any] = {}
         self._compiled: dict[tuple[str, _Key], _Compiled | str] = {}
+        self._uses: dict[str, Checked | None] = {}
         self._texts: set[str] = set()
         self._chars = 0
         self.is_full = False
@@ -72,8 +73,10 @@ class Checker:
 
     def uses_of(self, text: str) -> Checked | None:
         """What an expression uses, whatever stands where; None for one that does not compile."""
-        found = self.check(text, _ANYWHERE)
-        return found if isinstance(found, Checked) else None
+        if text not in self._uses:
+            found = self.check(text, _ANYWHERE)
+            self._uses[text] = found if isinstance(found, Checked) else None
+        return self._uses[text]
 
     def _has_room(self, text: str) -> bool:
         if text not in self._texts:

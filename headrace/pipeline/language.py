@@ -1,7 +1,7 @@
 """The language: which keys stand where, what their values look like, and which are not built yet.
 
 To build a key: take it out of its table in `UNBUILT`, give it a shape among the fields, a place in `model.py`, and a
-file in the good and the bad corpus.
+file in the good and the bad corpus, and a line in `described.py`.
 """
 
 from __future__ import annotations

@@ -69,12 +69,12 @@ class Resolver:
         values = {**self.values, "matrix": dict(cell)}
         if shard is not None:
             values["shard"] = {"index": shard.index, "total": shard.total}
-        return replace(self, values=values)
+        return Resolver(self.report, values, self.checker, self.evaluator)
 
     def with_env(self, env: Mapping[str, Text]) -> Resolver:
         """The same with the variables that are known by now."""
         known = {name: each for name, each in env.items() if isinstance(each, str)}
-        return replace(self, values={**self.values, "env": known})
+        return Resolver(self.report, {**self.values, "env": known}, self.checker, self.evaluator)
 
     def value(self, given: T | Late, default: T) -> T:
         """A value that has to be known by now; a mistake is noted, and gives the default."""

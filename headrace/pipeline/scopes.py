@@ -15,7 +15,7 @@ from headrace.pipeline.values import Expression, Template
 _STATIC_NAMES = ("event", "branch", "tag", "commit", "params", "env", "matrix", "shard")
 STATIC = frozenset(_STATIC_NAMES)
 """Names whose values are known when a run is created."""
-_NAMES: Mapping[Sees, tuple[str, ...]] = {
+NAMES: Mapping[Sees, tuple[str, ...]] = {
     Sees.EVENT: _STATIC_NAMES,
     Sees.FILE: ("params", "matrix", "shard"),
     Sees.CELL: ("matrix", "shard"),
@@ -26,6 +26,9 @@ _NAMES: Mapping[Sees, tuple[str, ...]] = {
     Sees.STEP_IF: (*_STATIC_NAMES, "needs", "run", "steps"),
     Sees.APPROVAL: ("commit", "params", "outputs"),
 }
+"""The names that are seen, by the place."""
+WITH_STATUS = frozenset({Sees.JOB_IF, Sees.STAGE_IF, Sees.STEP_IF})
+"""Where the four functions of an `if` are known."""
 _PARAMETERS = {
     ParameterType.STRING: Type.TEXT,
     ParameterType.CHOICE: Type.TEXT,
@@ -151,7 +154,7 @@ class JobScopes:
 
     def scope(self, sees: Sees, before: Iterable[StepDef] = (), *, inner: bool = False) -> Scope:
         """What stands in the job; `before`: the steps that have run by then."""
-        if inner or "steps" not in _NAMES[sees]:
+        if inner or "steps" not in NAMES[sees]:
             return _scope(sees, self.outer if inner else self.known)
         step = Keys({"outcome": Type.TEXT, "outputs": Keys({}, open=True)})
         ids = {each.id.value: step for each in before if each.id}
@@ -160,11 +163,11 @@ class JobScopes:
 
 def _scope(sees: Sees, known: Mapping[str, Known]) -> Scope:
     functions = {"json"}
-    if sees in {Sees.JOB_IF, Sees.STAGE_IF, Sees.STEP_IF}:
+    if sees in WITH_STATUS:
         functions |= STATUS
     if sees in {Sees.STEP, Sees.STEP_IF}:
         functions.add("hash")
-    return Scope({name: known[name] for name in _NAMES[sees] if name in known}, frozenset(functions), _ELSEWHERE)
+    return Scope({name: known[name] for name in NAMES[sees] if name in known}, frozenset(functions), _ELSEWHERE)
 
 
 def _env(checker: Checker, outer: Known, env: Mapping[str, str | Late]) -> Known:

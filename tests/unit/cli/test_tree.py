@@ -84,7 +84,7 @@ def test_what_failed_and_was_allowed_to_has_a_colour_and_a_sign_of_its_own():
     assert text.plain.splitlines() == ["! lint  2.0 s  allowed to fail", "passed with 1 warning 8.0 s"]
     assert ALLOWED in {str(span.style).removeprefix("bold ") for span in text.spans}
     assert "✘" not in text.plain
-    assert "run 7 passed with 1 warning in 9.0 s" in summary(made, [], {})
+    assert "run 7 passed with 1 warning in 8.0 s" in summary(made, [], {})
 
 
 def test_a_stage_that_waits_for_a_person_shows_what_is_asked_and_the_command():
