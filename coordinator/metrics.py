@@ -38,7 +38,11 @@ class Metrics:
         )
         self._sessions = Gauge("headrace_sessions", "Agents connected to this replica.", registry=registry)
         self._log_bytes = Counter("headrace_log_bytes", "Raw bytes of logs stored.", registry=registry)
-        self._mended = Gauge("headrace_jobs_mended", "Jobs found waiting for nothing. Must be 0.", registry=registry)
+        self._mended = Gauge(
+            "headrace_jobs_mended",
+            "Jobs found waiting for nothing, and queued, since this replica began. Must not grow.",
+            registry=registry,
+        )
         self._standing = {
             name: Gauge(f"headrace_{name}", f"{text} Must be 0.", registry=registry)
             for name, text in (

@@ -1,6 +1,6 @@
 """The client SDK: `Client` for asyncio, `SyncClient` for everything else, and what they answer with.
 
-    with SyncClient("127.0.0.1:7420", token) as headrace:
+    with SyncClient("127.0.0.1:7433", token) as headrace:
         for change in headrace.watch(12):
             print(change.run or change.job)
 

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from agent.sandbox import passed
+from headrace.settings_names import CLIENT
 
 SETTINGS = Path(__file__).resolve().parents[2] / "docs/reference/settings.md"
 
@@ -25,3 +26,13 @@ def test_the_variables_that_jobs_are_given_are_those_that_are_documented() -> No
     for name in [*given, "PATH", "HOME", "PIP", "GIT_ASKPASS", "AWS_SECRET_ACCESS_KEY", "HEADRACE_TOKEN", "_PROXY"]:
         matches = any(fnmatchcase(name, each.replace("*", "?*")) for each in names)
         assert matches == bool(passed.settings({name: "v"})), name
+
+
+def test_every_setting_of_the_command_line_is_documented() -> None:
+    """A variable that only the source tells of is found by nobody."""
+    part = SETTINGS.read_text("utf-8").split("## The command line and the SDK")[1].split("\n## ")[0]
+    assert {line.split("`")[1] for line in part.splitlines() if line.startswith("| `")} == {
+        *CLIENT,
+        "HEADRACE_TRACEBACK",
+        "XDG_STATE_HOME",
+    }

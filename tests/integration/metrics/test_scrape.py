@@ -16,7 +16,6 @@ MUST_BE_0 = (
     "headrace_lost_sight",
     "headrace_waiting_for_nothing",
     "headrace_queued_without_place",
-    "headrace_jobs_mended",
     "headrace_agent_machinery_failures_total",
 )
 
