@@ -74,8 +74,12 @@ def empty_sentence(spec: ArtifactSpec, collected: Collected) -> str:
     """What to tell of an artifact without a single file; empty if it has one."""
     if collected.files:
         return ""
-    only = f" but {', '.join(collected.passed_over[:3])}, no regular file" if collected.passed_over else ""
-    return f"Artifact {spec.name} is empty: {', '.join(spec.paths)} matched no file{only}."
+    only = f" but {_quoted(collected.passed_over[:3])}, no regular file" if collected.passed_over else ""
+    return f"Artifact `{spec.name}` is empty: {_quoted(spec.paths)} matched no file{only}."
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def check_empty(spec: ArtifactSpec, collected: Collected) -> str:

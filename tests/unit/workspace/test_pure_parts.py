@@ -28,7 +28,7 @@ def test_an_artifact_is_kept_after_the_endings_it_names() -> None:
 def test_an_empty_artifact_fails_its_job_unless_it_only_warns() -> None:
     """A mistyped glob must not pass in silence."""
     nothing = Collected((), ("dist/link",))
-    with pytest.raises(JobProblem, match=r"Artifact w is empty: \*\.whl matched no file but dist/link") as caught:
+    with pytest.raises(JobProblem, match=r"Artifact `w` is empty: `\*\.whl` matched no file but `dist/link`") as caught:
         check_empty(ArtifactSpec("w", ("*.whl",)), nothing)
     assert caught.value.cause is Cause.ARTIFACT_EMPTY
     assert "is empty" in check_empty(ArtifactSpec("w", ("*.whl",), if_empty=IfEmpty.WARN), nothing)
