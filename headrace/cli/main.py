@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import typer
 
@@ -29,7 +30,24 @@ def application() -> typer.Typer:
     app.callback()(_root)
     for family in (files, run, runs, approve, fleet, daemons):
         family.register(app)
+    for each in app.registered_commands:
+        each.callback = each.callback and _interruptible(each.callback)
     return app
+
+
+class Interrupted(Exception):
+    """Ctrl-C: the library would turn it into an exit code without a word."""
+
+
+def _interruptible(command: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(command)
+    def call(*arguments: Any, **named: Any) -> Any:
+        try:
+            return command(*arguments, **named)
+        except KeyboardInterrupt as error:
+            raise Interrupted from error
+
+    return call
 
 
 def _version(value: bool) -> None:  # noqa: FBT001  # the form that typer calls
@@ -65,7 +83,7 @@ def invoke(arguments: Sequence[str]) -> int:
     context = Context(os.environ)
     try:
         result = application()(list(arguments), standalone_mode=False, prog_name="headrace", obj=context)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         sys.stderr.write("\nheadrace: interrupted\n")
         return CANCELED
     except SystemExit as error:
@@ -83,7 +101,8 @@ def _said(error: Exception, context: Context) -> int:
     if isinstance(error, typer.TyperException):
         message = error.format_message()
         if message:
-            sys.stderr.write(f"headrace: {message}\n")
+            usage = message.startswith("Usage:")  # bare `headrace`: the help is no mistake that one could name
+            sys.stderr.write(f"{message}\n" if usage else f"headrace: {message}\n")
         return BAD_INPUT
     if isinstance(error, typer.Abort):
         return CANCELED

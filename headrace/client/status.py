@@ -100,6 +100,7 @@ def _plain(sentence: str) -> str:
     """gRPC's long story of a failed connection, cut to what a person can use."""
     lower = sentence.lower()
     for sign, plain in (
+        ("http/2", "it does not speak gRPC: is it the port of /metrics, or of something else?"),
         ("connection refused", "nobody listens there"),
         ("name resolution", "the name does not resolve"),
         ("domain name not found", "the name does not resolve"),

@@ -313,6 +313,22 @@ def test_the_fleet_in_words_and_json(world):
     assert "at work" in here.headrace("pools", "resume", "default").out
 
 
+def test_headrace_alone_shows_its_help_and_no_mistake(world):
+    """The first thing that anybody types."""
+    done = world().headrace()
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("Usage: headrace ")
+
+
+def test_a_port_that_speaks_http_is_named_as_such(world):
+    """The port of /metrics is one beside that of gRPC: gRPC's own account of it is for its programmers."""
+    here = world()
+    http = f"127.0.0.1:{here.fake.http.server_port}"
+    done = here.headrace("runs", HEADRACE_URL=http)
+    words = "it does not speak gRPC: is it the port of /metrics, or of something else?"
+    assert (done.code, done.err) == (3, f"headrace: cannot reach the coordinator at {http}: {words}\n")
+
+
 def test_init_writes_a_starter_and_never_overwrites(world):
     """A second `init` must not eat an afternoon's work."""
     here = world()
