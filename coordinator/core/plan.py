@@ -53,7 +53,7 @@ class Rows:
 
 def begin(run_id: int, jobs: Sequence[Job], graph: Graph) -> Rows:
     """The first rows of a run: counters set, and what waits for nothing queued. All jobs are waiting."""
-    gates = _gates(jobs, graph)
+    gates = gates_of(jobs, graph)
     rows = {}
     run = Run(run_id)
     for job in jobs:
@@ -128,7 +128,7 @@ def retry(
     rows = {job.id: job for job in jobs}
     # Those asked for again count as waiting while the counters of the others are made.
     standing = {job.id: replace(job, state=JobState.WAITING) if job.id in again else job for job in jobs}
-    gates = _gates(list(standing.values()), graph)
+    gates = gates_of(list(standing.values()), graph)
     closed = _closed(again, rows, gates, graph, doors or {})
     for job in sorted(jobs, key=lambda each: each.stage):
         if job.id not in again:
@@ -277,7 +277,8 @@ def _standing_of(job: Job, standing: Mapping[int, Job], gates: Sequence[Gate], g
     return Asked(0, gate.failed, gate.decider, asks=False, upstream_failed=gate.upstream_failed)
 
 
-def _gates(jobs: Sequence[Job], graph: Graph) -> tuple[Gate, ...]:
+def gates_of(jobs: Sequence[Job], graph: Graph) -> tuple[Gate, ...]:
+    """The gates of a run by a look at all its jobs."""
     gates: list[Gate] = []
     for stage in range(graph.stages):
         own = [job for job in jobs if job.stage == stage]

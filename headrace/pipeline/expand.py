@@ -79,12 +79,14 @@ def expand(
     only: str = "",
     sandbox: SandboxKind | None = None,
     most: int = MAX_JOBS,
+    added: frozenset[str] = frozenset(),
 ) -> Plan:
     """The plan of a pipeline for an event. The same arguments always give an equal plan.
 
     `only` keeps one job (all its cells, or one by its key) and all that it needs, over all its dependencies; stages
     that are left without jobs go, the others keep their order. `sandbox` stands for the sandbox of every job,
     whatever the file says; docker's image is then dropped where the sandbox takes none. `most`: jobs of a run.
+    `added`: jobs (by their names) that steps have added to the run: they stay whatever `only` says.
 
     Raises `PipelineError` for a parameter that is wrong or missing, for a job `only` that there is not, and for an
     expression that cannot be evaluated or whose value cannot stand where it does.
@@ -103,14 +105,16 @@ def expand(
         known = [*expansion.keys, *(job.key for job in jobs)]
         if only not in known:
             report.add(first, f"the pipeline has no job {shown(only)}{report.suggestion(only, known)}")
-        jobs = _with_needs(jobs, {*expansion.keys.get(only, ()), only})
+        of_file = [job for job in jobs if job.name not in added]
+        kept = _with_needs(of_file, {*expansion.keys.get(only, ()), only})
+        jobs = [job for job in jobs if job.key in kept or job.name in added]
     report.raise_if_any()
-    kept = {stage: i for i, stage in enumerate(sorted({job.stage for job in jobs}))}
+    places = {stage: i for i, stage in enumerate(sorted({job.stage for job in jobs}))}
     names = {job.name for job in jobs}
     return Plan(
         name=pipeline.name,
-        stages=tuple(stages[i] for i in kept),
-        jobs=tuple(job if kept[job.stage] == job.stage else replace(job, stage=kept[job.stage]) for job in jobs),
+        stages=tuple(stages[i] for i in places),
+        jobs=tuple(job if places[job.stage] == job.stage else replace(job, stage=places[job.stage]) for job in jobs),
         priority=pipeline.priority,
         concurrency=group,
         groups=tuple(each for each in expansion.groups if each.name in names),
@@ -130,7 +134,8 @@ def _keys(needs: tuple[Placed[str], ...] | None, keys: Mapping[str, Sequence[str
     return tuple(key for need in needs for key in keys.get(need.value, ()))
 
 
-def _with_needs(jobs: list[PlannedJob], wanted: set[str]) -> list[PlannedJob]:
+def _with_needs(jobs: list[PlannedJob], wanted: set[str]) -> set[str]:
+    """The keys of jobs, with those of all that they wait for."""
     by_key = {job.key: job for job in jobs}
     todo = [by_key[key] for key in wanted if key in by_key]
     everything_before = 0  # jobs of stages below this are wanted already
@@ -143,4 +148,4 @@ def _with_needs(jobs: list[PlannedJob], wanted: set[str]) -> list[PlannedJob]:
             everything_before = max(everything_before, job.stage)
         todo.extend(each for each in found if each.key not in wanted)
         wanted.update(each.key for each in found)
-    return [job for job in jobs if job.key in wanted]
+    return wanted

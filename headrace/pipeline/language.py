@@ -268,7 +268,8 @@ PIPELINE = Record(
     required=("stages",),
     resolved={"include": ListOf(_INCLUDE, "an include"), "templates": _Templates()},
 )
-
+FRAGMENT = Record("a fragment", {"stages": ListOf(STAGE, "a stage"), "stage": Name(), "jobs": _Jobs()}, making.fragment)
+"""What a step writes to `$HEADRACE_PIPELINE`."""
 
 def schema() -> Schema:
     """The JSON Schema of a pipeline file."""

@@ -7,7 +7,7 @@ from headrace.pipeline.language import PIPELINE, TEMPLATE
 from headrace.pipeline.model import Pipeline
 from headrace.pipeline.nodes import parse
 from headrace.pipeline.problems import Report, shown
-from headrace.pipeline.sharing import Read, share
+from headrace.pipeline.sharing import Read, Shared, share
 
 
 def load(text: bytes, name: str, read: Read | None = None) -> Pipeline:
@@ -17,13 +17,17 @@ def load(text: bytes, name: str, read: Read | None = None) -> Pipeline:
     mistake of the file and of those that it includes. Broken YAML ends the reading at once: what stands behind the
     break cannot be judged.
     """
-    root = parse(text, name)
     report = Report(name)
-    shared = share(root, report, read)
-    for key, node in shared.templates:
-        TEMPLATE.read(node, f"the template {shown(key.text)}", report)
-    read_whole: Pipeline = PIPELINE.read(shared.root, "the pipeline", report)
-    pipeline = read_whole.with_keys()
+    pipeline, _ = read_whole(text, name, read, report)
     check(pipeline, report)
     report.raise_if_any()
     return pipeline
+
+
+def read_whole(text: bytes, name: str, read: Read | None, report: Report) -> tuple[Pipeline, Shared]:
+    """Read a pipeline file, and what it shares, without a look at the whole. Raises `PipelineError` for broken YAML."""
+    shared = share(parse(text, name), report, read)
+    for key, node in shared.templates:
+        TEMPLATE.read(node, f"the template {shown(key.text)}", report)
+    pipeline: Pipeline = PIPELINE.read(shared.root, "the pipeline", report)
+    return pipeline.with_keys(), shared

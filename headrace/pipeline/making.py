@@ -9,6 +9,7 @@ from headrace.pipeline.model import (
     ConcurrencyDef,
     Defaults,
     EnvironmentDef,
+    FragmentDef,
     JobDef,
     Late,
     Pipeline,
@@ -200,3 +201,12 @@ def pipeline(fields: Fields, report: Report) -> Pipeline:
         concurrency=fields.get("concurrency"),
         priority=fields.get("priority", 0),
     )
+
+
+def fragment(fields: Fields, report: Report) -> FragmentDef:
+    """What a step adds to its run."""
+    found = {key for key in ("stages", "stage", "jobs") if key in fields.keys or key in fields.meant}
+    if found not in ({"stages"}, {"stage", "jobs"}):
+        report.add(fields.place, "a fragment has `stages`, or `stage` (the name of one) and `jobs`")
+    stage = fields.get("stage")
+    return FragmentDef(fields.place, fields.get("stages", ()), stage, fields.get("jobs", ()))

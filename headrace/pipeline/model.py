@@ -237,6 +237,16 @@ class StageDef:
 
 
 @dataclass(frozen=True, slots=True)
+class FragmentDef:
+    """What a step adds to its run: `stages`, or `jobs` for the stage `stage`, never both."""
+
+    place: Place
+    stages: tuple[StageDef, ...] = ()
+    stage: Placed[str] | None = None
+    jobs: tuple[JobDef, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Defaults:
     """What holds for every job that does not say otherwise."""
 

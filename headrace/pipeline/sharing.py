@@ -49,6 +49,17 @@ def share(root: Mapping, report: Report, read: Read | None) -> Shared:
     return Shared(replace(root, entries=tuple(entries)), tuple(templates.values()))
 
 
+def resolved(root: Mapping, shared: Shared, report: Report) -> Mapping:
+    """The root of a fragment with its jobs built on the templates of its run's file; mistakes are noted."""
+    jobs = _Extending({key.text: (key, node) for key, node in shared.templates}, report)
+    resolve = {"stages": jobs.stages, "jobs": jobs.jobs}
+    return replace(root, entries=tuple((key, resolve.get(key.text, _as_it_is)(node)) for key, node in root.entries))
+
+
+def _as_it_is(node: Node) -> Node:
+    return node
+
+
 @dataclass(slots=True)
 class _Gathering:
     """What a file and those that it includes share, the including file first."""
@@ -176,10 +187,11 @@ class _Extending:
             return node
         return replace(
             node,
-            entries=tuple((key, self._jobs(value) if key.text == "jobs" else value) for key, value in node.entries),
+            entries=tuple((key, self.jobs(value) if key.text == "jobs" else value) for key, value in node.entries),
         )
 
-    def _jobs(self, node: Node) -> Node:
+    def jobs(self, node: Node) -> Node:
+        """The jobs of one stage, resolved."""
         if not isinstance(node, Mapping):
             return node
         return replace(node, entries=tuple((key, self.resolved(value, ())) for key, value in node.entries))

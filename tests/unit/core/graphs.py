@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hypothesis import strategies as st
 
+from coordinator.core.extend import Addition, Standing, extend
 from coordinator.core.follow import LoadBehind, LoadDependents, LoadGates, follow
 from coordinator.core.job import Job
 from coordinator.core.plan import Graph, begin
 from coordinator.core.run import Run
-from coordinator.core.stages import Gate
+from coordinator.core.stages import Door, Gate
 from coordinator.core.states import JobState
 
 
@@ -64,6 +65,25 @@ class Table:
         self.gates.update(changes.gates)
         self.queue -= set(changes.unqueued)
         self.queue |= set(changes.queued)
+
+    def standing(self, **doors: Door) -> Standing:
+        """The run as it is; `doors` by the names of their stages."""
+        jobs = sorted(self.jobs.values(), key=lambda job: job.id)
+        return Standing(self.run, jobs, self.graph, list(self.gates.values()), {d.stage: d for d in doors.values()})
+
+    def extend(self, parent: int, addition: Addition) -> None:
+        """A step of the job `parent` adds something, as one transaction."""
+        made = extend(self.standing(), parent, addition)
+        self.run = made.run
+        self.jobs = {key: replace(job, stage=made.moved.get(job.stage, job.stage)) for key, job in self.jobs.items()}
+        self.jobs |= made.jobs
+        self.gates = {
+            made.moved.get(stage, stage): replace(gate, stage=made.moved.get(stage, stage))
+            for stage, gate in self.gates.items()
+        }
+        self.gates = dict(sorted((self.gates | made.gates).items()))
+        self.graph = Graph(self.graph.stages + len(addition.stages), {**self.graph.needs, **addition.needs})
+        self.apply(*made.events)
 
     def _answer(self, need):
         match need:

@@ -1,0 +1,160 @@
+"""From a run under way to the rows that one of its steps adds to it.
+
+The whole run is looked at, once, as when a person asks for a retry; afterwards counters go on as before. The job that
+adds has not ended, so no gate from its own stage on is open, and no later stage has had its turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from coordinator.core.events import DependenciesEnded, JobEvent, Skipped
+from coordinator.core.job import Job
+from coordinator.core.plan import Graph
+from coordinator.core.rules import Verdict
+from coordinator.core.run import Run, counted
+from coordinator.core.stages import Door, DoorState, Gate
+from coordinator.core.states import Cause
+
+
+class CannotExtend(Exception):
+    """One sentence for whoever wrote the fragment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A run as it is. `gates` in order; `doors`: of guarded stages, by their numbers."""
+
+    run: Run
+    jobs: Sequence[Job]
+    graph: Graph
+    gates: Sequence[Gate]
+    doors: Mapping[int, Door]
+
+
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """What is added, with stages numbered as they will be. `needs`: of added jobs, as in a `Graph`."""
+
+    jobs: Sequence[Job]
+    needs: Mapping[int, tuple[int, ...]]
+    stages: frozenset[int] = frozenset()
+    """Those that are new."""
+    guarded: frozenset[int] = frozenset()
+    """Those of all stages that have a door, or are to have one now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extended:
+    """What is to be stored. `jobs`: the added ones alone, all of them waiting."""
+
+    run: Run
+    jobs: Mapping[int, Job]
+    gates: Mapping[int, Gate]
+    """New ones, and those whose counters change, by their new numbers."""
+    moved: Mapping[int, int]
+    """By old number, the new one of stages that have another now."""
+    doors: frozenset[int]
+    """Stages that were there and have a door from now on, by their new numbers."""
+    events: tuple[tuple[int, JobEvent], ...]
+    """What is to be followed up at once: jobs that do not run, or that nothing holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """The run as it will be, by new numbers."""
+
+    jobs: Mapping[int, Job]
+    needs: Mapping[int, tuple[int, ...]]
+    gates: Mapping[int, Gate]
+    shut: frozenset[int]
+    """Guarded stages whose jobs wait for the door."""
+
+
+def extend(now: Standing, parent: int, addition: Addition) -> Extended:
+    """The rows of a run to which a step of the job `parent` adds something. Raises CannotExtend with one sentence."""
+    numbers = _numbers(now.graph.stages, addition.stages)
+    present = next(job.stage for job in now.jobs if job.id == parent)
+    doors = {numbers[stage]: door for stage, door in now.doors.items()}
+    _refuse(now.run, doors, numbers[present], addition)
+    jobs = {job.id: replace(job, stage=numbers[job.stage]) for job in now.jobs}
+    jobs |= {job.id: job for job in addition.jobs}
+    before = {numbers[gate.stage]: replace(gate, stage=numbers[gate.stage]) for gate in now.gates}
+    guarded = addition.guarded | frozenset(doors)
+    after = _gates(before, addition, guarded)
+    shut = frozenset(stage for stage in guarded if stage not in doors or doors[stage].state is not DoorState.OPEN)
+    whole = _Whole(jobs, {**now.graph.needs, **addition.needs}, after, shut)
+    rows = {job.id: _with_counters(job, whole) for job in addition.jobs}
+    run = now.run
+    for row in rows.values():
+        run = counted(run, None, row)
+    return Extended(
+        run,
+        rows,
+        gates={stage: gate for stage, gate in after.items() if gate != before.get(stage)},
+        moved={old: new for old, new in numbers.items() if old != new},
+        doors=addition.guarded - frozenset(doors) - addition.stages,
+        events=tuple((key, _first_event(row)) for key, row in rows.items() if row.rules.skip or not row.unfinished),
+    )
+
+
+def _numbers(stages: int, new: frozenset[int]) -> dict[int, int]:
+    """By the number of a stage before, the one that it has when the new ones stand between them."""
+    kept = (number for number in range(stages + len(new)) if number not in new)
+    return dict(zip(range(stages), kept, strict=True))
+
+
+def _refuse(run: Run, doors: Mapping[int, Door], present: int, addition: Addition) -> None:
+    if run.canceling:
+        raise CannotExtend("the run is being canceled: nothing is added to it any more")
+    for stage in sorted({job.stage for job in addition.jobs} - addition.stages):
+        door = doors.get(stage)
+        if door is None or (door.state is DoorState.CLOSED and stage != present):
+            continue
+        if door.approval is not None:
+            message = f"the approval of the stage `{door.name}` was asked for its jobs as they are"
+            raise CannotExtend(f"{message}: add a stage instead")
+        if stage != present or door.state is not DoorState.OPEN:
+            raise CannotExtend(f"the `if` of the stage `{door.name}` was judged already: add a stage instead")
+
+
+def _gates(before: Mapping[int, Gate], addition: Addition, guarded: frozenset[int]) -> dict[int, Gate]:
+    """Those of all stages. A new one lies behind a gate that is closed: each still waits for the one before."""
+    added: dict[int, int] = {}
+    for job in addition.jobs:
+        added[job.stage] = added.get(job.stage, 0) + 1
+    found: dict[int, Gate] = {}
+    for stage in sorted({*before, *addition.stages}):
+        gate = before.get(stage) or Gate(stage, int(stage > 0 and found[stage - 1].unfinished > 0))
+        found[stage] = replace(gate, unfinished=gate.unfinished + added.get(stage, 0), guarded=stage in guarded)
+    return found
+
+
+def _with_counters(job: Job, whole: _Whole) -> Job:
+    """An added job with what it waits for, some of which may be over by now."""
+    door = int(job.stage in whole.shut)
+    if (needs := whole.needs.get(job.id)) is not None:
+        found = [whole.jobs[key] for key in needs]
+        failed = [each for each in found if each.over and each.counts_as_failed]
+        return replace(
+            job,
+            unfinished=sum(not each.over for each in found) + door,
+            failed=len(failed),
+            decider=failed[0].key if failed else "",
+            upstream_failed=any(each.over and each.fails_below for each in found),
+        )
+    gate = whole.gates.get(job.stage - 1)
+    if door or gate is None:
+        return replace(job, unfinished=door)
+    if gate.unfinished:
+        return replace(job, unfinished=1)
+    if whole.gates[job.stage].guarded:
+        return job  # its door has judged what comes before
+    return replace(job, failed=gate.failed, decider=gate.decider, upstream_failed=gate.failed > 0)
+
+
+def _first_event(job: Job) -> JobEvent:
+    if job.rules.skip:
+        return Skipped(Verdict(Cause.SKIPPED_BY_CONDITION, job.rules.skip))
+    return DependenciesEnded(0, 0)
