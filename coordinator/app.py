@@ -25,6 +25,7 @@ from starlette.applications import Starlette
 from coordinator.api.access import Caller, Tokens
 from coordinator.api.agent_service import AgentService, AgentSessions
 from coordinator.api.blob_service import BlobService
+from coordinator.api.extensions import Extensions
 from coordinator.api.fleet_service import FleetService
 from coordinator.api.guard import Guard
 from coordinator.api.health import Health
@@ -50,6 +51,7 @@ from coordinator.store.artifacts import Artifacts
 from coordinator.store.database import Database
 from coordinator.store.dispatching import PostgresDispatch
 from coordinator.store.embedded import EmbeddedError, EmbeddedPostgres
+from coordinator.store.extending import PostgresExtensions
 from coordinator.store.migrate import migrate
 from coordinator.store.runs import PostgresRuns
 from coordinator.store.singletons import Singleton, clear_terms
@@ -247,6 +249,7 @@ class _Parts:
             local=settings.local_paths,
             run_url=settings.public_url,
         )
+        self.extensions = Extensions(PostgresExtensions(database, self.bells), run_url=settings.public_url)
         self.logs = LogService(self.writer, LogReader(database, blobs, self.log_bells))
         self.blobs = BlobService(Artifacts(database), blobs)
         self.health = Health(self.why_not_ready, _SERVICES)
@@ -268,7 +271,9 @@ class _Parts:
 
 def _server(parts: _Parts, tokens: Tokens, settings: Settings) -> tuple[grpc.aio.Server, str]:
     server = grpc.aio.server(interceptors=[Guard(tokens)], options=_SERVER_OPTIONS)
-    agent_pb2_grpc.add_AgentServiceServicer_to_server(AgentService(AgentSessions(parts.dispatch)), server)
+    agent_pb2_grpc.add_AgentServiceServicer_to_server(
+        AgentService(AgentSessions(parts.dispatch), parts.extensions), server
+    )
     run_pb2_grpc.add_RunServiceServicer_to_server(parts.runs, server)
     log_pb2_grpc.add_LogServiceServicer_to_server(parts.logs, server)
     blob_pb2_grpc.add_BlobServiceServicer_to_server(parts.blobs, server)

@@ -24,6 +24,7 @@ CLIENTS: frozenset[Caller | None] = frozenset({Caller.CLIENT})
 
 RULES: Mapping[str, frozenset[Caller | None]] = {
     "/headrace.v1.AgentService/Session": AGENTS,
+    "/headrace.v1.AgentService/Extend": AGENTS,
     "/headrace.v1.LogService/Append": AGENTS,
     "/headrace.v1.LogService/Tail": CLIENTS,
     "/headrace.v1.RunService/Create": CLIENTS,

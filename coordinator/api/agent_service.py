@@ -8,7 +8,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, assert_never
 
 from coordinator.api.agent_messages import hello_of, nonce_of, report_of, response, sentence_of, welcome
-from coordinator.api.errors import streamed
+from coordinator.api.errors import rpc, streamed
+from coordinator.api.extensions import Extensions
 from coordinator.dispatch.dispatcher import Dispatch
 from coordinator.dispatch.session import Session, SessionOver
 from coordinator.errors import BadInput, StoreDown
@@ -19,8 +20,9 @@ from headrace.v1 import agent_pb2_grpc as stubs
 class AgentService(stubs.AgentServiceServicer):
     """AgentService over gRPC."""
 
-    def __init__(self, sessions: AgentSessions) -> None:
+    def __init__(self, sessions: AgentSessions, extensions: Extensions) -> None:
         self._sessions = sessions
+        self._extensions = extensions
 
     @streamed
     async def Session(  # noqa: N802 - the wire's name
@@ -31,6 +33,14 @@ class AgentService(stubs.AgentServiceServicer):
         async with contextlib.aclosing(self._sessions.serve(request)) as responses:
             async for each in responses:
                 yield each
+
+    @rpc
+    async def Extend(  # noqa: N802
+        self, request: wire.ExtendRequest, context: Any
+    ) -> wire.ExtendResponse:
+        """Adds what a step wrote to the step's own run."""
+        del context
+        return await self._extensions.extend(request)
 
 
 class AgentSessions:

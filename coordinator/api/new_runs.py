@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from coordinator.core.door_rules import rules_to_json
 from coordinator.core.matching import Requirement
 from coordinator.core.rules import Rules, survives
 from coordinator.core.stages import Group
 from coordinator.errors import BadInput, Violation
-from coordinator.store.runs import NewJob, NewRun, NewStage
+from coordinator.store.new_rows import NewJob, NewRun, NewStage
+from headrace.pipeline import Event
+from headrace.pipeline.fragments import Origin
 from headrace.pipeline.late import late_expressions, roots_of
 from headrace.pipeline.plan import Plan, PlannedJob, PlannedStage, Retry, RunStep, SandboxKind, Step
 from headrace.pipeline.values import Expression, Template, Text, as_text
 from headrace.v1 import common_pb2 as common
 from headrace.v1 import run_pb2 as wire
+
+INDEXED_MOST = 1_024
+"""Bytes of what stands in an index of the database, whose entries have at most a third of a page."""
 
 
 def project_name(repository: str) -> str:
@@ -23,64 +29,129 @@ def project_name(repository: str) -> str:
     return repository.rstrip("/").removesuffix(".git").rsplit("/", 1)[-1].rsplit(":", 1)[-1] or repository
 
 
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A run's plan, and what its jobs are told of the run. `trusted`: what the run is, and so all that it has."""
+
+    request: wire.CreateRunRequest
+    plan: Plan
+    run_id: int
+    run_url: str
+    trusted: bool
+
+    @property
+    def guarded(self) -> frozenset[int]:
+        """The stages that have a door."""
+        stages = enumerate(self.plan.stages)
+        return frozenset(index for index, stage in stages if _is_guarded(self.plan, index, stage))
+
+
+def origin_of(request: wire.CreateRunRequest) -> Origin:
+    """What a run is planned from. Raises BadInput for a sandbox that there is not."""
+    source = request.source
+    event = Event(
+        type=request.event or "manual",
+        branch=source.branch,
+        tag=source.tag,
+        commit=source.commit,
+        params=dict(request.parameters),
+    )
+    try:
+        sandbox = SandboxKind(request.sandbox) if request.sandbox else None
+    except ValueError as error:
+        kinds = ", ".join(kind for kind in SandboxKind)
+        raise BadInput(f"there is no sandbox `{request.sandbox}`: there are {kinds}") from error
+    file = request.pipeline_file or "headrace.yml"
+    return Origin(request.pipeline_text, file, event, request.included.get, request.only_job, sandbox)
+
+
 def new_run(request: wire.CreateRunRequest, plan: Plan, run_id: int, job_ids: Sequence[int], run_url: str) -> NewRun:
     """The rows of a run from its plan. Raises BadInput for what is planned and cannot be carried out yet."""
-    _refuse_secrets(plan)
-    project = project_name(request.source.repository)
-    about = {"id": run_id, "url": run_url}
-    guarded = {index for index, stage in enumerate(plan.stages) if _is_guarded(plan, index, stage)}
+    planned = Planned(request, plan, run_id, run_url, trusted=True)
+    context = {name: each for name, each in (plan.jobs[0].context if plan.jobs else {}).items() if name != "matrix"}
+    return NewRun(
+        id=run_id,
+        repository=request.source.repository,
+        project=project_name(request.source.repository),
+        pipeline=plan.name,
+        pipeline_file=request.pipeline_file,
+        pipeline_text=request.pipeline_text,
+        asked=_asked(request),
+        source=request.source.SerializeToString(),
+        commit=request.source.commit,
+        event=request.event or "manual",
+        trusted=planned.trusted,
+        parameters={name: as_text(value) for name, value in plan.parameters.items() if value is not None},
+        priority=plan.priority,
+        stages=new_stages(planned),
+        jobs=new_jobs(planned, plan.jobs, job_ids, depth=0),
+        bundle=bytes.fromhex(request.source.bundle_sha256) or None,
+        concurrency=plan.concurrency,
+        groups=new_groups(plan, plan.jobs),
+        context=json.dumps(context),
+    )
+
+
+def _asked(request: wire.CreateRunRequest) -> bytes:
+    kept = wire.CreateRunRequest()
+    kept.CopyFrom(request)
+    kept.ClearField("pipeline_text")
+    return kept.SerializeToString(deterministic=True)
+
+
+def new_stages(planned: Planned) -> tuple[NewStage, ...]:
+    """The rows of all stages."""
+    guarded = planned.guarded
+    return tuple(_stage(stage, is_guarded=index in guarded) for index, stage in enumerate(planned.plan.stages))
+
+
+def new_groups(plan: Plan, jobs: Sequence[PlannedJob]) -> tuple[Group, ...]:
+    """The groups of cells of some of the plan's jobs."""
+    names = {job.name for job in jobs}
+    return tuple(Group(each.name, each.max_parallel, each.fail_fast) for each in plan.groups if each.name in names)
+
+
+def new_jobs(planned: Planned, jobs: Sequence[PlannedJob], job_ids: Sequence[int], *, depth: int) -> tuple[NewJob, ...]:
+    """The rows of some of the plan's jobs. Raises BadInput for what is planned and cannot be carried out yet."""
+    plan, about = planned.plan, {"id": planned.run_id, "url": planned.run_url}
+    _check_jobs(jobs)
+    guarded = planned.guarded
     groups = {group.name for group in plan.groups}
-    jobs = []
-    for job_id, job in zip(job_ids, plan.jobs, strict=True):
-        spec = _spec(request, plan, job, project)
-        spec.run_id, spec.job_id, spec.run_url = run_id, job_id, run_url
+    found = []
+    for job_id, job in zip(job_ids, jobs, strict=True):
+        spec = _spec(planned, job)
+        spec.run_id, spec.job_id, spec.run_url = planned.run_id, job_id, planned.run_url
         late = list(late_expressions(job))
         if late:
             spec.context = json.dumps({**job.context, "run": about}).encode()
-        jobs.append(
+        found.append(
             NewJob(
                 id=job_id,
                 key=job.key,
                 stage=job.stage,
                 needs=job.needs,
                 spec=spec.SerializeToString(),
-                requirement=_requirement(job),
+                requirement=_requirement(job, trusted=planned.trusted),
                 environment=job.environment,
                 name=job.name,
                 cell=_cell(job),
                 rules=_rules(job, plan, is_guarded=job.stage in guarded, is_grouped=job.name in groups),
                 context=json.dumps({**job.context, "run": about, "env": _known(job.env)}) if job.condition else "",
                 wants_needs="needs" in roots_of(late),
+                depth=depth,
             )
         )
-    context = {name: each for name, each in (plan.jobs[0].context if plan.jobs else {}).items() if name != "matrix"}
-    return NewRun(
-        id=run_id,
-        repository=request.source.repository,
-        project=project,
-        pipeline=plan.name,
-        pipeline_file=request.pipeline_file,
-        pipeline_text=request.pipeline_text,
-        source=request.source.SerializeToString(),
-        commit=request.source.commit,
-        event=request.event or "manual",
-        trusted=True,
-        parameters={name: as_text(value) for name, value in plan.parameters.items() if value is not None},
-        priority=plan.priority,
-        stages=tuple(_stage(stage, is_guarded=index in guarded) for index, stage in enumerate(plan.stages)),
-        jobs=tuple(jobs),
-        bundle=bytes.fromhex(request.source.bundle_sha256) or None,
-        concurrency=plan.concurrency,
-        groups=tuple(Group(each.name, each.max_parallel, each.fail_fast) for each in plan.groups),
-        context=json.dumps(context),
-    )
+    return tuple(found)
 
 
-def _refuse_secrets(plan: Plan) -> None:
-    for job in plan.jobs:
+def _check_jobs(jobs: Sequence[PlannedJob]) -> None:
+    for job in jobs:
         if job.secrets and not job.skip:
             sentence = f"`{job.key}` names the secret `{job.secrets[0]}`, and this coordinator keeps no secrets yet"
             raise BadInput(sentence, (Violation("secrets", sentence),))
+        # Labels are looked up by an index.
+        if sum(len(name.encode()) + len(value.encode()) for name, value in job.requires.items()) > INDEXED_MOST:
+            raise BadInput(f"the labels that `{job.key}` requires have more than {INDEXED_MOST:,} bytes in all")
 
 
 def _is_guarded(plan: Plan, index: int, stage: PlannedStage) -> bool:
@@ -138,7 +209,7 @@ def _expression(expression: Expression) -> common.Expression:
     return common.Expression(text=expression.text, place=expression.place)
 
 
-def _requirement(job: PlannedJob) -> Requirement:
+def _requirement(job: PlannedJob, *, trusted: bool) -> Requirement:
     # A job with an image needs docker; the loader has refused any other sandbox beside one.
     sandbox = SandboxKind.DOCKER if job.image or job.services else job.sandbox
     asks = job.resources
@@ -147,16 +218,17 @@ def _requirement(job: PlannedJob) -> Requirement:
         tuple(sorted(job.requires.items())),
         sandbox,
         job.network,
-        trusted=True,
+        trusted=trusted,
         cpu=asks.cpu,
         memory=asks.memory,
         hard_limits=bool(asks.cpu or asks.memory or asks.pids),
     )
 
 
-def _spec(request: wire.CreateRunRequest, plan: Plan, job: PlannedJob, project: str) -> common.JobSpec:
+def _spec(planned: Planned, job: PlannedJob) -> common.JobSpec:
+    request, plan = planned.request, planned.plan
     return common.JobSpec(
-        project=project,
+        project=project_name(request.source.repository),
         pipeline=plan.name,
         stage=plan.stages[job.stage].name,
         job=job.key,
@@ -182,7 +254,7 @@ def _spec(request: wire.CreateRunRequest, plan: Plan, job: PlannedJob, project: 
             lfs=job.checkout.lfs,
         ),
         environment=job.environment,
-        trusted=True,
+        trusted=planned.trusted,
         late_env=_late(job.env),
         late_image=_template(job.image) if isinstance(job.image, Template) else None,
         outputs={name: _template(value) for name, value in job.outputs.items()},

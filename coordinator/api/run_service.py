@@ -9,7 +9,7 @@ from typing import Any
 
 from coordinator.api.access import Caller
 from coordinator.api.errors import rpc, streamed
-from coordinator.api.new_runs import new_run
+from coordinator.api.new_runs import INDEXED_MOST, new_run, origin_of
 from coordinator.api.request_ids import check_request_id
 from coordinator.api.run_messages import job_message, run_message
 from coordinator.core.stages import Decision
@@ -18,8 +18,8 @@ from coordinator.dispatch.bells import LocalBells, heard_within, run_topic
 from coordinator.errors import BadInput, Violation
 from coordinator.store.runs import PostgresRuns
 from coordinator.store.views import RunView, Views
-from headrace.pipeline import Event, PipelineError, expand, load
-from headrace.pipeline.plan import Plan, SandboxKind
+from headrace.pipeline import PipelineError, expand, load
+from headrace.pipeline.plan import Plan
 from headrace.v1 import run_pb2 as wire
 from headrace.v1 import run_pb2_grpc as stubs
 
@@ -28,8 +28,6 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MOST_RUNS = 200
 _POLL_S = 2.0
 _COMMENT_MOST = 1_000
-_INDEXED_MOST = 1_024
-"""Bytes of what stands in an index of the database, whose entries have at most a third of a page."""
 
 
 class RunService(stubs.RunServiceServicer):
@@ -54,7 +52,6 @@ class RunService(stubs.RunServiceServicer):
         self._check_source(request)
         # A hostile megabyte takes seconds to load: heartbeats must not wait for it.
         plan = await asyncio.to_thread(_plan, request)
-        _check_labels(plan)
         run_id, job_ids = await self._runs.allocate(len(plan.jobs))
         new = new_run(request, plan, run_id, job_ids, f"{self._run_url}/runs/{run_id}" if self._run_url else "")
         made = await self._runs.create(request.request_id, new)
@@ -64,8 +61,8 @@ class RunService(stubs.RunServiceServicer):
         source = request.source
         if not source.repository or source.WhichOneof("fetch") is None:
             raise BadInput("a run names its repository and where to fetch it from")
-        if len(source.repository.encode()) > _INDEXED_MOST:
-            raise BadInput(f"the repository's address has more than {_INDEXED_MOST:,} bytes: name a shorter one")
+        if len(source.repository.encode()) > INDEXED_MOST:
+            raise BadInput(f"the repository's address has more than {INDEXED_MOST:,} bytes: name a shorter one")
         if not _COMMIT.fullmatch(source.commit):
             raise BadInput("a run names its commit by its full hash")
         if source.bundle_sha256 and not _DIGEST.fullmatch(source.bundle_sha256):
@@ -140,35 +137,13 @@ class RunService(stubs.RunServiceServicer):
 
 def _plan(request: wire.CreateRunRequest) -> Plan:
     """The plan of the pipeline text. Raises BadInput with every mistake and its position."""
-    source = request.source
-    event = Event(
-        type=request.event or "manual",
-        branch=source.branch,
-        tag=source.tag,
-        commit=source.commit,
-        params=dict(request.parameters),
-    )
+    origin = origin_of(request)
     try:
-        pipeline = load(request.pipeline_text, request.pipeline_file or "headrace.yml", request.included.get)
-        return expand(
-            pipeline,
-            event,
-            only=request.only_job,
-            sandbox=SandboxKind(request.sandbox) if request.sandbox else None,
-        )
+        pipeline = load(origin.text, origin.file, origin.read)
+        return expand(pipeline, origin.event, only=origin.only, sandbox=origin.sandbox)
     except PipelineError as error:
         violations = tuple(Violation(f"{each.file}:{each.line}:{each.column}", each.message) for each in error.problems)
         raise BadInput(str(error), violations) from error
-    except ValueError as error:
-        kinds = ", ".join(kind for kind in SandboxKind)
-        raise BadInput(f"there is no sandbox `{request.sandbox}`: there are {kinds}") from error
-
-
-def _check_labels(plan: Plan) -> None:
-    """Refuses labels that cannot be looked up. Raises BadInput."""
-    for job in plan.jobs:
-        if sum(len(name.encode()) + len(value.encode()) for name, value in job.requires.items()) > _INDEXED_MOST:
-            raise BadInput(f"the labels that `{job.key}` requires have more than {_INDEXED_MOST:,} bytes in all")
 
 
 def _changes(view: RunView, seen: int) -> list[wire.RunChange]:
@@ -182,7 +157,8 @@ def _changes(view: RunView, seen: int) -> list[wire.RunChange]:
     if view.run["run_sequence"] > seen:
         del run.jobs[:]
         found.append((view.run["run_sequence"], wire.RunChange(run=run)))
-    found.sort(key=lambda each: each[0])
+    # The run first where both changed at once: it tells of the stages that its jobs are numbered by.
+    found.sort(key=lambda each: (each[0], each[1].HasField("job")))
     for index, (number, change) in enumerate(found):
         last = index + 1 == len(found) or found[index + 1][0] > number
         change.sequence = number if last else number - 1

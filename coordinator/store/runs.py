@@ -4,113 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 
 from coordinator.core.follow import Changes
 from coordinator.core.job import Job, Turn
-from coordinator.core.matching import Requirement
-from coordinator.core.plan import CannotRetry, Graph, Rows, active_cells, begin, hold, retry
-from coordinator.core.rules import NO_RULES, Rules, rules_to_json
+from coordinator.core.plan import CannotRetry, Graph, active_cells, hold, retry
 from coordinator.core.run import Run
-from coordinator.core.stages import CannotDecide, Decision, DoorState, Group, asked_stage, decided
+from coordinator.core.stages import CannotDecide, Decision, DoorState, asked_stage, decided
 from coordinator.core.states import RUN_OVER, JobState
 from coordinator.dispatch.port import Bells, Wake
-from coordinator.errors import BadInput, Conflict, NotFound, TooMuch, Violation
+from coordinator.errors import Conflict, NotFound
 from coordinator.store.answers import door_of, gate_of, job_of
 from coordinator.store.canceling import cancel_run
 from coordinator.store.database import Connection, Database
 from coordinator.store.groups import group_from_json, group_to_json, join
+from coordinator.store.inserting import (
+    classes_of,
+    follow_up,
+    insert_cells,
+    insert_edges,
+    insert_jobs,
+    insert_stages,
+)
+from coordinator.store.new_rows import NewRun
 from coordinator.store.settle import lock_runs, settle, write
 from coordinator.store.sql import statements
-from headrace.pipeline.plan import Concurrency
 
 SQL = statements("runs")
 SETTLE = statements("settle")
-
-# Every claim probes each class that has something queued.
-MOST_CLASSES = 1000
-# A job goes to its agent in one message.
-MOST_SPEC = 4 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class NewJob:
-    """A job to be stored. `needs`: keys, or None for all jobs of all earlier stages."""
-
-    id: int
-    key: str
-    stage: int
-    needs: tuple[str, ...] | None
-    spec: bytes
-    requirement: Requirement
-    environment: str
-    name: str = ""
-    """In the file."""
-    cell: str = ""
-    """JSON: the cell and its shard; empty: it is no copy."""
-    rules: Rules = NO_RULES
-    context: str = ""
-    """JSON: what its condition sees of the event; empty where it has none."""
-    wants_needs: bool = False
-    """Its agent evaluates `needs`."""
-
-
-@dataclass(frozen=True, slots=True)
-class NewStage:
-    """A stage to be stored. `rules`: what its door goes by, as JSON; empty: it has none."""
-
-    name: str
-    environment: str = ""
-    rules: str = ""
-    url: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class NewRun:
-    """A run to be stored, with ids that `allocate` gave."""
-
-    id: int
-    repository: str
-    project: str
-    pipeline: str
-    pipeline_file: str
-    pipeline_text: bytes
-    source: bytes
-    commit: str
-    event: str
-    trusted: bool
-    parameters: Mapping[str, str]
-    priority: int
-    stages: tuple[NewStage, ...]
-    """In order."""
-    jobs: tuple[NewJob, ...]
-    groups: tuple[Group, ...] = ()
-    concurrency: Concurrency | None = None
-    """The group of runs that it enters before its first job."""
-    context: str = "{}"
-    """JSON: what its stages' expressions see of the event."""
-
-    @property
-    def graph(self) -> Graph:
-        """Its edges."""
-        ids = {job.key: job.id for job in self.jobs}
-        needs = {job.id: tuple(ids[key] for key in job.needs) for job in self.jobs if job.needs is not None}
-        guarded = frozenset(index for index, stage in enumerate(self.stages) if stage.rules)
-        return Graph(len(self.stages), needs, guarded)
-
-    @property
-    def first_rows(self) -> Rows:
-        """How it begins: what waits for nothing queued, or held where the run has to enter a group first."""
-        jobs = [
-            Job(job.id, job.key, job.stage, at_most_once=bool(job.environment), rules=job.rules) for job in self.jobs
-        ]
-        rows = begin(self.id, jobs, self.graph)
-        if self.concurrency is None:
-            return rows
-        return hold(replace(rows, run=replace(rows.run, group=self.concurrency.group)))
-
-    bundle: bytes | None = None
-    """SHA-256 of the git bundle that the source names."""
 
 
 class PostgresRuns:
@@ -182,11 +102,7 @@ class PostgresRuns:
 
 
 async def _insert(db: Connection, new: NewRun) -> Wake:
-    for job in new.jobs:
-        if len(job.spec) > MOST_SPEC:
-            sentence = f"job `{job.key}` takes {len(job.spec):,} bytes to describe: at most {MOST_SPEC:,} fit"
-            raise BadInput(sentence, (Violation("jobs", sentence),))
-    classes = await _classes(db, [job.requirement for job in new.jobs])
+    classes = await classes_of(db, new.jobs)
     project_id = await db.fetchval(SQL.make_project, new.repository, new.project)
     graph = new.graph
     rows = new.first_rows
@@ -196,77 +112,18 @@ async def _insert(db: Connection, new: NewRun) -> Wake:
         *(new.id, project_id, new.pipeline, new.pipeline_file, new.pipeline_text, new.source, new.commit, new.event),
         *(new.trusted, json.dumps(dict(new.parameters)), new.priority, run.state),
         *(run.unfinished, run.active, run.blocked, run.failed, run.canceled, new.bundle, new.context),
-        group_to_json(new.concurrency),
+        *(group_to_json(new.concurrency), new.asked),
     )
-    await db.execute(
-        SQL.insert_stages,
-        *(new.id, [gate.stage for gate in rows.gates]),
-        *([stage.name for stage in new.stages], [stage.environment for stage in new.stages]),
-        *([gate.unfinished for gate in rows.gates], [gate.failed for gate in rows.gates]),
-        [gate.decider for gate in rows.gates],
-        *(["closed" if stage.rules else None for stage in new.stages], [stage.rules for stage in new.stages]),
-        [stage.url for stage in new.stages],
-    )
-    if new.groups:
-        groups = [(each.name, each.max_parallel, each.fail_fast) for each in new.groups]
-        await db.execute(SQL.insert_cells, new.id, *map(list, zip(*groups, strict=True)))
-    await db.execute(
-        SQL.insert_jobs,
-        *(new.id, [job.id for job in new.jobs], [job.stage for job in new.jobs], list(range(len(new.jobs)))),
-        *([job.key for job in new.jobs], [None if job.needs is None else json.dumps(job.needs) for job in new.jobs]),
-        *([job.spec for job in new.jobs], classes, [job.requirement.pool for job in new.jobs]),
-        *([bool(job.environment) for job in new.jobs], [job.environment for job in new.jobs]),
-        *([rows.jobs[job.id].state for job in new.jobs], [rows.jobs[job.id].unfinished for job in new.jobs]),
-        *([job.name for job in new.jobs], [job.cell for job in new.jobs]),
-        *([rules_to_json(job.rules) for job in new.jobs], [job.context for job in new.jobs]),
-        [job.wants_needs for job in new.jobs],
-    )
-    edges = [(need, job) for job, found in graph.needs.items() for need in found]
-    if edges:
-        await db.execute(SQL.insert_dependencies, new.id, [need for need, _ in edges], [job for _, job in edges])
+    await insert_stages(db, new.id, {gate.stage: (new.stages[gate.stage], gate) for gate in rows.gates})
+    await insert_cells(db, new.id, new.groups)
+    await insert_jobs(db, new.id, new.jobs, rows.jobs, classes, first_place=0)
+    await insert_edges(db, new.id, graph.needs)
     held = {key: job for key, job in rows.jobs.items() if job.turn is not Turn.NONE}
     queued = Changes(run, held, {}, rows.queued, ())
     if new.concurrency is not None:
         await join(db, new.id, None, new.concurrency)
         return Wake(groups=True) | await write(db, [queued], {run.id: run})
-    return await _follow_up(db, rows, await write(db, [queued], {run.id: run}))
-
-
-async def _follow_up(db: Connection, rows: Rows, wake: Wake) -> Wake:
-    """Judges what nothing holds, and looks at doors that may be looked at."""
-    if not rows.events and not rows.doors:
-        return wake
-    run_id = rows.run.id
-    events = {run_id: rows.events} if rows.events else {}
-    doors = {run_id: rows.doors} if rows.doors else {}
-    return wake | await settle(db, {run_id: rows.run}, events, doors=doors)
-
-
-async def _classes(db: Connection, requirements: Sequence[Requirement]) -> list[int]:
-    """The class of each requirement, made where it is new."""
-    wanted = sorted({each.pool for each in requirements})
-    known = {row["name"] for row in await db.fetch(SQL.pools, wanted)}
-    if missing := [pool for pool in wanted if pool not in known]:
-        there = ", ".join(f"`{row['name']}`" for row in await db.fetch(SQL.all_pools))
-        sentence = f"pool `{missing[0]}` does not exist: a pool exists from its first agent; there are {there}"
-        raise BadInput(sentence, (Violation("pool", sentence),))
-    if await db.fetchval(SQL.count_queued_classes) >= MOST_CLASSES:
-        raise TooMuch(f"jobs of {MOST_CLASSES} different requirements are queued: wait until some have run", 30)
-    columns = (
-        [each.pool for each in requirements],
-        [json.dumps(dict(each.labels), sort_keys=True) for each in requirements],
-        [each.sandbox for each in requirements],
-        [each.network for each in requirements],
-        [each.trusted for each in requirements],
-        [each.cpu for each in requirements],
-        [each.memory for each in requirements],
-        [each.hard_limits for each in requirements],
-    )
-    known = await db.fetch(SQL.classes, *columns)
-    if len(known) < len(requirements):
-        await db.execute(SQL.make_classes, *columns)
-        known = await db.fetch(SQL.classes, *columns)
-    return [row["id"] for row in known]
+    return await follow_up(db, rows, await write(db, [queued], {run.id: run}))
 
 
 async def _locked(db: Connection, run_id: int) -> Run:
@@ -329,4 +186,4 @@ async def _retry(db: Connection, run_id: int, wanted: str, long_lease_s: float) 
     if cells := active_cells(rows.jobs.values()):
         await db.execute(SQL.reset_cells, run_id, list(cells), list(cells.values()))
     wake = await write(db, [Changes(rows.run, changed, gates, rows.queued, ())], {run_id: run})
-    return wake | Wake(groups=True) if enters else await _follow_up(db, rows, wake)
+    return wake | Wake(groups=True) if enters else await follow_up(db, rows, wake)

@@ -60,8 +60,8 @@ class Extension:
     """Of the name of the stage that is added to, or of the first new stage."""
 
 
-def extend(origin: Origin, before: Sequence[Fragment], new: Fragment, parent: str) -> Extension:
-    """The plan of a run after `before`, in order, and `new`, which a step of the job with the key `parent` wrote.
+def extend(origin: Origin, before: Sequence[Fragment], text: bytes, parent: str) -> Extension:
+    """The plan of a run after `before`, in order, and `text`, which a step of the job with the key `parent` wrote.
 
     Raises `PipelineError` with every mistake of the new fragment, and for more than it may add.
     """
@@ -72,14 +72,14 @@ def extend(origin: Origin, before: Sequence[Fragment], new: Fragment, parent: st
         growing.take(fragment, f"{FILE} ({number})")
     report.raise_if_any()
     first = _expanded(origin, growing)
-    known = growing.added
+    known, adding = growing.added, next(job for job in first.jobs if job.key == parent)
     try:
-        growing.refuse_what_is_there(growing.take(new, FILE))
+        growing.refuse_what_is_there(growing.take(Fragment(text, adding.name, adding.pool), FILE))
         report.raise_if_any()
         check(growing.pipeline, report)
         report.raise_if_any()
         plan = _expanded(origin, growing)
-        _check_rights(growing, plan, growing.added - known, _job(first, parent))
+        _check_rights(growing, plan, growing.added - known, adding)
         report.raise_if_any()
     except PipelineError as error:
         raise PipelineError(_told(error.problems)) from None
@@ -93,19 +93,10 @@ def extend(origin: Origin, before: Sequence[Fragment], new: Fragment, parent: st
     )
 
 
-def where(place: Place) -> str:
-    """A place of a fragment for people: `file:line:column`."""
-    return f"{FILE}:{place.line}:{place.column}"
-
-
 def _expanded(origin: Origin, growing: _Growing) -> Plan:
     return expand(
         growing.pipeline, origin.event, only=origin.only, sandbox=origin.sandbox, added=frozenset(growing.added)
     )
-
-
-def _job(plan: Plan, key: str) -> PlannedJob:
-    return next(job for job in plan.jobs if job.key == key)
 
 
 @dataclass(slots=True)

@@ -39,6 +39,11 @@ class AgentServiceStub:
                 request_serializer=headrace_dot_v1_dot_agent__pb2.SessionRequest.SerializeToString,
                 response_deserializer=headrace_dot_v1_dot_agent__pb2.SessionResponse.FromString,
                 _registered_method=True)
+        self.Extend = channel.unary_unary(
+                '/headrace.v1.AgentService/Extend',
+                request_serializer=headrace_dot_v1_dot_agent__pb2.ExtendRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_agent__pb2.ExtendResponse.FromString,
+                _registered_method=True)
 
 
 class AgentServiceServicer:
@@ -61,6 +66,17 @@ class AgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Extend(self, request, context):
+        """Adds what a step wrote to `$HEADRACE_PIPELINE` to the step's own run. Asked when the step has ended with success.
+
+        Fenced by the attempt's token: a stale one is FAILED_PRECONDITION, and nothing is added. May be repeated, also by
+        a later attempt of the job: a fragment belongs to (job, step), and the same bytes again add nothing. Other bytes,
+        and every mistake, are no failure of the call: they come as problems, and nothing of the fragment is added.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -68,6 +84,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.Session,
                     request_deserializer=headrace_dot_v1_dot_agent__pb2.SessionRequest.FromString,
                     response_serializer=headrace_dot_v1_dot_agent__pb2.SessionResponse.SerializeToString,
+            ),
+            'Extend': grpc.unary_unary_rpc_method_handler(
+                    servicer.Extend,
+                    request_deserializer=headrace_dot_v1_dot_agent__pb2.ExtendRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_agent__pb2.ExtendResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -97,6 +118,33 @@ class AgentService:
             '/headrace.v1.AgentService/Session',
             headrace_dot_v1_dot_agent__pb2.SessionRequest.SerializeToString,
             headrace_dot_v1_dot_agent__pb2.SessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Extend(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.AgentService/Extend',
+            headrace_dot_v1_dot_agent__pb2.ExtendRequest.SerializeToString,
+            headrace_dot_v1_dot_agent__pb2.ExtendResponse.FromString,
             options,
             channel_credentials,
             insecure,

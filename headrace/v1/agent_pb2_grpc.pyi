@@ -44,6 +44,13 @@ class AgentServiceStub:
     PERMISSION_DENIED (pool or agent barred), ALREADY_EXISTS (another instance lives under this identity),
     INVALID_ARGUMENT (a Hello that can never be right). All others: reconnect with backoff.
     """
+    Extend: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ExtendRequest, _agent_pb2.ExtendResponse]
+    """Adds what a step wrote to `$HEADRACE_PIPELINE` to the step's own run. Asked when the step has ended with success.
+
+    Fenced by the attempt's token: a stale one is FAILED_PRECONDITION, and nothing is added. May be repeated, also by
+    a later attempt of the job: a fragment belongs to (job, step), and the same bytes again add nothing. Other bytes,
+    and every mistake, are no failure of the call: they come as problems, and nothing of the fragment is added.
+    """
 
 @_typing.type_check_only
 class AgentServiceAsyncStub(AgentServiceStub):
@@ -60,6 +67,13 @@ class AgentServiceAsyncStub(AgentServiceStub):
     Status codes that end the agent rather than the connection: UNAUTHENTICATED (wrong token),
     PERMISSION_DENIED (pool or agent barred), ALREADY_EXISTS (another instance lives under this identity),
     INVALID_ARGUMENT (a Hello that can never be right). All others: reconnect with backoff.
+    """
+    Extend: _aio.UnaryUnaryMultiCallable[_agent_pb2.ExtendRequest, _agent_pb2.ExtendResponse]  # type: ignore[assignment]
+    """Adds what a step wrote to `$HEADRACE_PIPELINE` to the step's own run. Asked when the step has ended with success.
+
+    Fenced by the attempt's token: a stale one is FAILED_PRECONDITION, and nothing is added. May be repeated, also by
+    a later attempt of the job: a fragment belongs to (job, step), and the same bytes again add nothing. Other bytes,
+    and every mistake, are no failure of the call: they come as problems, and nothing of the fragment is added.
     """
 
 class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -80,6 +94,19 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         Status codes that end the agent rather than the connection: UNAUTHENTICATED (wrong token),
         PERMISSION_DENIED (pool or agent barred), ALREADY_EXISTS (another instance lives under this identity),
         INVALID_ARGUMENT (a Hello that can never be right). All others: reconnect with backoff.
+        """
+
+    @_abc_1.abstractmethod
+    def Extend(
+        self,
+        request: _agent_pb2.ExtendRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.ExtendResponse, _abc.Awaitable[_agent_pb2.ExtendResponse]]:
+        """Adds what a step wrote to `$HEADRACE_PIPELINE` to the step's own run. Asked when the step has ended with success.
+
+        Fenced by the attempt's token: a stale one is FAILED_PRECONDITION, and nothing is added. May be repeated, also by
+        a later attempt of the job: a fragment belongs to (job, step), and the same bytes again add nothing. Other bytes,
+        and every mistake, are no failure of the call: they come as problems, and nothing of the fragment is added.
         """
 
 def add_AgentServiceServicer_to_server(servicer: AgentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -77,6 +77,12 @@ class Rows:
         self.ids += 1
         return self.ids
 
+    def class_of(self, requirement: Requirement) -> int:
+        """The class of jobs that require this."""
+        found = next((key for key, each in self.classes.items() if each == requirement), 0) or self.new_id()
+        self.classes[found] = requirement
+        return found
+
     def agent(self, agent_id: int) -> AgentRow:
         return next(row for row in self.agents.values() if row.id == agent_id)
 

@@ -16,7 +16,8 @@ from coordinator.core.stages import CannotDecide, Decision, Door, DoorState, ask
 from coordinator.core.states import RUN_OVER
 from coordinator.dispatch.port import Bells, Wake
 from coordinator.errors import BadInput, Conflict, NotFound, StoreDown
-from coordinator.store.runs import NewRun, NewStage, deployments, may_still_run
+from coordinator.store.new_rows import NewRun, NewStage
+from coordinator.store.runs import deployments, may_still_run
 from tests.harness.memory_rows import Rows
 from tests.harness.memory_store import Transactions
 from tests.harness.memory_tables import JobRow, RunRow
@@ -65,10 +66,7 @@ class MemoryRuns:
         graph = new.graph
         made = new.first_rows
         for each in new.jobs:
-            class_id = next((key for key, need in rows.classes.items() if need == each.requirement), 0)
-            if not class_id:
-                class_id = rows.new_id()
-                rows.classes[class_id] = each.requirement
+            class_id = rows.class_of(each.requirement)
             rows.jobs[each.id] = JobRow(
                 made.jobs[each.id], new.id, class_id, each.requirement.pool, each.environment, each.spec,
                 name=each.name, cell=each.cell, context=each.context, wants_needs=each.wants_needs,
@@ -77,7 +75,7 @@ class MemoryRuns:
         ids = tuple(job.id for job in new.jobs)
         doors = {i: _door(i, stage, new.context) for i, stage in enumerate(new.stages) if stage.rules}
         groups = {group.name: group for group in new.groups}
-        rows.runs[new.id] = RunRow(made.run, new.repository, new.priority, ids, gates, graph, doors, groups)
+        rows.runs[new.id] = RunRow(made.run, new, new.repository, new.priority, ids, gates, graph, doors, groups)
         if new.concurrency is not None:
             rows.join(new.id, None, new.concurrency)
             rows.groups_of_runs[new.id] = new.concurrency

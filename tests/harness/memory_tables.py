@@ -10,12 +10,16 @@ from coordinator.core.plan import Graph
 from coordinator.core.run import Run
 from coordinator.core.stages import Door, Gate, Group
 from coordinator.dispatch.port import Hello
+from coordinator.store.extending import Kept
+from coordinator.store.new_rows import NewRun
 from headrace.pipeline.plan import Concurrency
 
 
 @dataclass
 class RunRow:
     run: Run
+    new: NewRun
+    """What it was made from."""
     repository: str
     priority: int
     jobs: tuple[int, ...]
@@ -24,6 +28,7 @@ class RunRow:
     doors: dict[int, Door] = field(default_factory=dict)
     groups: dict[str, Group] = field(default_factory=dict)
     expires: dict[int, float] = field(default_factory=dict)
+    fragments: list[Kept] = field(default_factory=list)
 
 
 @dataclass
@@ -53,6 +58,7 @@ class JobRow:
     given: bytes = b""
     outputs: str = ""
     due_at: float | None = None
+    depth: int = 0
 
 
 @dataclass

@@ -46,9 +46,9 @@ SELECT count(cls) FROM c;
 
 -- insert_run: with the counters of its first rows
 INSERT INTO run (id, project_id, pipeline, pipeline_file, pipeline_text, source, commit, event, trusted, parameters, priority, state,
-                 unfinished, active, blocked, failed, canceled, bundle, context, concurrency)
+                 unfinished, active, blocked, failed, canceled, bundle, context, concurrency, asked)
 OVERRIDING SYSTEM VALUE
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::jsonb, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20);
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::jsonb, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21);
 
 -- insert_stages: with their gates, and the doors of those that are guarded
 INSERT INTO stage (run_id, index, name, environment, unfinished, failed, decider, door, rules, url)
@@ -59,19 +59,20 @@ SELECT $1, * FROM unnest($2::integer[], $3::text[], $4::text[], $5::integer[], $
 INSERT INTO cells (run_id, name, max_parallel, fail_fast)
 SELECT $1, * FROM unnest($2::text[], $3::integer[], $4::boolean[]) AS c(name, max_parallel, fail_fast);
 
--- insert_jobs: all jobs of a run in one statement; `needs` comes as JSON because arrays of arrays must be square
-INSERT INTO job (id, run_id, stage, place, key, needs, spec, cls, pool, at_most_once, environment, state, unfinished, vt, queued_at,
-                 name, cell, rules, context, wants_needs)
+-- insert_jobs: all that come at once in one statement; `needs` comes as JSON because arrays of arrays must be square
+INSERT INTO job (id, run_id, stage, place, key, needs, spec, cls, pool, at_most_once, environment, state, unfinished, failed, decider,
+                 upstream_failed, depth, vt, queued_at, name, cell, rules, context, wants_needs)
 OVERRIDING SYSTEM VALUE
 SELECT j.id, $1, j.stage, j.place, j.key,
        CASE WHEN j.needs IS NULL THEN NULL ELSE array(SELECT jsonb_array_elements_text(j.needs)) END,
-       j.spec, j.cls, j.pool, j.at_most_once, j.environment, j.state, j.unfinished, NULL,
-       CASE WHEN j.state = 'queued' THEN clock_timestamp() END,
+       j.spec, j.cls, j.pool, j.at_most_once, j.environment, j.state, j.unfinished, j.failed, j.decider,
+       j.upstream_failed, j.depth, NULL, CASE WHEN j.state = 'queued' THEN clock_timestamp() END,
        j.name, j.cell, j.rules, j.context, j.wants_needs
 FROM unnest($2::bigint[], $3::integer[], $4::integer[], $5::text[], $6::jsonb[], $7::bytea[], $8::integer[], $9::text[], $10::boolean[],
-            $11::text[], $12::text[], $13::integer[], $14::text[], $15::text[], $16::text[], $17::text[], $18::boolean[])
-     AS j(id, stage, place, key, needs, spec, cls, pool, at_most_once, environment, state, unfinished, name, cell, rules, context,
-          wants_needs);
+            $11::text[], $12::text[], $13::integer[], $14::integer[], $15::text[], $16::boolean[], $17::integer[], $18::text[],
+            $19::text[], $20::text[], $21::text[], $22::boolean[])
+     AS j(id, stage, place, key, needs, spec, cls, pool, at_most_once, environment, state, unfinished, failed, decider,
+          upstream_failed, depth, name, cell, rules, context, wants_needs);
 
 -- insert_dependencies: the edges of `needs`; stages have gates instead, or their edges would be a product
 INSERT INTO dependency (run_id, job_id, dependent)

@@ -14,7 +14,7 @@ from coordinator.core.matching import Requirement
 from coordinator.dispatch.dispatcher import Timing
 from coordinator.dispatch.port import Wake
 from coordinator.errors import Conflict, StoreDown
-from coordinator.store.runs import NewJob, NewRun, NewStage
+from coordinator.store.new_rows import NewJob, NewRun, NewStage
 from tests.chaos.simulation.freezing import freezable_tasks
 from tests.chaos.simulation.judge import OVER, Judge, Wanted
 from tests.chaos.simulation.line import Line

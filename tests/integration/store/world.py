@@ -12,6 +12,7 @@ from typing import Any
 
 import asyncpg
 
+from coordinator.api.extensions import Extensions, ExtensionStore
 from coordinator.api.new_runs import new_run
 from coordinator.core.matching import Ability, Requirement
 from coordinator.core.states import AttemptState, Cause
@@ -31,11 +32,14 @@ from coordinator.dispatch.port import (
 )
 from coordinator.store.database import Database
 from coordinator.store.dispatching import PostgresDispatch
-from coordinator.store.runs import NewJob, NewRun, NewStage, PostgresRuns
+from coordinator.store.extending import PostgresExtensions
+from coordinator.store.new_rows import NewJob, NewRun, NewStage
+from coordinator.store.runs import PostgresRuns
 from coordinator.store.singletons import Singleton
 from headrace.pipeline import Event, expand, load
-from headrace.v1 import common_pb2, run_pb2
+from headrace.v1 import agent_pb2, common_pb2, run_pb2
 from headrace.v1.common_pb2 import JobSpec
+from tests.harness.memory_extending import MemoryExtensions
 from tests.harness.memory_rows import Rows
 from tests.harness.memory_runs import MemoryRuns, MemoryTerm
 from tests.harness.memory_store import MemoryDispatch
@@ -73,6 +77,7 @@ class World:
     beside: DispatchStore
     runs: Any
     bells: Heard
+    growing: ExtensionStore
 
     def __init__(self) -> None:
         self.rng = random.Random(7)
@@ -122,7 +127,8 @@ class World:
         plan = expand(load(text.encode(), "headrace.yml"), Event("push", branch=branch))
         run_id, ids = await self.runs.allocate(len(plan.jobs))
         source = common_pb2.Source(repository="r", commit="0" * 40, path="/r", branch=branch)
-        new = new_run(run_pb2.CreateRunRequest(source=source, event="push"), plan, run_id, ids, "")
+        asked = run_pb2.CreateRunRequest(source=source, event="push", pipeline_text=text.encode())
+        new = new_run(asked, plan, run_id, ids, "")
         made = await self.runs.create(self.request(), new)
         await self.at.release_due()
         return {"": made, **{job.key: key for key, job in zip(ids, plan.jobs, strict=True)}}
@@ -142,6 +148,13 @@ class World:
                     await self.end(job, outcomes.get(key, AttemptState.PASSED))
             await self.at.release_due()
         return begun
+
+    async def extend(self, claimed: Claimed, text: str, step: int = 0) -> agent_pb2.ExtendResponse:
+        """A step of a running attempt has written something to `$HEADRACE_PIPELINE`."""
+        request = agent_pb2.ExtendRequest(
+            attempt_id=claimed.attempt_id, token=claimed.token, step=step, text=text.encode()
+        )
+        return await Extensions(self.growing, run_url="").extend(request)
 
     def request(self) -> str:
         return f"request-{next(self.numbers):06d}"
@@ -250,6 +263,7 @@ class MemoryWorld(World):
         self.at = MemoryDispatch(self.rows, self.bells, lambda: self.rng.randbytes(16))
         self.beside = MemoryDispatch(self.rows, self.bells, lambda: self.rng.randbytes(16))
         self.runs = MemoryRuns(self.rows, self.bells)
+        self.growing = MemoryExtensions(self.rows, self.bells)
         self.singleton = MemoryTerm(self.rows, "reaper", lambda: self.now, lease_s=30, make_id=self.session_id)
 
     async def term(self) -> str:
@@ -303,6 +317,7 @@ class PostgresWorld(World):
         self.at = PostgresDispatch(database, self.bells, lambda: self.rng.randbytes(16))
         self.beside = PostgresDispatch(database, self.bells, lambda: self.rng.randbytes(16))
         self.runs = PostgresRuns(database, self.bells, long_lease_s=600.0)
+        self.growing = PostgresExtensions(database, self.bells)
         self.singleton = Singleton(database, "reaper", lambda: self.now)
 
     @classmethod

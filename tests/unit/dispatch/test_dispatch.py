@@ -24,7 +24,7 @@ from coordinator.dispatch.session import (
     SessionOver,
 )
 from coordinator.errors import BadInput, StoreDown
-from coordinator.store.runs import NewJob, NewRun, NewStage
+from coordinator.store.new_rows import NewJob, NewRun, NewStage
 from tests.harness.memory_rows import Rows
 from tests.harness.memory_runs import MemoryRuns
 from tests.harness.memory_store import MemoryDispatch, Transactions

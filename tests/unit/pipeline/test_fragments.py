@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.pipeline import Event, PipelineError
-from headrace.pipeline.fragments import Extension, Fragment, Origin, extend, where
+from headrace.pipeline.fragments import Extension, Fragment, Origin, extend
 
 FILE = b"""
 env: {WIDE: "1"}
@@ -28,9 +28,8 @@ stages:
 
 def added(text: str, *before: str, by: str = "gen", only: str = "") -> Extension:
     origin = Origin(FILE, "headrace.yml", Event("push", branch="main"), only=only)
-    pool = "big" if by == "beside" else "default"
     earlier = [Fragment(each.encode(), "gen", "default") for each in before]
-    return extend(origin, earlier, Fragment(text.encode(), by, pool), by)
+    return extend(origin, earlier, text.encode(), by)
 
 
 def refusals(text: str, *before: str, by: str = "gen", only: str = "") -> list[str]:
@@ -52,7 +51,7 @@ def test_stages_are_added_behind_the_present_one_in_the_order_of_coming():
     assert stages(added(A)) == ["first", "make", "a", "deploy"]
     found = added(B, A)
     assert stages(found) == ["first", "make", "a", "b", "deploy"]
-    assert (found.jobs, found.stages, where(found.place)) == ({"two"}, {3}, "$HEADRACE_PIPELINE:1:17")
+    assert (found.jobs, found.stages, found.place) == ({"two"}, {3}, (1, 17, "$HEADRACE_PIPELINE"))
 
 
 def test_jobs_are_added_to_the_present_stage_or_a_later_one():

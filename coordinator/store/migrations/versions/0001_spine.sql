@@ -64,6 +64,7 @@ CREATE TABLE run (
     pipeline        text NOT NULL,
     pipeline_file   text NOT NULL,
     pipeline_text   bytea NOT NULL,
+    asked           bytea NOT NULL DEFAULT '',         -- a serialised headrace.v1.CreateRunRequest but for that text
     source          bytea NOT NULL,                    -- a serialised headrace.v1.Source
     bundle          bytea,                             -- SHA-256 of the git bundle that it names
     commit          text NOT NULL,
@@ -157,6 +158,7 @@ CREATE TABLE job (
     rules       text NOT NULL DEFAULT '',              -- JSON: what decides whether and how often it runs
     context     text NOT NULL DEFAULT '',              -- JSON: what its condition sees of the event
     wants_needs boolean NOT NULL DEFAULT false,        -- its agent evaluates `needs`
+    depth       integer NOT NULL DEFAULT 0 CHECK (depth BETWEEN 0 AND 5),  -- 0: of the file; one that it adds is one deeper
     given       bytea NOT NULL DEFAULT '',             -- JSON: `needs`, as they were when it was queued
     outputs     text NOT NULL DEFAULT '',              -- JSON: of its newest attempt that ended
     upstream_failed boolean NOT NULL DEFAULT false,    -- a dependency, or one of theirs, has failed
@@ -184,6 +186,19 @@ CREATE INDEX job_waiting_for_nothing ON job (id) WHERE state = 'waiting' AND unf
 CREATE INDEX job_queued ON job (id) WHERE state = 'queued';
 -- By what it says, hashed: a sentence may be longer than an index takes.
 CREATE INDEX job_reason ON job (cls, md5(sentence)) WHERE state = 'queued';
+
+-- What steps have added to their own runs, in order. A fragment belongs to a step of a job, whatever attempt wrote it.
+CREATE TABLE fragment (
+    run_id      bigint NOT NULL REFERENCES run ON DELETE CASCADE,
+    number      integer NOT NULL CHECK (number > 0),
+    job_id      bigint NOT NULL REFERENCES job ON DELETE CASCADE,
+    step        integer NOT NULL,
+    sha256      bytea NOT NULL CHECK (length(sha256) = 32),
+    text        bytea NOT NULL,
+    added       integer NOT NULL CHECK (added > 0),    -- jobs
+    PRIMARY KEY (run_id, number),
+    UNIQUE (job_id, step)
+);
 
 CREATE TABLE dependency (
     run_id      bigint NOT NULL,
