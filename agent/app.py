@@ -19,6 +19,7 @@ import structlog
 import uvloop
 
 from agent.blobs import Blobs
+from agent.calls import Calls
 from agent.clock import SystemClock
 from agent.connection import Connection, Ending
 from agent.forwarder import Forwarder
@@ -91,6 +92,7 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> Ending | No
         _tell_abilities(abilities)
         forwarder = Forwarder(access, settings.url, rng=rng, arrived=metrics.log_bytes.inc)
         courier = Courier(await up.enter_async_context(httpx.AsyncClient(timeout=60.0, follow_redirects=False)))
+        calls = Calls(access, settings.url, rng)
         git = Git(directory.root / "git", passed_on(environment))
         parts = Parts(
             name=settings.name,
@@ -103,7 +105,8 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> Ending | No
             owner_of=machine.owner_of,
             sources=Sources(git, Mirrors(git, directory.root / "mirrors"), courier, local=settings.local),
             courier=courier,
-            blobs=Blobs(access, settings.url, rng),
+            calls=calls,
+            blobs=Blobs(calls),
             forwarder=forwarder,
             clock=clock,
             new_id=lambda: secrets.token_hex(16),

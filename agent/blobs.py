@@ -2,46 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
 
-import grpc
 import grpc.aio
 
-from agent.problems import Cause, JobProblem
-from agent.wire import Access
+from agent.calls import CALL_S, Answer, Calls
 from agent.workspace.artifacts import ArtifactFile, Ask
 from agent.workspace.transfers import Transfer
 from headrace.pipeline.plan import ArtifactSpec
 from headrace.v1 import blob_pb2 as pb
 from headrace.v1 import blob_pb2_grpc, common_pb2
 
-Answer = TypeVar("Answer")
-_CALL_S = 30.0
-_PATIENCE_S = 300.0
-_AGAIN = frozenset(
-    {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.ABORTED,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.UNKNOWN,
-    }
-)
-_AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
-
 
 class Blobs:
-    """Asks a coordinator for signed requests. Waits for one that is away until the attempt is stopped or out of time;
-    one that is there and cannot answer is asked for five minutes.
-    """
+    """Asks a coordinator for signed requests."""
 
-    def __init__(self, access: Callable[[str], Access], addresses: Sequence[str], rng: random.Random) -> None:
-        self._access = access
-        self._addresses = list(addresses)
-        self._rng = rng
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
 
     def for_attempt(self, attempt: int, token: bytes) -> AttemptBlobs:
         """The calls of one attempt."""
@@ -49,24 +26,16 @@ class Blobs:
 
     async def call(self, ask: Callable[[blob_pb2_grpc.BlobServiceAsyncStub], Awaitable[Answer]], what: str) -> Answer:
         """One call, tried again while nobody answers. Raises `JobProblem`."""
-        loop = asyncio.get_running_loop()
-        end, failures = loop.time() + _PATIENCE_S, 0
-        while True:
-            address = self._addresses[failures % len(self._addresses)]
-            async with self._access(address).channel(address) as channel:
-                stub: blob_pb2_grpc.BlobServiceAsyncStub = blob_pb2_grpc.BlobServiceStub(channel)
-                try:
-                    return await ask(stub)
-                except grpc.aio.AioRpcError as error:
-                    patient = error.code() in _AWAY or loop.time() < end
-                    if error.code() not in _AGAIN or not patient:
-                        raise _problem(error, what) from error
-            failures += 1
-            await asyncio.sleep(min(10.0, 0.2 * 2 ** min(failures, 8)) * self._rng.uniform(0.5, 1.0))
+
+        def asked(channel: grpc.aio.Channel) -> Awaitable[Answer]:
+            stub: blob_pb2_grpc.BlobServiceAsyncStub = blob_pb2_grpc.BlobServiceStub(channel)
+            return ask(stub)
+
+        return await self._calls.call(asked, what)
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """The agent's credential."""
-        return self._access(self._addresses[0]).metadata()
+        return self._calls.metadata()
 
 
 class AttemptBlobs:
@@ -85,7 +54,7 @@ class AttemptBlobs:
             files=[pb.BlobFile(sha256=file.sha256, size=file.size) for file in files],
         )
         answer = await self._blobs.call(
-            lambda stub: stub.PrepareUpload(request, metadata=self._blobs.metadata(), timeout=_CALL_S),
+            lambda stub: stub.PrepareUpload(request, metadata=self._blobs.metadata(), timeout=CALL_S),
             "artifacts cannot be uploaded",
         )
         return [_transfer(each) for each in answer.transfers]
@@ -104,7 +73,7 @@ class AttemptBlobs:
             ],
         )
         await self._blobs.call(
-            lambda stub: stub.PublishArtifact(request, metadata=self._blobs.metadata(), timeout=_CALL_S),
+            lambda stub: stub.PublishArtifact(request, metadata=self._blobs.metadata(), timeout=CALL_S),
             f"artifact {spec.name} cannot be published",
         )
 
@@ -127,7 +96,7 @@ class AttemptBlobs:
         """The signed request for the run's source bundle."""
         request = pb.FetchBundleRequest(attempt_id=self._attempt, token=self._token)
         answer = await self._blobs.call(
-            lambda stub: stub.FetchBundle(request, metadata=self._blobs.metadata(), timeout=_CALL_S),
+            lambda stub: stub.FetchBundle(request, metadata=self._blobs.metadata(), timeout=CALL_S),
             "the run's source cannot be fetched",
         )
         return _transfer(answer.transfer)
@@ -135,17 +104,10 @@ class AttemptBlobs:
     async def _fetch(self, name: str) -> pb.FetchArtifactResponse:
         request = pb.FetchArtifactRequest(attempt_id=self._attempt, token=self._token, name=name)
         return await self._blobs.call(
-            lambda stub: stub.FetchArtifact(request, metadata=self._blobs.metadata(), timeout=_CALL_S),
+            lambda stub: stub.FetchArtifact(request, metadata=self._blobs.metadata(), timeout=CALL_S),
             f"artifact {name} cannot be fetched",
         )
 
 
 def _transfer(told: common_pb2.Transfer) -> Transfer:
     return Transfer(told.sha256, told.size, told.url, told.method, dict(told.headers), told.present)
-
-
-def _problem(error: grpc.aio.AioRpcError, what: str) -> JobProblem:
-    """What the coordinator refuses is the job's, what it cannot do is the machinery's."""
-    ours = error.code() in _AGAIN or error.code() in {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAUTHENTICATED}
-    sentence = f"{what}: {error.details() or error.code().name.lower()}"
-    return JobProblem(Cause.ERRORED if ours else Cause.REFUSED, sentence)

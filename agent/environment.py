@@ -81,6 +81,7 @@ def of_step(
         **ours,
         "HEADRACE_OUTPUT": f"{say}/{files.output}",
         "HEADRACE_ENV": f"{say}/{files.env}",
+        "HEADRACE_PIPELINE": f"{say}/{files.pipeline}",
     }
 
 
@@ -101,6 +102,11 @@ class Files:
     def env(self) -> str:
         """Name of the file behind `$HEADRACE_ENV`."""
         return f"env-{self._mark}"
+
+    @property
+    def pipeline(self) -> str:
+        """Name of the file behind `$HEADRACE_PIPELINE`."""
+        return f"pipeline-{self._mark}"
 
     @property
     def _mark(self) -> str:

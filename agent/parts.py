@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from agent.blobs import Blobs
+from agent.calls import Calls
 from agent.clock import Clock
 from agent.forwarder import Forwarder
 from agent.metrics import Metrics
@@ -84,6 +85,7 @@ class Parts:
     """Whose a slot's workspace is, if not the agent's."""
     sources: Sources
     courier: Courier
+    calls: Calls
     blobs: Blobs
     forwarder: Forwarder
     clock: Clock

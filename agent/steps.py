@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from agent import environment, late, outcome
 from agent.artifacts import keep_artifacts, use_artifact, wanted
 from agent.environment import BadFile, Files, Places
+from agent.extending import extend_run, read_fragment
 from agent.findings import find_patterns, read_tests
-from agent.halt import Halt, Halted
+from agent.halt import Halt, Halted, Result
 from agent.outcome import Outcome
 from agent.parts import Parts
 from agent.preparing import Home
@@ -195,7 +197,32 @@ class Steps:
             if told.cause is None:
                 result.cause, result.sentence = common_pb2.CAUSE_STEP_FAILED, str(error)
             return _Try(result)
+        if told.cause is None:
+            await self._extend(result, Files(step.number, attempted))
         return _Try(result, outputs, exported)
+
+    async def _extend(self, result: common_pb2.StepResult, files: Files) -> None:
+        """Adds to the run what a step that passed wrote for it; what is wrong with that fails the step."""
+        try:
+            if text := await asyncio.to_thread(read_fragment, self._home.say, files):
+                work = extend_run(self._record, self._parts.calls, self._client, result.number, text)
+                async with asyncio.timeout(self._seconds_left(0)):
+                    result.sentence = await self._unless(work)
+                result.cause = common_pb2.CAUSE_STEP_FAILED if result.sentence else common_pb2.CAUSE_UNSPECIFIED
+        except BadFile as error:
+            result.cause, result.sentence = common_pb2.CAUSE_STEP_FAILED, str(error)
+        except JobProblem as problem:
+            result.cause, result.sentence = outcome.on_wire(problem.cause), problem.sentence
+        except TimeoutError:
+            result.cause, result.sentence = common_pb2.CAUSE_STEP_TIMED_OUT, f"{_TIME_TO_CLEAN} were over"
+        except Halted:
+            assert self._halt.outcome is not None
+            result.cause, result.sentence = self._halt.outcome.wire_cause, self._halt.outcome.sentence
+
+    def _unless(self, work: Coroutine[Any, Any, Result]) -> Coroutine[Any, Any, Result]:
+        """The work, ended by a halt; by a kill alone, where steps clean up after a halt."""
+        halt = self._halt
+        return halt.unless_killed(work) if self._record.cleaning_until_boot_ms else halt.unless_halted(work)
 
     def _asked(self, step: common_pb2.Step, env: Mapping[str, str], attempted: int, timeout_ms: int) -> Step:
         record, spec, facts = self._record, self._record.spec, self._record.facts
@@ -275,9 +302,8 @@ class Steps:
             record.placing = True
             self._parts.records.keep(self._record)
             work = use_artifact(record, self._parts, self._home.tree, step, client.say)
-            async with asyncio.timeout(self._seconds_to_use(step)):
-                unless = self._halt.unless_killed if record.cleaning_until_boot_ms else self._halt.unless_halted
-                await unless(work)
+            async with asyncio.timeout(self._seconds_left(step.timeout_ms)):
+                await self._unless(work)
         except JobProblem as problem:
             result.cause, result.sentence = outcome.on_wire(problem.cause), problem.sentence
             await client.say(f"headrace: {problem.sentence}\n")
@@ -293,10 +319,10 @@ class Steps:
         result.ended_ms = clock.wall_ms()
         return result
 
-    def _seconds_to_use(self, step: common_pb2.Step) -> float | None:
-        """How long it may take to place an artifact; None: as long as it takes."""
+    def _seconds_left(self, timeout_ms: int) -> float | None:
+        """How long what we do for a step may take; None: as long as it takes. `timeout_ms` 0: no bound of its own."""
         until = self._record.cleaning_until_boot_ms
-        left = [step.timeout_ms] if step.timeout_ms else []
+        left = [timeout_ms] if timeout_ms else []
         left += [max(1, until - self._parts.clock.boot_ms())] if until else []
         return min(left) / 1000 if left else None
 

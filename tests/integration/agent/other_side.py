@@ -88,6 +88,8 @@ class OtherSide(
         self.blob_url = ""
         self.uploads = 0
         self.hold_uploads = False
+        self.extends: list[agent_pb2.ExtendRequest] = []
+        self.extension: agent_pb2.ExtendResponse | grpc.StatusCode = agent_pb2.ExtendResponse(added=1)
 
     async def tell(self) -> None:
         async with self.changed:
@@ -249,6 +251,16 @@ class OtherSide(
         return blob_pb2.PrepareUploadResponse(
             transfers=[self.transfer(file.sha256, file.size, "PUT") for file in request.files]
         )
+
+    async def Extend(  # noqa: N802
+        self, request: agent_pb2.ExtendRequest, context: grpc.aio.ServicerContext
+    ) -> agent_pb2.ExtendResponse:
+        await check(context)
+        self.extends.append(request)
+        await self.tell()
+        if isinstance(self.extension, grpc.StatusCode):
+            await context.abort(self.extension, "no")
+        return self.extension
 
     async def PublishArtifact(  # noqa: N802
         self, request: blob_pb2.PublishArtifactRequest, context: grpc.aio.ServicerContext
