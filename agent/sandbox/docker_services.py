@@ -1,4 +1,4 @@
-"""Services in containers beside a docker job's own; docs/decisions/0012 has the reasons.
+"""Services in containers beside a docker job's own; docs/decisions/0014 has the reasons.
 
 Network, walls and end are those of the job: `Docker` makes the one, and removes all that bears the attempt's label.
 """

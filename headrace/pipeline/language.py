@@ -271,6 +271,7 @@ PIPELINE = Record(
 FRAGMENT = Record("a fragment", {"stages": ListOf(STAGE, "a stage"), "stage": Name(), "jobs": _Jobs()}, making.fragment)
 """What a step writes to `$HEADRACE_PIPELINE`."""
 
+
 def schema() -> Schema:
     """The JSON Schema of a pipeline file."""
     return {
