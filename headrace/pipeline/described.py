@@ -87,6 +87,14 @@ KEYS: dict[str, dict[str, About]] = {
             "a person's decision that it waits for", {"from": ["role:maintainer"], "message": "Ship it?"}
         ),
     },
+    "a fragment": {
+        "stages": About(
+            "stages that are added behind the present one",
+            [{"name": "parts", "jobs": {"left": {"steps": [{"run": "make"}]}}}],
+        ),
+        "stage": About("the present or a later stage, to which `jobs` are added", "test"),
+        "jobs": About("jobs by name, for `stage`", {"left": {"steps": [{"run": "make left"}]}}),
+    },
     "`environment`": {
         "name": About("its name", "staging"),
         "url": About("where it can be seen", "https://staging.example.com"),
