@@ -126,7 +126,7 @@ class _Gathering:
         if not wrong and text is None:
             wrong = f"there is no file {shown(name)} in the repository"
         if text is not None and self.size + len(text) > MAX_BYTES:
-            wrong = f"the file and those that it includes hold more than {MAX_BYTES:,} bytes"
+            wrong = f"the file and those that it includes together hold more than {MAX_BYTES:,} bytes"
         if wrong or text is None:
             self.report.add(path.place, wrong)
             self.report.hidden = True
@@ -144,7 +144,9 @@ class _Gathering:
             return
         self.nodes += root.nodes
         if self.nodes > MAX_NODES:
-            self.report.add(path.place, f"the file and those that it includes hold more than {MAX_NODES:,} values")
+            self.report.add(
+                path.place, f"the file and those that it includes together hold more than {MAX_NODES:,} values"
+            )
             raise PipelineError(tuple(self.report.problems))
         own = {}
         for key, value in root.entries:
@@ -170,6 +172,8 @@ class _Extending:
     nodes: int = 0
     made: dict[str, Node] = field(default_factory=dict)
     """Templates with what they extend filled in."""
+    depth: dict[str, int] = field(default_factory=dict)
+    """How many extend one another up to it, itself counted."""
 
     def check(self) -> None:
         """Fill in every template, so that no mistake waits for the first job that uses it."""
@@ -229,7 +233,7 @@ class _Extending:
             circle = " → ".join((*above[above.index(name.text) :], name.text))
             self.report.add(name.place, f"the templates extend each other for ever: {circle}")
             return None
-        if len(above) >= MAX_EXTENDS:
+        if len(above) >= MAX_EXTENDS or self.depth.get(name.text, 0) > MAX_EXTENDS:
             self.report.add(name.place, f"more than {MAX_EXTENDS} templates extend one another; put some together")
             return None
         if name.text not in self.templates:
@@ -238,8 +242,18 @@ class _Extending:
                 self.report.add(name.place, f"there is no template {shown(name.text)}{hint}")
             return None
         if name.text not in self.made:
-            self.made[name.text] = self.resolved(self.templates[name.text][1], (*above, name.text))
+            node = self.templates[name.text][1]
+            self.made[name.text] = self.resolved(node, (*above, name.text))
+            self.depth[name.text] = 1 + max((self.depth.get(each, 0) for each in _bases(node)), default=0)
         return self.made[name.text]
+
+
+def _bases(node: Node) -> Iterator[str]:
+    """The names that a job or a template extends."""
+    for key, value in node.entries if isinstance(node, Mapping) else ():
+        if key.text == "extends":
+            items = value.items if isinstance(value, Sequence) else (value,)
+            yield from (each.text for each in items if isinstance(each, Scalar))
 
 
 def _merged(base: Node, over: Node) -> Node:
