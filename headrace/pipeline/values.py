@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headrace.pipeline.expressions import ExpressionFailed, evaluate
+from headrace.pipeline.problems import shown
 from headrace.pipeline.templates import pieces
 
 Functions = Mapping[str, Callable[..., Any]]
@@ -50,7 +51,7 @@ class EvaluationFailed(Exception):
 
     def __init__(self, expression: Expression, why: str) -> None:
         where = f"{expression.place}: " if expression.place else ""
-        self.sentence = f"`{expression.text.strip()}` cannot be computed: {why}"
+        self.sentence = f"{shown(' '.join(expression.text.split()), 200)} cannot be computed: {why}"
         """The same without its place."""
         super().__init__(f"{where}{self.sentence}")
         self.expression = expression
