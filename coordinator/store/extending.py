@@ -63,7 +63,7 @@ class PostgresExtensions:
         self._bells = bells
 
     async def basis(self, attempt_id: int, token: bytes) -> Basis:
-        """What the run of a running attempt is made of by now. Raises StaleToken."""
+        """What the run of a live attempt is made of by now. Raises StaleToken."""
         async with self._database.snapshot() as db:
             row = await db.fetchrow(SQL.basis, attempt_id, token)
             if row is None:
@@ -98,7 +98,7 @@ class PostgresExtensions:
         """
         async with self._database.transaction() as db:
             run = (await lock_runs(db, [run_id])).get(run_id)
-            parent = await db.fetchval(SQL.still_runs, attempt_id, token)
+            parent = await db.fetchval(SQL.still_lives, attempt_id, token)
             if run is None or parent is None:
                 raise stale(attempt_id)
             if await db.fetchval(SQL.count_fragments, run_id) != new.number - 1:
@@ -114,6 +114,7 @@ def stale(attempt_id: int) -> StaleToken:
 
 def extended(now: Standing, parent: int, new: NewFragment, ids: Mapping[str, int]) -> Extended:
     """What the core makes of a fragment. `ids`: of the jobs that are there, by key. Raises Conflict."""
+    assert len(new.stages) == now.graph.stages + len(new.new_stages), "planned anew, the run has other stages"
     addition = Addition([job.row for job in new.jobs], new.edges(ids), new.new_stages, new.guarded)
     try:
         return extend(now, parent, addition)

@@ -72,7 +72,7 @@ def extend(origin: Origin, before: Sequence[Fragment], text: bytes, parent: str)
         growing.take(fragment, f"{FILE} ({number})")
     report.raise_if_any()
     first = _expanded(origin, growing)
-    known, adding = growing.added, next(job for job in first.jobs if job.key == parent)
+    known, adding = growing.added, {job.key: job for job in first.jobs}[parent]
     try:
         growing.refuse_what_is_there(growing.take(Fragment(text, adding.name, adding.pool), FILE))
         report.raise_if_any()
@@ -131,8 +131,7 @@ class _Growing:
         return before
 
     def _stage_of(self, job: str) -> int:
-        stages = enumerate(self.pipeline.stages)
-        return next(index for index, stage in stages if any(each.key == job for each in stage.jobs))
+        return {each.key: index for index, stage in enumerate(self.pipeline.stages) for each in stage.jobs}[job]
 
     def _add_jobs(self, name: Placed[str], jobs: tuple[JobDef, ...], present: int) -> None:
         names = [stage.name.value for stage in self.pipeline.stages]

@@ -415,7 +415,7 @@ class Run(_message.Message):
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Stage]: ...
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Job]:
-        """in the order of the file"""
+        """in the order of the file; behind them what steps have added, as it came"""
 
     @_builtins.property
     def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
@@ -569,6 +569,7 @@ class Job(_message.Message):
     id: _builtins.int
     key: _builtins.str
     stage: _builtins.int
+    """index; grows when a step adds a stage before it"""
     state: _common_pb2.JobState.ValueType
     cause: _common_pb2.Cause.ValueType
     sentence: _builtins.str

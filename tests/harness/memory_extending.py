@@ -11,7 +11,7 @@ from coordinator.core.extend import Extended, Standing
 from coordinator.core.follow import Changes
 from coordinator.core.plan import Graph
 from coordinator.core.stages import Door
-from coordinator.core.states import AttemptState
+from coordinator.core.states import ATTEMPT_LIVE
 from coordinator.dispatch.port import Bells, Wake
 from coordinator.store.extending import Basis, Kept, Overtaken, extended, stale
 from coordinator.store.new_rows import NewFragment, NewStage
@@ -28,17 +28,17 @@ class MemoryExtensions:
         self._bells = bells
         self._transactions = transactions or Transactions()
 
-    def _running(self, attempt_id: int, token: bytes) -> AttemptRow:
+    def _live(self, attempt_id: int, token: bytes) -> AttemptRow:
         row = self.rows.attempts.get(attempt_id)
-        if row is None or row.attempt.token != token or row.attempt.state is not AttemptState.RUNNING:
+        if row is None or row.attempt.token != token or row.attempt.state not in ATTEMPT_LIVE:
             raise stale(attempt_id)
         return row
 
     async def basis(self, attempt_id: int, token: bytes) -> Basis:
-        """What the run of a running attempt is made of by now."""
+        """What the run of a live attempt is made of by now."""
 
         def body() -> Basis:
-            found = self._running(attempt_id, token)
+            found = self._live(attempt_id, token)
             run, job = self.rows.runs[found.run_id], self.rows.jobs[found.attempt.job_id]
             new = run.new
             return Basis(
@@ -56,7 +56,7 @@ class MemoryExtensions:
         """Adds a fragment to its run, whole."""
 
         def body() -> Wake:
-            parent = self._running(attempt_id, token).attempt.job_id
+            parent = self._live(attempt_id, token).attempt.job_id
             row = self.rows.runs[run_id]
             if len(row.fragments) != new.number - 1:
                 raise Overtaken

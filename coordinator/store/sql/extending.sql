@@ -1,10 +1,10 @@
--- basis: what an extension is planned by, for whoever holds the attempt; nothing is locked, for planning takes its time
+-- basis: what an extension is planned by, for whoever holds the attempt (a quick step may be over before its start is recorded); nothing is locked, for planning takes its time
 SELECT a.run_id, a.job_id, j.key, j.depth, r.asked, r.pipeline_text, r.trusted
 FROM attempt a JOIN job j ON j.id = a.job_id JOIN run r ON r.id = a.run_id
-WHERE a.id = $1 AND a.token = $2 AND a.state = 'running';
+WHERE a.id = $1 AND a.token = $2 AND a.state IN ('leased', 'running');
 
--- still_runs: the same question under the run's lock, where outcomes are recorded
-SELECT job_id FROM attempt WHERE id = $1 AND token = $2 AND state = 'running';
+-- still_lives: the same question under the run's lock, where outcomes are recorded
+SELECT job_id FROM attempt WHERE id = $1 AND token = $2 AND state IN ('leased', 'running');
 
 -- fragments: what was added to a run, in order
 SELECT f.job_id, f.step, f.sha256, f.text, f.added, j.name, j.pool

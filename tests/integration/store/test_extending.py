@@ -197,3 +197,14 @@ async def test_watchers_see_stages_move_and_jobs_come(postgres: PostgresWorld) -
     assert await postgres.value("SELECT run_sequence FROM run WHERE id = $1", made[""]) > before["sequence"]
     stages = await postgres.fetch("SELECT index, name FROM stage WHERE run_id = $1 ORDER BY index", made[""])
     assert [(row["index"], row["name"]) for row in stages] == [(0, "make"), (1, "more"), (2, "last")]
+
+
+async def test_a_step_may_add_before_the_start_of_its_attempt_is_recorded(world: World) -> None:
+    """Reports are batched, and a quick step is over in milliseconds: it would be refused for being quick."""
+    made = await world.pipeline(FILE)
+    session = (await world.open(slots=9)).session_id
+    (gen,) = await world.claim(session)
+    assert (await world.extend(gen, TWO)).added == 2
+    await world.start(gen)
+    assert await order(world, gen) == ["a", "b", "end"]
+    assert await world.state(made[""]) == "passed"
