@@ -40,16 +40,14 @@ FINAL: Mapping[grpc.StatusCode, Ending] = MappingProxyType(
         # An operator has barred the agent or its pool: only an operator can undo it.
         grpc.StatusCode.PERMISSION_DENIED: Ending(3, "The coordinator bars this agent or its pool"),
         # Two agents under one name would take each other's jobs: the first one stays.
-        grpc.StatusCode.ALREADY_EXISTS: Ending(
-            3, "Another agent is connected under this name; give this one another --name, or stop that one"
-        ),
+        grpc.StatusCode.ALREADY_EXISTS: Ending(3, "The coordinator refuses a second agent under one name"),
         # Name, pool, labels or slots can never be right: a person has to change them.
         grpc.StatusCode.INVALID_ARGUMENT: Ending(2, "The coordinator refuses what this agent says of itself"),
     }
 )
 """The status codes that end the agent. Every other one ends the connection alone."""
-_SAY_ALL = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.ALREADY_EXISTS})
-"""Our sentence of these has the mend, the coordinator's would say the same again."""
+_SAY_ALL = frozenset({grpc.StatusCode.UNAUTHENTICATED})
+"""Our sentence of these has the mend: the coordinator's, for clients too, has another. All others are its to tell."""
 
 
 class Listener(Protocol):
