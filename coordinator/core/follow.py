@@ -337,10 +337,12 @@ def _tell_groups(work: _Work, ended: Sequence[Job]) -> Generator[Need, Answer, N
             work.groups[group.name] = group
         if group.fail_fast and job.has_failed:
             _end_cells(work, group, job)
-        held = [key for key in work.members[group.name] if work.jobs[key].place is Place.HELD]
-        for key in held[: max(0, group.max_parallel - group.active)]:
-            if work.jobs[key].state is JobState.WAITING:
-                work.apply(work.jobs[key], DependenciesEnded(1, 0))
+        cells = [work.jobs[key] for key in work.members[group.name]]
+        held = [each for each in cells if each.place is Place.HELD and each.state is JobState.WAITING]
+        called = sum(each.undecided for each in held)  # by another cell that has ended just now
+        still = [each for each in held if not each.undecided]
+        for each in still[: max(0, group.max_parallel - group.active - called)]:
+            work.apply(each, DependenciesEnded(1, 0))
 
 
 def _end_cells(work: _Work, group: Group, failed: Job) -> None:

@@ -18,7 +18,7 @@ from coordinator.core.stages import Door, DoorState, Gate
 from coordinator.core.states import RUN_OVER, AttemptState, Cause, JobState, RunState
 from headrace.pipeline.plan import Approval
 from headrace.pipeline.values import Expression
-from tests.unit.core.graphs import Table
+from tests.unit.core.graphs import Shape, Table
 from tests.unit.core.test_follow import ARun
 
 MOST = 24
@@ -76,7 +76,7 @@ def end(table: Table, job: int, outcome=AttemptState.PASSED) -> None:
 
 def begun(*, needs=(None, None, None)) -> Table:
     """Jobs 1 and 2 in the first stage, 3 in the second; 1 runs."""
-    table = Table.made(([0, 0, 1], list(needs), [False, False, False]))
+    table = Table.made(Shape([0, 0, 1], list(needs), [False, False, False]))
     table.queue.discard(1)
     table.apply((1, AttemptStarted()))
     return table
@@ -117,7 +117,7 @@ def test_a_job_added_behind_something_that_has_failed_already_is_skipped():
 
 def test_a_run_does_not_end_before_what_was_added_at_its_last_moment():
     """The job that adds has not ended yet: nobody sees the run end in between."""
-    table = Table.made(([0], [None], [False]))
+    table = Table.made(Shape([0], [None], [False]))
     table.queue.discard(1)
     table.apply((1, AttemptStarted()))
     table.extend(1, Addition([Job(2, "added", 1)], {}, frozenset({1})))
@@ -192,7 +192,7 @@ def test_what_the_first_stage_adds_moves_all_later_ones():
     graph = Graph(3, {})
     jobs = [Job(i + 1, f"j{i}", i) for i in range(3)]
     gates = gates_of(jobs, graph)
-    run = Table.made(([0, 1, 2], [None] * 3, [False] * 3)).run
+    run = Table.made(Shape([0, 1, 2], [None] * 3, [False] * 3)).run
     addition = Addition([Job(4, "a", 1), Job(5, "b", 2)], {}, frozenset({1, 2}))
     made = extend(Standing(run, jobs, graph, gates, {}), 1, addition)
     assert made.moved == {1: 3, 2: 4}
