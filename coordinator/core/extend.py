@@ -151,7 +151,7 @@ def _with_counters(job: Job, whole: _Whole) -> Job:
         return replace(job, unfinished=1)
     if whole.gates[job.stage].guarded:
         return job  # its door has judged what comes before
-    return replace(job, failed=gate.failed, decider=gate.decider, upstream_failed=gate.failed > 0)
+    return replace(job, failed=gate.failed, decider=gate.decider, upstream_failed=gate.upstream_failed)
 
 
 def _first_event(job: Job) -> JobEvent:

@@ -188,10 +188,11 @@ class Table:
     def standing(self, **doors: Door) -> Standing:
         """The run as it is; `doors` by the names of their stages."""
         jobs = sorted(self.jobs.values(), key=lambda job: job.id)
-        return Standing(self.run, jobs, self.graph, list(self.gates.values()), {d.stage: d for d in doors.values()})
+        there = self.doors | {door.stage: door for door in doors.values()}
+        return Standing(self.run, jobs, self.graph, list(self.gates.values()), there)
 
     def extend(self, parent: int, addition: Addition) -> None:
-        """A step of the job `parent` adds something, as one transaction."""
+        """A step of the job `parent` adds something, as one transaction. Raises CannotExtend."""
         made = extend(self.standing(), parent, addition)
         self.run = made.run
         self.jobs = {key: replace(job, stage=made.moved.get(job.stage, job.stage)) for key, job in self.jobs.items()}
@@ -201,7 +202,12 @@ class Table:
             for stage, gate in self.gates.items()
         }
         self.gates = dict(sorted((self.gates | made.gates).items()))
-        self.graph = Graph(self.graph.stages + len(addition.stages), {**self.graph.needs, **addition.needs})
+        self.doors = {
+            made.moved.get(stage, stage): replace(door, stage=made.moved.get(stage, stage))
+            for stage, door in self.doors.items()
+        }
+        needs = {**self.graph.needs, **addition.needs}
+        self.graph = Graph(self.graph.stages + len(addition.stages), needs, frozenset(self.doors))
         self.apply(*made.events)
 
     def _answer(self, need):

@@ -13,7 +13,7 @@ from coordinator.core.events import AttemptEnded, AttemptStarted
 from coordinator.core.extend import Addition, CannotExtend, Standing, extend
 from coordinator.core.job import Job
 from coordinator.core.plan import Graph, gates_of
-from coordinator.core.rules import Rules
+from coordinator.core.rules import Rules, survives
 from coordinator.core.stages import Door, DoorState, Gate
 from coordinator.core.states import RUN_OVER, AttemptState, Cause, JobState, RunState
 from headrace.pipeline.plan import Approval
@@ -31,12 +31,16 @@ def additions(draw, table: Table, parent: Job):
     stage = parent.stage + 1 if is_new else draw(st.integers(parent.stage, table.graph.stages - 1))
     numbers = {job.id: job.stage + (is_new and job.stage >= stage) for job in table.jobs.values()}
     jobs, needs = [], {}
+    doors = {old + (is_new and old >= stage): door for old, door in table.doors.items()}
     first = max(table.jobs) + 1
     for key in range(first, first + draw(st.integers(1, 3))):
         earlier = sorted(each for each, number in numbers.items() if number <= stage)
         if draw(st.booleans()):
             needs[key] = tuple(draw(st.lists(st.sampled_from(earlier), unique=True, max_size=4)))
-        jobs.append(Job(key, f"j{key - 1}", stage))
+        door = None if is_new else doors.get(stage)
+        by_needs, stays = door is not None and key in needs, door is not None and survives(door.condition)
+        rules = Rules(guarded=door is not None, by_needs=by_needs, stage_survives=stays)
+        jobs.append(Job(key, f"j{key - 1}", stage, rules=rules))
         numbers[key] = stage
     return Addition(jobs, needs, frozenset({stage} if is_new else ()))
 
@@ -52,7 +56,11 @@ class AGrowingRun(ARun):
         addition = data.draw(additions(self.table, parent))
         before = {key: job for key, job in self.table.jobs.items() if job.state is not JobState.WAITING}
         queued = set(self.table.queue)
-        self.table.extend(parent.id, addition)
+        try:
+            self.table.extend(parent.id, addition)
+        except CannotExtend:
+            assert self.table.doors, "a door alone refuses"
+            return
         assert {key: self.table.jobs[key].state for key in before} == {key: job.state for key, job in before.items()}
         assert queued <= self.table.queue, "nothing that could be claimed stops being so"
 
