@@ -71,7 +71,7 @@ def shapes_with_rules(draw):
             doors[stage] = Door(stage, f"s{stage}", condition=condition, approval=approval)
     needs, groups, of = list(shape.needs), {}, {}
     if len(shape.stages) > 1 and draw(st.booleans()):
-        first = draw(st.integers(0, len(shape.stages) - 2))
+        first = shape.stages.index(max(shape.stages, key=shape.stages.count))
         cells = [i for i in range(first, len(shape.stages)) if shape.stages[i] == shape.stages[first]][:4]
         groups["cells"] = Group("cells", *draw(st.sampled_from([(1, False), (2, False), (2, True), (0, True)])))
         of = dict.fromkeys(cells, "cells")
