@@ -82,9 +82,12 @@ def facts_of(record: Record, halted: Cause | None) -> Facts:
 
 
 def values_of_job(record: Record) -> dict[str, Any]:
-    """What expressions see before the first step."""
+    """What expressions see before the first step. Raises `EvaluationFailed` for needs that fit into no message."""
     context = json.loads(record.spec.context or b"{}")
-    return {"env": job_env(record), **context, "needs": json.loads(record.needs or "{}")}
+    needs = json.loads(record.needs or "{}")
+    if isinstance(needs, str):
+        raise EvaluationFailed(Expression("needs"), needs)
+    return {"env": job_env(record), **context, "needs": needs}
 
 
 def values_of_step(record: Record) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class Record:
     facts: dict[str, Any] = field(default_factory=dict)
     """What preparing found out and the steps need: base environment, shells, paths."""
     needs: str = ""
-    """`needs` as expressions see it: a JSON object; empty: nothing asks for it."""
+    """`needs` as expressions see it: a JSON object; a JSON text says why not; empty: nothing asks for it."""
     env: dict[str, str] = field(default_factory=dict)
     """The job's variables that were left to the agent, evaluated."""
     exported: dict[str, str] = field(default_factory=dict)

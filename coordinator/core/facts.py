@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from coordinator.core.states import JobState
 
+MOST_GIVEN = 8 << 20
+"""Bytes of `needs` that a job's agent is told: they go to it in one message, beside the job itself."""
 _WORST = (JobState.FAILED, JobState.CANCELED, JobState.SKIPPED, JobState.PASSED)
 
 
@@ -37,6 +39,16 @@ def needs_of(dependencies: Iterable[Ended]) -> dict[str, Any]:
         outcomes = [JobState(one["outcome"]) for one in of["cells"]]
         of["outcome"] = next((worst.value for worst in _WORST if worst in outcomes), JobState.PASSED.value)
     return found
+
+
+def given(needs: Mapping[str, Any]) -> bytes:
+    """`needs` for a job's agent as JSON; where they fit into no message, a JSON text that says so."""
+    told = json.dumps(needs).encode()
+    if len(told) <= MOST_GIVEN:
+        return told
+    names = ", ".join(f"`{name}`" for name in list(needs)[:5])
+    sentence = f"the outputs of {names} take {len(told):,} bytes together: a job is given up to {MOST_GIVEN:,}"
+    return json.dumps(f"{sentence}; hand over larger ones as artifacts").encode()
 
 
 def outputs_of(jobs: Iterable[tuple[str, str]]) -> dict[str, Any]:

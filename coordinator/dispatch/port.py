@@ -118,7 +118,7 @@ class Claimed:
     waited_s: float
     """From queued to claimed, by the database's clock."""
     needs: bytes = b""
-    """JSON: `needs` as expressions see it; empty where nothing asks for it."""
+    """JSON: `needs` as expressions see it, or a text that says why not; empty where nothing asks for it."""
 
 
 @dataclass(frozen=True, slots=True)

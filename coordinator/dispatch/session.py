@@ -82,11 +82,12 @@ def _messages(claimed: Sequence[Claimed]) -> Iterator[list[Claimed]]:
     message: list[Claimed] = []
     size = 0
     for each in claimed:
-        if message and size + len(each.spec) > MOST_BYTES:
+        own = len(each.spec) + len(each.needs)
+        if message and size + own > MOST_BYTES:
             yield message
             message, size = [], 0
         message.append(each)
-        size += len(each.spec)
+        size += own
     if message:
         yield message
 

@@ -6,7 +6,6 @@ there are, and so is each kind of write. The caller holds the runs' locks.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ import asyncpg
 
 from coordinator.core.door_rules import decisions_to_json
 from coordinator.core.events import Canceled, JobEvent
+from coordinator.core.facts import given
 from coordinator.core.fairness import queue_times
 from coordinator.core.follow import Changes, Need, follow
 from coordinator.core.job import Turn
@@ -179,8 +179,8 @@ async def _give_needs(db: Connection, queued: Sequence[int]) -> None:
     wanting = [row["id"] for row in await db.fetch(SQL.want_needs, queued)]
     if wanting:
         needs = await needs_of_jobs(db, wanting)
-        given = [json.dumps(needs.get(job, {})).encode() for job in wanting]
-        await db.execute(SQL.give_needs, wanting, given)
+        told = [given(needs.get(job, {})) for job in wanting]
+        await db.execute(SQL.give_needs, wanting, told)
 
 
 async def _write_jobs(

@@ -465,7 +465,7 @@ class Assignment(_message.Message):
     spec: _builtins.bytes
     """a serialised JobSpec, as made when the run was created"""
     needs: _builtins.bytes
-    """a JSON object: `needs` as expressions see it; empty: nothing asks for it"""
+    """a JSON object: `needs` as expressions see it; a JSON text says why not; empty: nobody asks"""
     def __init__(
         self,
         *,

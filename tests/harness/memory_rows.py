@@ -15,7 +15,7 @@ from typing import Any, assert_never
 from coordinator.core import attempt as machine
 from coordinator.core.attempt import Attempt, Gone
 from coordinator.core.events import AttemptEnded, AttemptReturned, AttemptStarted, Canceled, JobEvent
-from coordinator.core.facts import Ended, needs_of, outputs_of
+from coordinator.core.facts import Ended, given, needs_of, outputs_of
 from coordinator.core.fairness import queue_times
 from coordinator.core.follow import (
     Changes,
@@ -265,7 +265,7 @@ class Rows:
             place = QueueRow(row.class_id, self.runs[row.run_id].priority, row.vt, self.clock())
             self.queue.setdefault(key, place)
             if row.wants_needs:
-                row.given = json.dumps(self._needs(self.runs[row.run_id], key)).encode()
+                row.given = given(self._needs(self.runs[row.run_id], key))
 
     # Attempts
 

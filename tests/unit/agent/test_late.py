@@ -10,7 +10,7 @@ from agent import late, outcome
 from agent.problems import Cause
 from agent.record import Record
 from headrace.pipeline.stepping import StepOutcome
-from headrace.pipeline.values import Expression
+from headrace.pipeline.values import EvaluationFailed, Expression
 from headrace.v1 import common_pb2 as pb
 
 
@@ -47,6 +47,14 @@ def test_a_step_sees_the_jobs_environment_and_what_was_exported_and_no_more_rece
     assert values["steps"] == {"a": {"outcome": "failed", "outputs": {"v": "1"}}}
     assert (values["branch"], values["needs"]["w"]["outcome"]) == ("main", "passed")
     assert late.values_of_job(record()) == {"env": {}, "needs": {}}
+
+
+def test_needs_that_fit_into_no_message_fail_the_job_with_their_sentence() -> None:
+    """An expression of theirs would say only that there is no such key."""
+    seen = record()
+    seen.needs = '"the outputs of `w` take 9 bytes"'
+    with pytest.raises(EvaluationFailed, match="cannot be computed: the outputs of `w` take 9 bytes"):
+        late.values_of_job(seen)
 
 
 @pytest.mark.parametrize("cause", list(Cause))

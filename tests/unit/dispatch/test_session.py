@@ -29,8 +29,8 @@ def session(credit: int = 4) -> Session:
     return Session("s", 1, "a", OFFER, slots=4, credit=credit, drained=False, leaving=False)
 
 
-def claimed(number: int, attempt_id: int = 5, *, spec: bytes = b"") -> Claimed:
-    return Claimed("s", number, attempt_id, b"t" * 16, 1, 1, 7, 1, spec, 0.0)
+def claimed(number: int, attempt_id: int = 5, *, spec: bytes = b"", needs: bytes = b"") -> Claimed:
+    return Claimed("s", number, attempt_id, b"t" * 16, 1, 1, 7, 1, spec, 0.0, needs)
 
 
 def order(attempt_id: int = 5, *, kill: bool = False) -> CancelOrder:
@@ -153,12 +153,12 @@ def test_a_lease_that_ends_between_two_heartbeats_is_refused() -> None:
 async def test_large_jobs_are_assigned_in_messages_that_the_wire_takes() -> None:
     """One too large breaks the stream, and the same jobs are in the next session's first message again."""
     mine = session()
-    mine.assign(
-        [claimed(n, n, spec=b"x" * size) for n, size in enumerate((3 << 20, 600_000, 600_000, 5), 1)], deadline=3
-    )
+    jobs = [claimed(n, n, spec=b"x" * size) for n, size in enumerate((3 << 20, 600_000, 600_000, 5), 1)]
+    mine.assign([*jobs, claimed(5, 5, needs=b"x" * 600_000)], deadline=3)
     messages = await mine.next_messages()
     assert [[each.number for each in message.claimed] for message in messages if isinstance(message, Assign)] == [
         [1],
         [2],
         [3, 4],
+        [5],
     ]
