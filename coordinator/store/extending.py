@@ -10,10 +10,10 @@ from coordinator.core.extend import Addition, CannotExtend, Extended, Standing, 
 from coordinator.core.follow import Changes
 from coordinator.core.plan import Graph, Rows
 from coordinator.core.run import Run
-from coordinator.core.stages import Door, DoorState, Gate
+from coordinator.core.stages import Door, DoorState
 from coordinator.dispatch.port import Bells, Wake
 from coordinator.errors import Conflict, StaleToken
-from coordinator.store.answers import job_of
+from coordinator.store.answers import gate_of, job_of
 from coordinator.store.database import Connection, Database
 from coordinator.store.inserting import classes_of, follow_up, insert_cells, insert_edges, insert_jobs, insert_stages
 from coordinator.store.new_rows import NewFragment
@@ -128,7 +128,7 @@ async def _standing(db: Connection, run: Run) -> Standing:
     gates, doors = [], {}
     for row in await db.fetch(RUNS.stages_of_run, run.id):
         index = row["index"]
-        gates.append(Gate(index, row["unfinished"], row["failed"], row["decider"], guarded=bool(row["door"])))
+        gates.append(gate_of(row))
         if row["door"]:
             condition, approval = rules_from_json(row["rules"])
             doors[index] = Door(index, row["name"], DoorState(row["door"]), condition, approval)

@@ -25,6 +25,12 @@ stages:
   - {name: s, jobs: {one: {steps: [{run: x}]}, two: {steps: [{run: x}]}}}
   - {name: last, jobs: {end: {steps: [{run: e}]}}}
 """
+FAILS = """
+stages:
+  - {name: before, jobs: {wrong: {steps: [{run: x}]}}}
+  - {name: make, jobs: {gen: {if: always(), steps: [{run: g}]}}}
+  - {name: last, jobs: {mend: {if: failure(), steps: [{run: m}]}}}
+"""
 TWO = "stages: [{name: more, jobs: {a: {steps: [{use: artifact/dist}]}, b: {needs: [a], steps: [{run: x}]}}}]"
 
 
@@ -81,6 +87,18 @@ async def test_the_same_bytes_again_add_nothing_and_other_bytes_are_refused(worl
     await world.start(gen)
     assert (await world.extend(gen, TWO)).existed
     assert await order(world, gen) == ["a", "b", "end"]
+
+
+async def test_what_failed_before_is_still_seen_behind_what_was_added(world: World) -> None:
+    """The counters of a stage that grows keep what earlier stages have told it."""
+    made, claimed = await all_begun(world, FAILS)
+    wrong = claimed["wrong"]
+    await world.end(wrong, AttemptState.FAILED)
+    (gen,) = await world.claim(wrong.session_id, 9, number=100)
+    await world.start(gen)
+    assert (await world.extend(gen, "{stage: make, jobs: {a: {if: failure(), steps: [{run: x}]}}}")).added == 1
+    assert await order(world, gen) == ["a", "mend"]
+    assert await world.state(made[""]) == "failed"
 
 
 async def test_a_mistake_adds_nothing_of_the_fragment(world: World) -> None:
