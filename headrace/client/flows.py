@@ -119,16 +119,16 @@ def called(
 
 
 def watch(pace: Pace, run_id: int, after: int) -> Flow[None]:
-    """Gives every `RunChange` once, in order, over any number of connections, until the run has ended."""
+    """Gives every `RunChange` in order, over any number of connections, until the run has ended.
+
+    One that was cut off from others of the same moment comes again with them: it is a state, so that does no harm.
+    """
     trial, ended = pace.trial(), False
     while True:
-        seen = after
         try:
             yield Open(methods.WATCH, run_pb2.WatchRunRequest(run_id=run_id, after=after))
             while not isinstance(message := (yield Next()), End):
                 trial.succeeded()
-                if seen and message.sequence <= seen:
-                    continue
                 after = max(after, message.sequence)
                 change = wire.change(message)
                 ended = _ended(change, otherwise=ended)

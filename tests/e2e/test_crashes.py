@@ -132,7 +132,7 @@ def judge_whole(standing: Standing, run: Started) -> None:
     said = "".join(line.removeprefix("chatty | ") + "\n" for line in done.out.splitlines() if "chatty | " in line)
     assert EXPECTED in said, "who watched saw the same"
     (job,) = standing.scene.json("show", "1")["jobs"]
-    assert [each["state"] for each in job["attempts"]] == ["passed"]
+    assert [each["state"] for each in job["attempts"]] == ["passed"], job["attempts"]
 
 
 def test_an_agent_that_is_killed_and_started_again_goes_on(standing):

@@ -218,6 +218,16 @@ def test_a_watch_gives_every_change_once_and_ends_with_the_run(cuts, changes):
     assert [each.sequence for each in given_out] == list(range(1, changes + 1))
 
 
+def test_a_watch_that_goes_on_gives_all_that_changed_at_once():
+    """Of changes with one number only the last bears it; those before bear the one that is safe to go on behind."""
+    job = run_pb2.RunChange(sequence=6, job=run_pb2.Job(key="unit"))
+    stream = [change(5, common_pb2.RUN_STATE_PASSED), job, END]
+    given_out, _ = play(
+        flows.watch(pace(), 1, 5), {flows.Open: lambda step: None, flows.Next: lambda step: stream.pop(0)}
+    )
+    assert [(each.run is not None, each.job is not None) for each in given_out] == [(True, False), (False, True)]
+
+
 def test_a_watch_behind_the_last_change_of_an_ended_run_is_over_at_once():
     """Resuming with `after` where nothing follows must end, not wait for a change that never comes."""
     ended = run_pb2.Run(id=1, state=common_pb2.RUN_STATE_FAILED, sequence=9)
