@@ -72,9 +72,11 @@ class DataDirectory:
     def spooled(self) -> int:
         """Bytes of log on disk."""
         size = 0
-        for file in self.logs.glob("*/spool.*"):
-            with contextlib.suppress(FileNotFoundError):  # handed in meanwhile
-                size += file.stat().st_size
+        for folder in _entries(self.logs):
+            for file in _entries(folder):
+                if file.name.startswith("spool."):
+                    with contextlib.suppress(FileNotFoundError):  # handed in meanwhile
+                        size += file.stat().st_size
         return size
 
     @property
@@ -93,6 +95,14 @@ class DataDirectory:
                 folder.rmdir()
         with contextlib.suppress(OSError):
             os.close(self.lock)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder; nothing where it was taken away meanwhile."""
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def open_directory(root: Path, *, run: Path = Path("/run/headrace"), new_id: str) -> DataDirectory:

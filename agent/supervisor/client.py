@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import json
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -312,33 +313,29 @@ async def _started(argv: list[str], log: Path) -> bool:
     """Starts it in a session of its own and waits for its word. The process that is started forks and leaves, so that
     the supervisor is no child of the agent: nothing is left to collect, whichever of them ends first.
     """
-    loop = asyncio.get_running_loop()
-    read, write = os.pipe2(os.O_CLOEXEC)
-    reader = asyncio.StreamReader()
-    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read, "rb"))
+    # No pipe: uvloop closes the number of one a second time, when it may be a file of another thread's by now.
+    ours, theirs = socket.socketpair()
+    reader, writer = await asyncio.open_unix_connection(sock=ours)
     try:
-        try:
-            with log.open("ab") as errors:
-                process = await asyncio.create_subprocess_exec(
-                    *argv,
-                    str(write),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=asyncio.subprocess.DEVNULL,
-                    stderr=errors,
-                    pass_fds=(write,),
-                    start_new_session=True,
-                    cwd="/",
-                    env={},
-                )
-        finally:
-            os.close(write)
+        with theirs, log.open("ab") as errors:
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                str(theirs.fileno()),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=errors,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+                cwd="/",
+                env={},
+            )
         await process.wait()
         async with asyncio.timeout(_START_S):
             return bool(await reader.read(5))
     except TimeoutError:
         return False
     finally:
-        transport.close()
+        writer.close()
 
 
 async def _first(reader: asyncio.StreamReader) -> Message:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
 from pathlib import Path
 
@@ -258,3 +259,25 @@ def test_all_slots_together_keep_to_the_agents_bound_of_logs(slots: int, limit: 
     """An agent with many slots must not fill its disk with logs while no coordinator takes them."""
     settings, _ = read(Settings, {"name": "a", "slots": slots}, {}, Path("/nonexistent"))
     assert settings.spool_limit == limit
+
+
+def test_logs_that_are_handed_in_meanwhile_count_for_nothing(tmp_path):
+    """An attempt may end at any moment, and its folder goes: no reason to lose the connection."""
+    directory = open_directory(tmp_path / "d", run=tmp_path / "run" / "headrace", new_id="one")
+    over = threading.Event()
+
+    def come_and_go():
+        while not over.is_set():
+            for number in range(20):
+                (directory.logs / str(number)).mkdir(parents=True)
+            for number in range(20):
+                (directory.logs / str(number)).rmdir()
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        assert not any(directory.spooled() for _ in range(300))
+    finally:
+        over.set()
+        thread.join()
+        directory.close()
