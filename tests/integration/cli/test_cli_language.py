@@ -64,7 +64,7 @@ def world(tmp_path) -> Iterator[Callable[[Script], World]]:
 
 def passes(fake: FakeCoordinator, run_id: int) -> None:
     fake.set_job(run_id, "unit", state=common_pb2.JOB_STATE_PASSED, started_ms=T0, ended_ms=T0 + 1000)
-    fake.set_run(run_id, state=common_pb2.RUN_STATE_PASSED, ended_ms=T0 + 1500)
+    fake.set_run(run_id, state=common_pb2.RUN_STATE_PASSED, started_ms=T0, ended_ms=T0 + 1500)
 
 
 def asks(fake: FakeCoordinator, run_id: int) -> None:
@@ -82,7 +82,7 @@ def warns(fake: FakeCoordinator, run_id: int) -> None:
             run_id, f"unit[python={version}]", name="unit", cell=json.dumps({"matrix": {"python": version}}),
             state=common_pb2.JOB_STATE_FAILED, cause=common_pb2.CAUSE_STEP_FAILED, may_fail=True, ended_ms=T0 + 1000,
         )  # fmt: skip
-    fake.set_run(run_id, state=common_pb2.RUN_STATE_PASSED, ended_ms=T0 + 1500, warnings=2)
+    fake.set_run(run_id, state=common_pb2.RUN_STATE_PASSED, started_ms=T0, ended_ms=T0 + 1500, warnings=2)
 
 
 def test_included_files_come_from_what_is_built_and_no_others_are_sent(world):

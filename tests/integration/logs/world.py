@@ -130,7 +130,8 @@ async def make_job(
     )
     cls = await world.value(
         """INSERT INTO class (pool, requires, sandbox, network, trusted) VALUES ('default', '{}', 'any', 'full', true)
-           ON CONFLICT (pool, requires, sandbox, network, trusted) DO UPDATE SET pool = 'default' RETURNING id"""
+           ON CONFLICT (pool, requires, sandbox, network, trusted, cpu, memory, hard_limits)
+           DO UPDATE SET pool = 'default' RETURNING id"""
     )
     job = await world.value(
         """INSERT INTO job (run_id, stage, place, key, needs, spec, cls, pool, at_most_once, state, unfinished)
