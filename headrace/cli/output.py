@@ -81,8 +81,8 @@ def droppable() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-def _write(text: str) -> None:
-    """On stdout, at once."""
+def write(text: str) -> None:
+    """On stdout, at once. Raises ServerFailed where that cannot be."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -97,12 +97,12 @@ def _write(text: str) -> None:
 
 def print_json(value: Value | Sequence[Value] | dict[str, object]) -> None:
     """One JSON document on stdout."""
-    _write(json.dumps(_json(value), indent=2, ensure_ascii=False) + "\n")
+    write(json.dumps(_json(value), indent=2, ensure_ascii=False) + "\n")
 
 
 def print_event(event: dict[str, object]) -> None:
     """One JSON event on a line of its own, at once."""
-    _write(json.dumps(event, ensure_ascii=False, separators=(",", ":")) + "\n")
+    write(json.dumps(event, ensure_ascii=False, separators=(",", ":")) + "\n")
 
 
 def _json(value: Value | Sequence[Value] | dict[str, object]) -> object:
@@ -122,7 +122,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def say(text: str) -> None:
     """A line for a person, on stdout."""
-    _write(text + "\n")
+    write(text + "\n")
 
 
 def note(text: str) -> None:

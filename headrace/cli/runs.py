@@ -101,7 +101,7 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show a run: its jobs, where the time went, what failed, what it waits for."""
-    from headrace.cli.output import print_json
+    from headrace.cli.output import print_json, write
 
     command: Context = context.obj
     with command.client(Need.READ) as client:
@@ -114,8 +114,10 @@ def show(
     from headrace.cli.showing import page
 
     console = Console(highlight=False, soft_wrap=True)
-    for line in page(found):
-        console.print(line)
+    with console.capture() as shown:
+        for line in page(found):
+            console.print(line)
+    write(shown.get())
 
 
 def logs(
