@@ -24,11 +24,16 @@ def group_from_json(text: str) -> Concurrency:
     return Concurrency(name, limit, WhenFull(when_full))
 
 
-async def join(db: Connection, run_id: int, job_id: int | None, group: Concurrency) -> None:
-    """Takes a place behind those that are there; whether it may enter is looked at by whoever admits."""
-    of_jobs = job_id is not None
-    await db.execute(SQL.make_group, run_id, of_jobs, group.group)
-    await db.execute(SQL.join, run_id, job_id, of_jobs, group.group, group.limit, group.when_full)
+async def join(db: Connection, members: Sequence[tuple[int, int | None, Concurrency]]) -> None:
+    """Runs, or jobs of theirs (run, job or None, group), take places behind those that are there, in this order.
+
+    Whether they may enter is looked at by whoever admits.
+    """
+    if members:
+        runs, jobs, groups = zip(*members, strict=True)
+        names, sizes, full = zip(*((each.group, each.limit, each.when_full) for each in groups), strict=True)
+        await db.execute(SQL.make_groups, runs, jobs, names)
+        await db.execute(SQL.join, runs, jobs, names, sizes, full)
 
 
 async def leave(db: Connection, runs: Sequence[int], jobs: Sequence[int]) -> bool:

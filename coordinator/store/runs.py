@@ -121,7 +121,7 @@ async def _insert(db: Connection, new: NewRun) -> Wake:
     held = {key: job for key, job in rows.jobs.items() if job.turn is not Turn.NONE}
     queued = Changes(run, held, {}, rows.queued, ())
     if new.concurrency is not None:
-        await join(db, new.id, None, new.concurrency)
+        await join(db, [(new.id, None, new.concurrency)])
         return Wake(groups=True) | await write(db, [queued], {run.id: run})
     return await follow_up(db, rows, await write(db, [queued], {run.id: run}))
 
@@ -174,7 +174,7 @@ async def _retry(db: Connection, run_id: int, wanted: str, long_lease_s: float) 
     enters = bool(run.group) and run.state in RUN_OVER
     if enters:
         rows = hold(rows)
-        await join(db, run_id, None, group_from_json(await db.fetchval(SQL.group_of_run, run_id)))
+        await join(db, [(run_id, None, group_from_json(await db.fetchval(SQL.group_of_run, run_id)))])
     before = {job.id: job for job in jobs}
     gates = {gate.stage: gate for gate, row in zip(rows.gates, stages, strict=True) if gate != gate_of(row)}
     changed = {key: job for key, job in rows.jobs.items() if job != before[key]}

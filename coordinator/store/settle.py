@@ -142,11 +142,13 @@ async def write(db: Connection, changes: Sequence[Changes], before: Mapping[int,
 
 async def _change_groups(db: Connection, touched: Sequence[Changes]) -> bool:
     """Lets jobs join the groups that they wait for, and what is over leave. Whether anything changed."""
-    joins = [(each.run.id, job) for each in touched for job in each.jobs.values() if job.turn is Turn.WAITS]
-    joins = [(run_id, job) for run_id, job in joins if job.state is JobState.WAITING]
-    for run_id, job in joins:
-        assert job.rules.concurrency is not None
-        await join(db, run_id, job.id, job.rules.concurrency)
+    joins = [
+        (each.run.id, job.id, job.rules.concurrency)
+        for each in touched
+        for job in each.jobs.values()
+        if job.turn is Turn.WAITS and job.state is JobState.WAITING and job.rules.concurrency is not None
+    ]
+    await join(db, joins)
     runs = [each.run.id for each in touched if each.run.group and each.run.state in RUN_OVER]
     jobs = [job.id for each in touched for job in each.jobs.values() if job.over and job.turn is not Turn.NONE]
     return (bool(runs or jobs) and await leave(db, runs, jobs)) or bool(joins)

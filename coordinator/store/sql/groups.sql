@@ -1,13 +1,19 @@
--- make_group: from its first member on
+-- make_groups: from their first members on; ordered, as all locks of several rows
 INSERT INTO concurrency_group (project_id, trusted, of_jobs, name)
-SELECT r.project_id, r.trusted, $2, $3 FROM run r WHERE r.id = $1
+SELECT DISTINCT r.project_id, r.trusted, u.job_id IS NOT NULL, u.name
+FROM unnest($1::bigint[], $2::bigint[], $3::text[]) AS u(run_id, job_id, name) JOIN run r ON r.id = u.run_id
+ORDER BY 1, 2, 3, 4
 ON CONFLICT DO NOTHING;
 
 -- join: at the end of those that are there; whoever is there already keeps its place
 INSERT INTO group_member (group_id, run_id, job_id, size, when_full)
-SELECT g.id, r.id, $2, $5, $6
-FROM run r JOIN concurrency_group g ON g.project_id = r.project_id AND g.trusted = r.trusted AND g.of_jobs = $3 AND g.name = $4
-WHERE r.id = $1
+SELECT g.id, r.id, u.job_id, u.size, u.when_full
+FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::integer[], $5::text[])
+     WITH ORDINALITY AS u(run_id, job_id, name, size, when_full, number)
+JOIN run r ON r.id = u.run_id
+JOIN concurrency_group g ON g.project_id = r.project_id AND g.trusted = r.trusted AND g.of_jobs = (u.job_id IS NOT NULL)
+                            AND g.name = u.name
+ORDER BY u.number
 ON CONFLICT DO NOTHING;
 
 -- crowded: groups in which somebody waits, a bounded bite at a time

@@ -279,3 +279,16 @@ async def test_jobs_of_a_group_take_turns_over_all_runs_of_a_project(world: Worl
     assert sorted(await world.work(session)) == ["x", "x", "y", "y"]
     assert [await world.state(each[""]) for each in made] == ["passed", "passed"]
     assert await world.standing() == dict.fromkeys(await world.standing(), 0)
+
+
+async def test_jobs_that_are_ready_at_once_enter_their_groups_in_the_order_of_the_file(world: World) -> None:
+    """However many become ready with one outcome, they line up as they are written, each in its own group."""
+    job = "{concurrency: {group: %s}, steps: [{run: x}]}"
+    jobs = ", ".join(f"{key}: {job % group}" for key, group in zip("cabed", ("b", "a", "b", "b", "a"), strict=True))
+    await world.pipeline(
+        f"stages: [{{name: s, jobs: {{y: {{steps: [{{run: y}}]}}}}}}, {{name: t, jobs: {{{jobs}}}}}]\n"
+    )
+    begun = await world.work((await world.open(slots=9)).session_id)
+    assert [key for key in begun if key in "cbe"] == ["c", "b", "e"]
+    assert [key for key in begun if key in "ad"] == ["a", "d"]
+    assert await world.standing() == dict.fromkeys(await world.standing(), 0)
