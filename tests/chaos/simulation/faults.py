@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -27,6 +28,10 @@ class Faults:
             (4, self._agent_crash),
             (1, self._machine_lost),
             (2, self._frozen),
+            (2, self._replica_frozen),
+            (1, self._supervisor_killed),
+            (1, self._supervisor_frozen),
+            (2, self._clogged),
             (2, self._outage),
             (2, self._one_sided_outage),
             (3, self._flaky),
@@ -103,6 +108,37 @@ class Faults:
         machine.process.freeze()
         self._later(machine.process.thaw, 70)
 
+    async def _replica_frozen(self) -> None:
+        replica = self._rng.choice(list(self._world.replicas.values()))
+        self._world.judge.say(f"{replica.name} is frozen")
+        replica.process.freeze()
+        self._later(replica.process.thaw, 70)
+
+    async def _supervisor_killed(self) -> None:
+        machine = self._rng.choice(self._world.machines)
+        if machine.supervisors:
+            machine.kill_supervisor(self._rng.choice(sorted(machine.supervisors)))
+
+    async def _supervisor_frozen(self) -> None:
+        """For less than the margin: what cannot act for longer cannot end anything in time."""
+        machine = self._rng.choice(self._world.machines)
+        if machine.supervisors:
+            attempt = self._rng.choice(sorted(machine.supervisors))
+            process = machine.supervisors[attempt].process
+            self._world.judge.say(f"the supervisor of attempt {attempt} is frozen")
+            process.freeze()
+            asyncio.get_running_loop().call_later(self._rng.uniform(0, 12), process.thaw)
+
+    async def _clogged(self) -> None:
+        """Nothing gets through to some, though nothing is lost; they are let go one by one, in another order."""
+        names = [*self._world.replicas, *self._world.dialers]
+        clogged = self._rng.sample(names, self._rng.randint(1, len(names) - 1))
+        self._world.judge.say(f"{', '.join(clogged)} are clogged")
+        for name in clogged:
+            self._world.clog.close(name)
+        for name in self._rng.sample(clogged, len(clogged)):
+            self._later(functools.partial(self._world.clog.open, name), 45)
+
     async def _outage(self) -> None:
         self._world.judge.say("the database is down")
         for replica in self._world.replicas.values():
@@ -174,7 +210,8 @@ class Faults:
             return
         attempts = self._rng.sample(living, min(3, len(living)))
         self._world.judge.say(f"an impostor speaks of attempts {attempts}")
-        line = Line(random.Random(self._rng.getrandbits(64)), "impostor", replica.name, self._world.judge.say)
+        rng = random.Random(self._rng.getrandbits(64))
+        line = Line(rng, "impostor", replica.name, self._world.judge.say, self._world.clog)
         replica.take(line)
         await line.send(pb.SessionRequest(hello=self._false_hello(attempts)))
         for each in attempts:

@@ -73,5 +73,8 @@ def freezable_tasks(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: 
     """A task factory: a task belongs to the process of the context it is made in."""
     context: Context | None = options.get("context")
     process = context.get(_process) if context is not None else _process.get()
-    body = coroutine if process is None else _stepped(process, coroutine)
-    return asyncio.Task(body, loop=loop, **options)
+    if process is None:
+        return asyncio.Task(coroutine, loop=loop, **options)
+    task = asyncio.Task(_stepped(process, coroutine), loop=loop, **options)
+    task.add_done_callback(lambda _: coroutine.close())  # one that was cancelled before its first step
+    return task

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections.abc import AsyncIterator, Callable
 
@@ -22,10 +23,42 @@ class _End:
 Item = pb.SessionRequest | pb.SessionResponse | WireClosed | _End
 
 
+class Clog:
+    """Nodes that nothing reaches or leaves for now: what is under way waits, in order, and is not lost."""
+
+    def __init__(self) -> None:
+        self._closed: set[str] = set()
+        self._waiting: list[tuple[tuple[str, str], Callable[[], None]]] = []
+
+    def close(self, name: str) -> None:
+        self._closed.add(name)
+
+    def open(self, name: str) -> None:
+        self._closed.discard(name)
+        waiting, self._waiting = self._waiting, []
+        for ends, arrive in waiting:
+            self.passing(ends, arrive)
+
+    def open_all(self) -> None:
+        for name in list(self._closed):
+            self.open(name)
+
+    def holds(self, *ends: str) -> bool:
+        return not self._closed.isdisjoint(ends)
+
+    def passing(self, ends: tuple[str, str], arrive: Callable[[], None]) -> None:
+        """Lets something arrive, now or when both ends are free."""
+        if self.holds(*ends):
+            self._waiting.append((ends, arrive))
+        else:
+            arrive()
+
+
 class Direction:
     """Messages in order, each after a delay of its own. `lost`: they go nowhere."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, clog: Clog, ends: tuple[str, str]) -> None:
+        self._clog, self._ends = clog, ends
         self.slow = 0.02
         self.lost = False
         self._rng = rng
@@ -37,7 +70,7 @@ class Direction:
         if not self.lost:
             # Timers of the same moment fire in any order: a stream keeps its own.
             self._last = max(self._last + 1e-6, loop.time() + self._rng.uniform(0.0005, self.slow))
-            loop.call_at(self._last, self._arrive, item)
+            loop.call_at(self._last, self._clog.passing, self._ends, functools.partial(self._arrive, item))
 
     def _arrive(self, item: Item) -> None:
         if not self.lost:
@@ -60,10 +93,12 @@ class Direction:
 class Line:
     """Both ends of one stream."""
 
-    def __init__(self, rng: random.Random, agent: str, replica: str, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, rng: random.Random, agent: str, replica: str, say: Callable[[str], None], clog: Clog
+    ) -> None:
         self.agent, self.replica = agent, replica
         self._say = say
-        self.up, self.down = Direction(rng), Direction(rng)
+        self.up, self.down = Direction(rng, clog, (agent, replica)), Direction(rng, clog, (agent, replica))
         self.over = False
         self.server: asyncio.Task[None] | None = None
 

@@ -7,6 +7,8 @@ time here, with the same records on disk as `agent/jobs.py` keeps.
 from __future__ import annotations
 
 import asyncio
+import bisect
+import contextlib
 import random
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ from typing import Any
 
 from agent.connection import Connection, Ending
 from agent.session import Identity, Outbox
+from agent.supervisor.deadline import Terms, overdue
 from agent.wire import Dialer
 from headrace.v1 import agent_pb2 as pb
 from headrace.v1 import common_pb2
@@ -21,42 +24,40 @@ from tests.chaos.simulation.freezing import Process, within
 from tests.chaos.simulation.judge import Judge
 from tests.harness.virtual_time import VirtualClock
 
-LEASE = 30.0
-ABANDONED = LEASE + 60.0
-"""Seconds after which a supervisor whose agent is gone ends its sandbox."""
-MARGIN = 15.0
-GRACE = 5.0
+LEASE_MS = 30_000
+GRACE_MS = 5_000
+_NEVER = 10_000_000
+PING_S = 10.0
+"""How often an agent asks its supervisors whether they are there, as `agent.supervisor.client` does."""
 
 
 @dataclass
 class Supervisor:
-    """A process of its own: the commands of one attempt."""
+    """A process of its own: the commands of one attempt. When they have to end is decided by the agent's own code."""
 
     job_id: int
     attempt_id: int
-    at_most_once: bool
+    terms: Terms
     nonce: str
     lasts: float
     outcome_by_itself: str
     judge: Judge
-    long_lease: float
-    answered_at: float
     begun: bool = False
     outcome: str = ""
-    agent_gone_at: float | None = None
+    process: Process = field(default_factory=Process)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self.task = asyncio.get_running_loop().create_task(self._watch(), context=within(None))
+        self.task = asyncio.get_running_loop().create_task(self._watch(), context=within(self.process))
 
     def begin(self) -> None:
         """The first command; asked again: nothing more."""
         if not self.begun and not self.outcome:
             self.begun = True
-            self._ends_at = asyncio.get_running_loop().time() + self.lasts
-            self.judge.command_begins(self.job_id, self.attempt_id, at_most_once=self.at_most_once)
+            self._ends_at = now_ms() + round(self.lasts * 1000)
+            self.judge.command_begins(self.job_id, self.attempt_id, at_most_once=self.terms.at_most_once)
             self.changed.set()
 
     def stop(self, outcome: str) -> None:
@@ -68,34 +69,38 @@ class Supervisor:
             self.over.set()
             self.changed.set()
 
-    def tell(self, *, answered_at: float | None = None, agent_there: bool | None = None) -> None:
-        if answered_at is not None:
-            self.answered_at = max(self.answered_at, answered_at)
-        if agent_there is not None:
-            self.agent_gone_at = None if agent_there else asyncio.get_running_loop().time()
+    def hear(self, *, heartbeat_sent: int = 0) -> None:
+        """The agent has said something. A frozen supervisor reads it later: its deadline is judged then."""
+        sent = max(self.terms.heartbeat_sent, heartbeat_sent)
+        self.terms = self.terms._replace(heartbeat_sent=sent, heard=now_ms())
         self.changed.set()
 
     async def _watch(self) -> None:
         """Waits for the end by itself, or for the deadline."""
-        loop = asyncio.get_running_loop()
         while not self.outcome:
-            ends = [(self._ends_at, self.outcome_by_itself)] if self.begun else []
-            if self.at_most_once:
-                ends.append((self.answered_at + self.long_lease - GRACE - MARGIN, "errored"))
-            elif self.agent_gone_at is not None:
-                ends.append((self.agent_gone_at + ABANDONED, "errored"))
-            at, outcome = min(ends, default=(float("inf"), ""))
-            if loop.time() >= at:
-                self.stop(outcome)
-                return
-            self.changed.clear()
-            try:
-                async with asyncio.timeout_at(None if at == float("inf") else at):
-                    await self.changed.wait()
-            except TimeoutError:
-                continue
+            now = now_ms()
+            if (late := overdue(self.terms, now)) is not None:
+                self.judge.say(f"the supervisor of attempt {self.attempt_id} ends it: {late[1]}")
+                self.stop("errored")
+            elif self.begun and now >= self._ends_at:
+                self.stop(self.outcome_by_itself)
+            else:
+                self.changed.clear()
+                at = min(self._ends_at if self.begun else _NEVER, self._late_at(now))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout((at - now) / 1000):
+                        await self.changed.wait()
 
-    _ends_at: float = 0.0
+    def _late_at(self, now: int) -> int:
+        """The first moment at which it would be overdue, if nobody says anything more."""
+        return now + bisect.bisect_left(range(_NEVER), 1, key=lambda later: overdue(self.terms, now + later) is not None)
+
+    _ends_at: int = 0
+
+
+def now_ms() -> int:
+    """The boot clock of every machine."""
+    return round(asyncio.get_running_loop().time() * 1000)
 
 
 @dataclass
@@ -132,11 +137,19 @@ class SimulatedJobs:
             for report in record.reports.values():
                 outbox.hand_in(report)
             self._take_up(record)
+        self._ping = asyncio.create_task(self._ping_all(), name="pings")
 
     def stop(self) -> list[asyncio.Task[None]]:
-        for task in self._tasks.values():
+        tasks = [*self._tasks.values(), self._ping]
+        for task in tasks:
             task.cancel()
-        return list(self._tasks.values())
+        return tasks
+
+    async def _ping_all(self) -> None:
+        while True:
+            await asyncio.sleep(PING_S)
+            for supervisor in list(self._machine.supervisors.values()):
+                supervisor.hear()
 
     def held(self) -> Sequence[pb.HeldAttempt]:
         return [
@@ -177,7 +190,7 @@ class SimulatedJobs:
             self._machine.judge.say(f"{self._machine.name} is told to cancel attempt {cancel.attempt_id}")
             self._machine.canceled.add(cancel.attempt_id)
             if supervisor is not None:
-                delay = 0.0 if cancel.kill else self._machine.rng.uniform(0, GRACE)
+                delay = 0.0 if cancel.kill else self._machine.rng.uniform(0, GRACE_MS / 1000)
                 asyncio.get_running_loop().call_later(delay, supervisor.stop, "canceled")
 
     def answered(self, answer: pb.ReportAnswer) -> None:
@@ -197,9 +210,10 @@ class SimulatedJobs:
             future.set_result(answer)
 
     def alive(self, sent_boot_ms: int) -> None:
+        self._machine.sent_ms = sent_boot_ms
         for record in self._machine.disk.values():
             if record.at_most_once and (found := self._machine.supervisors.get(record.attempt_id)) is not None:
-                found.tell(answered_at=sent_boot_ms / 1000)
+                found.hear(heartbeat_sent=sent_boot_ms)
 
     def _take_up(self, record: Record) -> None:
         if not record.settled:
@@ -230,7 +244,7 @@ class SimulatedJobs:
         supervisor = machine.supervisors.get(record.attempt_id)
         if supervisor is None:
             return "errored"
-        supervisor.tell(agent_there=True)
+        supervisor.hear()
         if not record.commands:
             await asyncio.sleep(machine.rng.uniform(0, 2.0))
             if record.attempt_id in machine.canceled or record.aborted:
@@ -301,7 +315,9 @@ class Machine:
         self._instance = self.new_id()
         self._generation = 0
         self._dialer, self._addresses = dialer, addresses
-        self._long_lease = long_lease
+        self.long_lease_ms = round(long_lease * 1000)
+        self.sent_ms = 0
+        """When the last answered heartbeat was sent; what the agent's process knows."""
         self._agent: asyncio.Task[None] | None = None
 
     @property
@@ -319,13 +335,17 @@ class Machine:
         self.supervisors[record.attempt_id] = supervisor = Supervisor(
             job_id=record.job_id,
             attempt_id=record.attempt_id,
-            at_most_once=record.at_most_once,
+            terms=Terms(
+                self.long_lease_ms if record.at_most_once else LEASE_MS,
+                record.at_most_once,
+                GRACE_MS,
+                heartbeat_sent=self.sent_ms or now_ms(),
+                heard=now_ms(),
+            ),
             nonce=self.new_id(),
             lasts=self.rng.choice((0.05, self.rng.uniform(0.1, 5), self.rng.uniform(5, 60))),
             outcome_by_itself=self.rng.choices(("passed", "failed", "errored", "timed_out"), (85, 8, 5, 2))[0],
             judge=self.judge,
-            long_lease=self._long_lease,
-            answered_at=asyncio.get_running_loop().time(),
         )
         supervisor.start()
 
@@ -345,8 +365,13 @@ class Machine:
             self.process.thaw()
             agent.cancel()
             await asyncio.wait([agent])
-            for supervisor in self.supervisors.values():
-                supervisor.tell(agent_there=False)
+
+    def kill_supervisor(self, attempt_id: int) -> None:
+        """kill -9 of a supervisor: its sandbox dies with it, and it is not adopted."""
+        self.judge.say(f"the supervisor of attempt {attempt_id} on {self.name} is killed")
+        supervisor = self.supervisors.pop(attempt_id)
+        supervisor.process.thaw()
+        supervisor.stop("errored")
 
     async def lose(self) -> None:
         """The whole machine is gone; another one gets its name."""
@@ -362,6 +387,7 @@ class Machine:
         """As systemd runs it: an agent that was refused is started again."""
         while True:
             self._generation += 1
+            self.sent_ms = 0
             outbox = Outbox()
             jobs = SimulatedJobs(self, outbox)
             identity = Identity(self._instance, self.name, "1", "default", self.slots, sandboxes=(_ABILITY,))

@@ -19,9 +19,9 @@ from coordinator.dispatch.dispatcher import Dispatch, Timing
 from coordinator.dispatch.port import Wake
 from coordinator.dispatch.reaper import Reaper
 from coordinator.errors import CoordinatorError, StoreDown
-from tests.chaos.simulation.freezing import within
+from tests.chaos.simulation.freezing import Process, within
 from tests.chaos.simulation.judge import Judge
-from tests.chaos.simulation.line import Line
+from tests.chaos.simulation.line import Clog, Line
 from tests.harness.memory_rows import Rows
 from tests.harness.memory_runs import MemoryRuns, MemoryTerm
 from tests.harness.memory_store import MemoryDispatch, Transactions
@@ -88,6 +88,7 @@ class Replica:
     ) -> None:
         self.name, self.rows, self.rng, self.judge = name, rows, rng, judge
         self.trouble = Trouble()
+        self.process = Process()
         self.up = False
         self.lines: list[Line] = []
         self.mended = 0
@@ -100,6 +101,7 @@ class Replica:
             return
         self.judge.say(f"{self.name} starts")
         self.up = True
+        self.process = Process()
         loop = asyncio.get_running_loop()
         transactions = FaultyTransactions(self)
         self.bells = LocalBells(lambda wake: self._tell(self.name, wake))
@@ -126,7 +128,7 @@ class Replica:
         )
         self._sessions = AgentSessions(dispatch)
         self._tasks = [
-            loop.create_task(self._guarded(part.run()), context=within(None)) for part in (dispatch, self._reaper)
+            loop.create_task(self._guarded(part.run()), context=within(self.process)) for part in (dispatch, self._reaper)
         ]
 
     async def _guarded(self, loop: object) -> None:
@@ -141,6 +143,7 @@ class Replica:
             return
         self.judge.say(f"{self.name} is killed")
         self.up = False
+        self.process.thaw()
         self.mended += self._reaper.mended
         lines, self.lines = self.lines, []
         ending = [*self._tasks, *(line.server for line in lines if line.server is not None)]
@@ -157,7 +160,8 @@ class Replica:
     def take(self, line: Line) -> None:
         """A new stream of an agent."""
         self.lines.append(line)
-        line.server = asyncio.get_running_loop().create_task(self._serve(line), context=within(None))
+        line.server = asyncio.get_running_loop().create_task(self._serve(line), context=within(self.process))
+        line.server.add_done_callback(lambda _: self._forget(line))  # also of one that never took a step
 
     async def _serve(self, line: Line) -> None:
         try:
@@ -172,9 +176,10 @@ class Replica:
         except Exception as error:
             self.judge.complain(f"a session at {self.name} failed: {_first(error)!r}")
             line.end(grpc.StatusCode.INTERNAL, "a defect")
-        finally:
-            if line in self.lines:
-                self.lines.remove(line)
+
+    def _forget(self, line: Line) -> None:
+        if line in self.lines:
+            self.lines.remove(line)
 
     def _uuid(self) -> str:
         return str(uuid.UUID(int=self.rng.getrandbits(128), version=4))
@@ -192,21 +197,26 @@ class Dialer:
     """`agent.wire.Dialer`: to replicas by their names."""
 
     def __init__(
-        self, agent: str, replicas: dict[str, Replica], rng: random.Random, make_rng: Callable[[], random.Random]
+        self,
+        agent: str,
+        replicas: dict[str, Replica],
+        rng: random.Random,
+        make_rng: Callable[[], random.Random],
+        clog: Clog,
     ) -> None:
-        self._agent, self._replicas = agent, replicas
+        self._agent, self._replicas, self._clog = agent, replicas, clog
         self._rng, self._make_rng = rng, make_rng
         self.unreachable: set[str] = set()
 
     async def dial(self, address: str) -> Line:
         await asyncio.sleep(self._rng.uniform(0.001, 0.1))
         replica = self._replicas[address]
-        if address in self.unreachable:
+        if address in self.unreachable or self._clog.holds(self._agent, address):
             await asyncio.sleep(5.0)
             raise WireClosed(grpc.StatusCode.UNAVAILABLE, f"nobody answers at {address}")
         if not replica.up:
             raise WireClosed(grpc.StatusCode.UNAVAILABLE, f"{address} refuses connections")
-        line = Line(self._make_rng(), self._agent, address, replica.judge.say)
+        line = Line(self._make_rng(), self._agent, address, replica.judge.say, self._clog)
         replica.take(line)
         return line
 

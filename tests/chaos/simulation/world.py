@@ -17,7 +17,7 @@ from coordinator.errors import Conflict, StoreDown
 from coordinator.store.new_rows import NewJob, NewRun, NewStage
 from tests.chaos.simulation.freezing import freezable_tasks
 from tests.chaos.simulation.judge import OVER, Judge, Wanted
-from tests.chaos.simulation.line import Line
+from tests.chaos.simulation.line import Clog, Line
 from tests.chaos.simulation.machine import Machine
 from tests.chaos.simulation.replica import Dialer, Replica
 from tests.harness.memory_rows import Rows
@@ -61,10 +61,11 @@ class World:
         timing = Timing(long_lease=LONG_LEASE)
         self.replicas = {
             name: Replica(name, self.rows, rng=self._rng(), judge=self.judge, timing=timing, tell=self._tell)
-            for name in ("north:1", "south:1")
+            for name in ("north:1", "south:1", "west:1")[: rng.randint(1, 3)]
         }
+        self.clog = Clog()
         self.dialers = {
-            f"m{n}": Dialer(f"m{n}", self.replicas, self._rng(), self._rng) for n in range(rng.randint(1, 3))
+            f"m{n}": Dialer(f"m{n}", self.replicas, self._rng(), self._rng, self.clog) for n in range(rng.randint(1, 3))
         }
         self.machines = [
             Machine(
@@ -177,14 +178,18 @@ class World:
     def calm(self) -> None:
         """No fault happens any more, and everything that was down comes back."""
         self.judge.say("calm")
+        self.clog.open_all()
         for replica in self.replicas.values():
             replica.trouble.calm()
+            replica.process.thaw()
             replica.start()
         for dialer in self.dialers.values():
             dialer.unreachable.clear()
         for machine in self.machines:
             machine.refuses = 0.0
             machine.process.thaw()
+            for supervisor in machine.supervisors.values():
+                supervisor.process.thaw()
             machine.boot()
         for line in self.lines:
             line.up.slow = line.down.slow = 0.02
