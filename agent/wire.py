@@ -75,8 +75,11 @@ class Access:
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.max_receive_message_length", MESSAGE_LIMIT),
             ("grpc.max_send_message_length", MESSAGE_LIMIT),
-            ("grpc.keepalive_time_ms", 20_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.keepalive_time_ms", 10_000),
+            ("grpc.keepalive_timeout_ms", 5_000),
+            ("grpc.http2.ping_timeout_ms", 8_000),  # of the pings that measure the way; a minute, if left out
+            # Without a limit on pings: a quiet stream would stop asking after two of them.
+            ("grpc.http2.max_pings_without_data", 0),
             ("grpc.initial_reconnect_backoff_ms", 200),
             ("grpc.max_reconnect_backoff_ms", 5_000),
         )
@@ -148,11 +151,13 @@ class GrpcWire:
 
     async def close(self) -> None:
         """Ends the stream in good order if that is quick, else by force."""
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(1.0):
-                await self._call.done_writing()
-                while isinstance(await self._call.read(), agent_pb2.SessionResponse):
-                    pass
+        # One that was cancelled with its reader is over: to read from it would say that we are cancelled ourselves.
+        if not self._call.done():
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(1.0):
+                    await self._call.done_writing()
+                    while isinstance(await self._call.read(), agent_pb2.SessionResponse):
+                        pass
         self._call.cancel()
         await self._channel.close()
 
@@ -170,6 +175,7 @@ class _SessionCall(Protocol):
     async def code(self) -> grpc.StatusCode: ...
     async def details(self) -> str: ...
     def cancel(self) -> bool: ...
+    def done(self) -> bool: ...
 
 
 class GrpcDialer:

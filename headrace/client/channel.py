@@ -92,8 +92,9 @@ def options(address: Address) -> list[tuple[str, int]]:
     chosen = [
         ("grpc.max_receive_message_length", 32 * _MIB),
         ("grpc.max_send_message_length", 16 * _MIB),
-        ("grpc.keepalive_time_ms", 20_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_time_ms", 10_000),
+        ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.http2.ping_timeout_ms", 8_000),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 1_000),

@@ -292,6 +292,18 @@ async def test_an_agent_with_a_wrong_token_ends_with_one_sentence(agent: Agent, 
     assert "Traceback" not in agent.log
 
 
+async def test_an_agent_whose_heartbeats_are_not_answered_connects_anew(agent: Agent, side: OtherSide) -> None:
+    """A coordinator whose database hangs still answers pings. The agent once took the end of its own call for its own
+    end, and died with a traceback."""
+    side.answer_heartbeats = False
+    await agent.start()
+    await side.until(lambda: len(side.hellos) == 2, 30)
+    side.answer_heartbeats = True
+    attempt = side.give(job(None, "echo still here"))
+    await side.until(lambda: attempt in side.ended)
+    assert "Traceback" not in agent.log
+
+
 async def test_logs_survive_a_coordinator_that_cuts_every_stream(agent: Agent, side: OtherSide) -> None:
     """Not a byte lost or doubled: what is not durable is sent again from where it was."""
     side.cut_logs_after = 3

@@ -1,0 +1,66 @@
+"""Real daemons, as the tests of the coordinator start them, and several of them on one database."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.harness.command_line import CommandLine
+from tests.harness.postgres import fresh_database, postgres_server
+from tests.integration.coordinator.conftest import Make, daemons, make_agent, make_coordinator
+from tests.integration.coordinator.processes import Daemon, client
+
+__all__ = ["daemons", "fresh_database", "make_agent", "make_coordinator", "postgres_server"]
+
+
+@dataclass
+class Fleet:
+    """Replicas on one database, with one set of tokens and one blob store."""
+
+    folder: Path
+    replicas: list[Daemon]
+
+    @property
+    def addresses(self) -> str:
+        """All of them, as `HEADRACE_URL` takes them."""
+        return ",".join(each.facts["address"] for each in self.replicas)
+
+    def keep_ports(self) -> None:
+        """A replica that is started again is found where it was."""
+        for each in self.replicas:
+            each.arguments["listen"] = each.facts["address"]
+
+    def client(self, cwd: Path) -> CommandLine:
+        """The command line of somebody who knows all addresses."""
+        line = client(self.replicas[0], cwd, self.folder / "state")
+        line.environment["HEADRACE_URL"] = self.addresses
+        return line
+
+
+@pytest.fixture
+def make_fleet(tmp_path: Path, make_coordinator: Make, fresh_database: str) -> Callable[[int], Fleet]:
+    """`make_fleet(3)`: so many replicas, ready."""
+
+    def make(count: int) -> Fleet:
+        shared = {
+            "HEADRACE_DATABASE_URL": fresh_database,
+            "HEADRACE_BLOB_URL": (tmp_path / "blobs").as_uri(),
+        }
+        replicas: list[Daemon] = []
+        for number in range(count):
+            replica = make_coordinator(f"replica{number}", **shared)
+            if replicas:
+                replica.folder.mkdir(mode=0o700)
+                for name in ("tokens", "secrets"):
+                    shutil.copytree(replicas[0].folder / name, replica.folder / name)
+            replica.start()
+            replicas.append(replica)
+        fleet = Fleet(tmp_path, replicas)
+        fleet.keep_ports()
+        return fleet
+
+    return make

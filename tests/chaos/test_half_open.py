@@ -1,0 +1,99 @@
+"""A link that says nothing any more: both ends give it up within 15 s, and nobody is told `too_many_pings`."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import grpc
+import pytest
+
+from headrace.v1 import log_pb2, log_pb2_grpc
+from tests.chaos.proxy import DOWN, UP, Proxy
+from tests.harness.command_line import git_repository
+from tests.integration.coordinator.conftest import Make
+from tests.integration.coordinator.processes import Daemon, agent, bearer, client, token
+
+pytestmark = pytest.mark.timeout(240)
+
+SILENCE = 15.0
+SLACK = 5.0
+"""Of a busy machine."""
+PIPELINE = "name: slow\nstages: [{name: a, jobs: {unit: {steps: [{run: 'echo here; sleep 600'}]}}}]\n"
+
+
+def metric(of: Daemon, name: str) -> float:
+    with urllib.request.urlopen(f"http://{of.facts['http']}/metrics", timeout=10) as answer:
+        for line in answer.read().decode().splitlines():
+            if line.startswith(f"{name} "):
+                return float(line.split()[1])
+    raise AssertionError(f"there is no metric {name}")
+
+
+def wait_until(condition: object, seconds: float, what: str) -> float:
+    begun = time.monotonic()
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < begun + seconds, f"not within {seconds:g} s: {what}"
+        time.sleep(0.1)  # a process elsewhere tells nobody what it has noticed
+    return time.monotonic() - begun
+
+
+@pytest.mark.parametrize("ways", [(UP,), (DOWN,), (UP, DOWN)], ids=["nothing arrives", "nothing comes", "neither"])
+def test_a_silent_link_is_given_up_by_both_ends(
+    make_coordinator: Make, daemons: list[Daemon], tmp_path: Path, ways: tuple[str, ...]
+) -> None:
+    """Elsewhere a dead agent is noticed at the timeout of its job. A tail that waits for more is cut as well."""
+    of = make_coordinator()
+    of.start()
+    with Proxy(of.facts["address"]) as proxy:
+        side = agent(tmp_path / "a", of, "a")
+        side.arguments["url"] = proxy.address
+        daemons.append(side)
+        side.start()
+        wait_until(lambda: metric(of, "headrace_sessions") == 1, 30, "the agent's session")
+        repository = tmp_path / "repo"
+        git_repository(repository, {"headrace.yml": PIPELINE})
+        line = client(of, repository, tmp_path / "state")
+        started = line("run", "--detach", "--json")
+        assert started.code == 0, started.err
+        wait_until(lambda: "here" in line("logs").out, 60, "the first line of the log")
+        tail = _Tail(proxy.address, token(of, "client"), attempt_run=1)
+        assert tail.heard.wait(30), "the tail hears what there is"
+        before = proxy.accepted
+        proxy.stall(*ways)
+        begun = time.monotonic()
+        noticed = wait_until(lambda: metric(of, "headrace_sessions") == 0, SILENCE + SLACK, "the coordinator lets go")
+        assert proxy.wait_for_connections(before + 1, SILENCE + SLACK - noticed), "the agent dials anew"
+        assert tail.ended.wait(max(0.1, begun + SILENCE + SLACK - time.monotonic())), "the client's tail ends"
+        proxy.resume()
+        proxy.cut()
+        wait_until(lambda: metric(of, "headrace_sessions") == 1, 30, "the agent is back")
+        assert '"state": "running"' in line("show", "--json").out, "and its job has not noticed"
+        assert line("cancel", "1").code == 0
+        wait_until(lambda: '"state": "canceled"' in line("show", "--json").out, 30, "the end")
+    assert "too_many_pings" not in (side.said + of.said).lower()
+
+
+class _Tail:
+    """A client that waits for more of a log, over gRPC with the channel of the command line."""
+
+    def __init__(self, address: str, key: str, *, attempt_run: int) -> None:
+        self.heard, self.ended = threading.Event(), threading.Event()
+        self._address, self._key, self._run = address, key, attempt_run
+        threading.Thread(target=self._follow, daemon=True).start()
+
+    def _follow(self) -> None:
+        from headrace.client.address import addresses
+        from headrace.client.channel import options
+
+        (address,) = addresses(self._address, insecure=False)
+        with contextlib.closing(grpc.insecure_channel(address.target, options=options(address))) as channel:
+            request = log_pb2.TailRequest(run_id=self._run, job="unit", follow=True)
+            try:
+                for _ in log_pb2_grpc.LogServiceStub(channel).Tail(request, metadata=bearer(self._key)):
+                    self.heard.set()
+            except grpc.RpcError:
+                self.ended.set()
