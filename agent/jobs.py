@@ -106,8 +106,11 @@ class RunningJobs:
 
     def begin(self, assignment: pb.Assignment) -> str:
         """Takes an assignment, or says why not."""
-        if assignment.attempt_id in self._jobs:
-            return "this agent has that attempt already"
+        if (job := self._jobs.get(assignment.attempt_id)) is not None:
+            if job.record.token != assignment.token:
+                # The database has lost the commit that gave it to us, and counts anew.
+                self._abort(assignment.attempt_id, "the coordinator has given its number to another")
+            return "this agent still has an attempt of that number"
         try:
             spec = common_pb2.JobSpec.FromString(assignment.spec)
             needs = assignment.needs.decode()

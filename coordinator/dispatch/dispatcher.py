@@ -29,6 +29,7 @@ from coordinator.dispatch.port import (
     Missing,
     Opened,
     Report,
+    Stray,
 )
 from coordinator.dispatch.recording import recorded
 from coordinator.dispatch.session import (
@@ -215,7 +216,19 @@ class Dispatch:
             self._missing.setdefault(each.run_id, {})[each.attempt_id] = each
         if pulse.missing:
             self._found_missing.set()
+        self._send_back(pulse.strays)
         return [beat.session_id in pulse.alive for beat in beats]
+
+    def _send_back(self, strays: Iterable[Stray]) -> None:
+        """Has agents drop what the database has forgotten: its job is queued, or never was."""
+        by_session: dict[str, list[CancelOrder]] = defaultdict(list)
+        for each in strays:
+            by_session[each.session_id].append(
+                CancelOrder(each.attempt_id, each.session_id, kill=True, sentence="the coordinator does not know it")
+            )
+        for session_id, orders in by_session.items():
+            if (session := self._sessions.get(session_id)) is not None:
+                session.send(CancelThese(tuple(orders), abort=True))
 
     async def _settle_missing(self) -> None:
         """Settles what heartbeats did not name, run by run; one that cannot be now is found again by the next beat."""

@@ -86,11 +86,21 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True)
+class Stray:
+    """An attempt that a heartbeat names and of which the database knows nothing: it has lost commits."""
+
+    attempt_id: int
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Pulse:
-    """What heartbeats came to: the sessions that are still open, and what is missing in their hands."""
+    """What heartbeats came to: the sessions that are still open, what is missing in their hands, and what should not
+    be there."""
 
     alive: frozenset[str]
     missing: tuple[Missing, ...] = ()
+    strays: tuple[Stray, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +215,8 @@ class Observed:
 
     counters: Mapping[str, int]
     orphans: tuple[Orphan, ...]
+    server: str = ""
+    """Which life of which server told it: a counter of another one may have been taken back."""
 
 
 class DispatchStore(Protocol):

@@ -43,6 +43,7 @@ class Watch:
         self._long_lease = long_lease
         self._counters: dict[str, tuple[int, float]] = {}
         self._orphans: dict[int, float] = {}
+        self._server = ""
 
     def forget(self) -> None:
         """Begins anew: what was seen before an outage or a takeover proves nothing."""
@@ -58,6 +59,10 @@ class Watch:
 
     def see(self, observed: Observed, now: float) -> tuple[dict[str, int], list[int]]:
         """Takes a look into account; returns sessions (with the counter seen) and attempts that are due."""
+        if observed.server != self._server:
+            # A failover may have lost commits: a counter that was taken back and raised again would seem to stand.
+            self.forget()
+            self._server = observed.server
         before = self._counters
         self._counters = {
             session: before[session] if session in before and before[session][0] == counter else (counter, now)

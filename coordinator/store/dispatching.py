@@ -27,6 +27,7 @@ from coordinator.dispatch.port import (
     Permit,
     Pulse,
     Report,
+    Stray,
     Verdict,
     Wake,
     Want,
@@ -83,7 +84,10 @@ class PostgresDispatch:
             )
         return Pulse(
             frozenset(str(row["id"]) for row in alive),
-            tuple(Missing(row["attempt_id"], row["run_id"], str(row["session_id"])) for row in missing),
+            tuple(
+                Missing(row["attempt_id"], row["run_id"], str(row["session_id"])) for row in missing if not row["stray"]
+            ),
+            tuple(Stray(row["attempt_id"], str(row["session_id"])) for row in missing if row["stray"]),
         )
 
     async def settle_missing(self, missing: Sequence[Missing]) -> None:
@@ -153,9 +157,11 @@ class PostgresDispatch:
         async with self._database.connection() as db:
             counters = await db.fetch(SQL.counters)
             orphans = await db.fetch(SQL.orphans)
+            server = await db.fetchval(SQL.server)
         return Observed(
             {str(row["id"]): row["counter"] for row in counters},
             tuple(Orphan(row["attempt_id"]) for row in orphans),
+            server,
         )
 
     async def expire(self, counters: Mapping[str, int], term: str) -> Sequence[str]:

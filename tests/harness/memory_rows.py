@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
 
@@ -72,6 +73,17 @@ class Rows:
     members: list[MemberRow] = field(default_factory=list)
     groups_of_runs: dict[int, Concurrency] = field(default_factory=dict)
     ids: int = 0
+    life: int = 0
+    """Which server this is; another one after a failover."""
+
+    def taken_back(self, to: Rows) -> None:
+        """A failover that lost commits: the tables are those of an earlier moment. Ids are not given out again."""
+        kept = {"clock": self.clock, "ids": self.ids, "life": self.life + 1}
+        vars(self).update(vars(to) | kept)
+
+    def copied(self) -> Rows:
+        """The tables as they are now."""
+        return Rows(self.clock, **{key: deepcopy(each) for key, each in vars(self).items() if key != "clock"})
 
     def new_id(self) -> int:
         self.ids += 1

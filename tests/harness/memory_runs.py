@@ -25,14 +25,15 @@ from tests.harness.memory_timers import cancel_run
 
 T = TypeVar("T")
 
-LONG_LEASE = 600.0
-
 
 class MemoryRuns:
     """What people ask of runs, over rows: the same promises as `coordinator.store.runs.PostgresRuns`."""
 
-    def __init__(self, rows: Rows, bells: Bells, transactions: Transactions | None = None) -> None:
+    def __init__(
+        self, rows: Rows, bells: Bells, transactions: Transactions | None = None, *, long_lease_s: float = 600.0
+    ) -> None:
         self.rows = rows
+        self._long_lease_s = long_lease_s
         self._bells = bells
         self._transactions = transactions or Transactions()
 
@@ -142,8 +143,8 @@ class MemoryRuns:
             wanted = deployments(changed)
             for each in rows.attempts.values():
                 since = each.out_of_contact_since
-                if each.attempt.job_id in wanted and since is not None and rows.clock() < since + LONG_LEASE:
-                    rest = math.ceil(since + LONG_LEASE - rows.clock())
+                if each.attempt.job_id in wanted and since is not None and rows.clock() < since + self._long_lease_s:
+                    rest = math.ceil(since + self._long_lease_s - rows.clock())
                     raise Conflict(may_still_run(before[each.attempt.job_id].key, rest))
             rows.requests[request_id] = ("retry", run_id)
             gates = {gate.stage: gate for gate in made.gates if gate != row.gates[gate.stage]}

@@ -29,6 +29,7 @@ from coordinator.dispatch.port import (
     Permit,
     Pulse,
     Report,
+    Stray,
     Verdict,
     Wake,
     Want,
@@ -145,7 +146,15 @@ class MemoryDispatch:
                 if lease.session_id == beat.session_id and lease.number <= beat.highest
                 if lease.attempt_id not in beat.attempts
             )
-            return Pulse(frozenset(alive), missing), Wake()
+            strays = tuple(
+                Stray(attempt, beat.session_id)
+                for beat in beats
+                if beat.session_id in alive
+                for attempt in sorted(beat.attempts)
+                if attempt not in rows.attempts
+                or rows.attempts[attempt].agent_id != rows.sessions[beat.session_id].agent_id
+            )
+            return Pulse(frozenset(alive), missing, strays), Wake()
 
         return await self._commit(body)
 
@@ -272,7 +281,7 @@ class MemoryDispatch:
                 return refused, Wake()
             if not lease.fencing:
                 place = rows.runs[lease.run_id].repository, rows.jobs[lease.job_id].environment
-                lease.fencing = rows.environments[place] = max(rows.environments.get(place, 0), 1 << 40) + 1
+                lease.fencing = rows.environments[place] = max(rows.environments.get(place, 0), rows.life + 1 << 40) + 1
             lease.permit = nonce
             return Permit(granted=True, fencing_token=lease.fencing), Wake()
 
@@ -312,7 +321,7 @@ class MemoryDispatch:
 
         def body() -> tuple[Observed, Wake]:
             orphans = tuple(Orphan(each.attempt_id) for each in rows.leases.values() if each.session_id is None)
-            return Observed({key: row.counter for key, row in rows.sessions.items()}, orphans), Wake()
+            return Observed({key: row.counter for key, row in rows.sessions.items()}, orphans, str(rows.life)), Wake()
 
         return await self._commit(body)
 

@@ -51,14 +51,18 @@ UPDATE lease SET session_id = $2, number = 0, orphaned_at = NULL WHERE attempt_i
 WITH held AS (SELECT id FROM session WHERE id = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE)
 UPDATE session SET counter = counter + 1 WHERE id = ANY(array(SELECT id FROM held)) RETURNING id;
 
--- missing: leases that a heartbeat should have named and did not
-SELECT l.attempt_id, l.run_id, l.session_id
+-- missing: leases that a heartbeat should have named and did not; and, as strays, what it names and nobody knows
+SELECT l.attempt_id, l.run_id, l.session_id, false AS stray
 FROM unnest($1::uuid[], $2::bigint[]) AS b(session_id, highest)
 JOIN lease l ON l.session_id = b.session_id AND l.number <= b.highest
 WHERE l.session_id = ANY($1::uuid[]) -- said twice: the planner then reads by the index
   AND NOT EXISTS ( -- NOT IN stops hashing when an agent names very many
       SELECT 1 FROM unnest($3::uuid[], $4::bigint[]) AS n(session_id, attempt_id)
-      WHERE n.session_id = l.session_id AND n.attempt_id = l.attempt_id);
+      WHERE n.session_id = l.session_id AND n.attempt_id = l.attempt_id)
+UNION ALL
+SELECT n.attempt_id, NULL, n.session_id, true
+FROM unnest($3::uuid[], $4::bigint[]) AS n(session_id, attempt_id) JOIN session s ON s.id = n.session_id
+WHERE NOT EXISTS (SELECT 1 FROM attempt a WHERE a.id = n.attempt_id AND a.agent_id = s.agent_id);
 
 -- classes: those that have something queued, by loose index scan: one probe a class, whatever the depth
 WITH RECURSIVE c AS (
@@ -161,6 +165,9 @@ UPDATE agent SET leaving = true WHERE id = $1;
 
 -- counters: the reaper compares them with what it has seen itself, never with a time
 SELECT id, counter FROM session;
+
+-- server: which life of which server answers; after a failover another one does
+SELECT pg_postmaster_start_time()::text || ' ' || (SELECT timeline_id FROM pg_control_checkpoint());
 
 -- orphans: permitted attempts whose session has ended
 SELECT attempt_id FROM lease WHERE session_id IS NULL;

@@ -27,6 +27,7 @@ class Faults:
             (3, self._replica_crash),
             (4, self._agent_crash),
             (1, self._machine_lost),
+            (1, self._machine_gone),
             (2, self._frozen),
             (2, self._replica_frozen),
             (1, self._supervisor_killed),
@@ -36,6 +37,7 @@ class Faults:
             (2, self._one_sided_outage),
             (3, self._flaky),
             (2, self._slow_database),
+            (2, self._lost_commits),
             (1, self._unreachable),
             (2, self._refusals),
             (2, self._cancel),
@@ -62,7 +64,8 @@ class Faults:
 
     def _later(self, heal: Callable[[], object], most: float) -> None:
         """Heals after a while; calm heals everything anyway."""
-        asyncio.get_running_loop().call_later(self._rng.choice((0.2, 0.5, 1.0)) * self._rng.uniform(0, most), heal)
+        part = self._rng.choices((0.2, 0.5, 1.0, 4.0), (4, 4, 4, 1))[0]
+        asyncio.get_running_loop().call_later(part * self._rng.uniform(0, most), heal)
 
     async def _run(self) -> None:
         if len(self._world.judge.graphs) < 8:
@@ -101,6 +104,14 @@ class Faults:
         machine = self._rng.choice(self._world.machines)
         await machine.lose()
         self._later(machine.boot, 60)
+
+    async def _machine_gone(self) -> None:
+        """A machine that never comes back; the last one is spared."""
+        there = [each for each in self._world.machines if not each.gone]
+        if len(there) > 1:
+            machine = self._rng.choice(there)
+            await machine.lose()
+            machine.gone = True
 
     async def _frozen(self) -> None:
         machine = self._rng.choice(self._world.machines)
@@ -167,6 +178,15 @@ class Faults:
         trouble = self._rng.choice(list(self._world.replicas.values())).trouble
         trouble.slow = self._rng.choice((0.3, 2.0, 6.0))
         self._later(lambda: setattr(trouble, "slow", 0.01), 60)
+
+    async def _lost_commits(self) -> None:
+        """A failover to a standby that was behind: what was committed since is gone, also what was acknowledged."""
+        world = self._world
+        kept = world.rows.copied()
+        await asyncio.sleep(self._rng.choice((0.05, 1.0, 20.0)) * self._rng.random())
+        world.judge.say("the database fails over, and has lost its last commits")
+        world.judge.taken_back(world.rows, kept)
+        world.rows.taken_back(kept)
 
     async def _unreachable(self) -> None:
         dialer = self._rng.choice(list(self._world.dialers.values()))

@@ -58,6 +58,12 @@ class Judge:
         """Agent -> its session, the counter, and since when the counter stands."""
         self._states: dict[int, str] = {}
         self._judged: set[int] = set()
+        self.answered: set[str] = set()
+        """Requests that a person saw done."""
+        self.forgotten: set[int] = set()
+        """Attempts of which a failover has lost a commit: what they were promised need not hold."""
+        self._fences: dict[int, int] = {}
+        """Job -> the highest fencing token that it began with."""
 
     def say(self, sentence: str) -> None:
         """A line of the trace."""
@@ -75,22 +81,31 @@ class Judge:
 
     def command_begins(self, job_id: int, attempt_id: int, *, at_most_once: bool) -> None:
         self.say(f"attempt {attempt_id} of job {job_id} begins its commands")
+        if at_most_once:
+            running = [each for each in self.begun[job_id] if not self.commands[each]]
+            self.check(
+                f"deployment {job_id} begins while attempts {running} of it still run",
+                holds=not running or not self.forgotten.isdisjoint((attempt_id, *running)),
+            )
         self.begun[job_id].append(attempt_id)
         self.commands[attempt_id] = ""
         times = len(self.begun[job_id])
         if at_most_once:
+            self.asked_again[job_id] += attempt_id in self.forgotten
             self.check(
                 f"deployment {job_id} began {times} times, by attempts {self.begun[job_id]}",
                 holds=times <= 1 + self.asked_again[job_id],
             )
 
+    def fenced(self, job_id: int, token: int) -> None:
+        """A deployment is about to begin with this number: outside systems refuse a lower one than they have seen."""
+        before = self._fences.get(job_id, 0)
+        self.check(f"deployment {job_id} got the fencing token {token} after {before}", holds=token > before)
+        self._fences[job_id] = token
+
     def command_ends(self, attempt_id: int, outcome: str) -> None:
         self.say(f"attempt {attempt_id} ends: {outcome}")
         self.commands[attempt_id] = outcome
-
-    def runs_now(self, job_id: int) -> bool:
-        """Whether commands of this job really run somewhere."""
-        return any(not self.commands[attempt] for attempt in self.begun[job_id])
 
     def outcome_accepted(self, attempt_id: int, report: str) -> None:
         self.accepted[attempt_id].add(report)
@@ -98,6 +113,32 @@ class Judge:
             f"attempt {attempt_id} had {len(self.accepted[attempt_id])} outcomes accepted",
             holds=len(self.accepted[attempt_id]) == 1,
         )
+
+    def taken_back(self, now: Rows, to: Rows) -> None:
+        """Commits are lost, and with them what they promised: docs/operations/database.md says how to have none lost.
+
+        What was claimed or permitted by them may begin again; a run that they made is gone.
+        """
+        for request in self.answered - to.requests.keys():
+            self.graphs.pop(request, None)
+        for key, row in now.attempts.items():
+            job_id, kept = row.attempt.job_id, to.attempts.get(key)
+            if kept is not None and kept == row and to.leases.get(key) == now.leases.get(key):
+                continue
+            self.asked_again[job_id] += key in self.begun[job_id] and key not in self.forgotten
+            self.forgotten.add(key)
+            if kept is None or str(kept.attempt.state) in LIVE:
+                self.outcomes.pop(key, None)
+            if kept is None:
+                self._judged.discard(key)
+        for key, state in list(self._states.items()):
+            job = to.jobs.get(key)
+            if state == "passed" and (job is None or str(job.job.state) != "passed"):
+                self.passes[key] -= 1
+            if job is None:
+                del self._states[key]
+            else:
+                self._states[key] = str(job.job.state)
 
     def holds_slots(self, agent: str, taken: int, slots: int) -> None:
         self.check(f"agent {agent} holds {taken} jobs in {slots} slots", holds=taken <= slots)
@@ -212,7 +253,7 @@ class Judge:
                 winners = [each for each in self.begun[key] if self.outcomes.get(each) == "passed"]
                 true = [each for each in winners if self.commands[each] == "passed"]
                 self.check(f"job {key} passed, but no attempt did", holds=bool(winners) and winners == true)
-        for key in self.accepted:
+        for key in self.accepted.keys() - self.forgotten:
             state = self.outcomes.get(key, "nothing")
             self.check(
                 f"attempt {key}'s outcome was accepted, and it is {state}", holds=state not in ("lost", "returned")

@@ -93,9 +93,7 @@ class Direction:
 class Line:
     """Both ends of one stream."""
 
-    def __init__(
-        self, rng: random.Random, agent: str, replica: str, say: Callable[[str], None], clog: Clog
-    ) -> None:
+    def __init__(self, rng: random.Random, agent: str, replica: str, say: Callable[[str], None], clog: Clog) -> None:
         self.agent, self.replica = agent, replica
         self._say = say
         self.up, self.down = Direction(rng, clog, (agent, replica)), Direction(rng, clog, (agent, replica))

@@ -7,8 +7,6 @@ time here, with the same records on disk as `agent/jobs.py` keeps.
 from __future__ import annotations
 
 import asyncio
-import bisect
-import contextlib
 import random
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -16,91 +14,19 @@ from typing import Any
 
 from agent.connection import Connection, Ending
 from agent.session import Identity, Outbox
-from agent.supervisor.deadline import Terms, overdue
+from agent.supervisor.deadline import Terms
 from agent.wire import Dialer
 from headrace.v1 import agent_pb2 as pb
 from headrace.v1 import common_pb2
 from tests.chaos.simulation.freezing import Process, within
 from tests.chaos.simulation.judge import Judge
+from tests.chaos.simulation.supervisor import Supervisor, now_ms
 from tests.harness.virtual_time import VirtualClock
 
 LEASE_MS = 30_000
 GRACE_MS = 5_000
-_NEVER = 10_000_000
 PING_S = 10.0
 """How often an agent asks its supervisors whether they are there, as `agent.supervisor.client` does."""
-
-
-@dataclass
-class Supervisor:
-    """A process of its own: the commands of one attempt. When they have to end is decided by the agent's own code."""
-
-    job_id: int
-    attempt_id: int
-    terms: Terms
-    nonce: str
-    lasts: float
-    outcome_by_itself: str
-    judge: Judge
-    begun: bool = False
-    outcome: str = ""
-    process: Process = field(default_factory=Process)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    over: asyncio.Event = field(default_factory=asyncio.Event)
-    task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        self.task = asyncio.get_running_loop().create_task(self._watch(), context=within(self.process))
-
-    def begin(self) -> None:
-        """The first command; asked again: nothing more."""
-        if not self.begun and not self.outcome:
-            self.begun = True
-            self._ends_at = now_ms() + round(self.lasts * 1000)
-            self.judge.command_begins(self.job_id, self.attempt_id, at_most_once=self.terms.at_most_once)
-            self.changed.set()
-
-    def stop(self, outcome: str) -> None:
-        """The commands are over, however that came."""
-        if not self.outcome:
-            self.outcome = outcome
-            if self.begun:
-                self.judge.command_ends(self.attempt_id, outcome)
-            self.over.set()
-            self.changed.set()
-
-    def hear(self, *, heartbeat_sent: int = 0) -> None:
-        """The agent has said something. A frozen supervisor reads it later: its deadline is judged then."""
-        sent = max(self.terms.heartbeat_sent, heartbeat_sent)
-        self.terms = self.terms._replace(heartbeat_sent=sent, heard=now_ms())
-        self.changed.set()
-
-    async def _watch(self) -> None:
-        """Waits for the end by itself, or for the deadline."""
-        while not self.outcome:
-            now = now_ms()
-            if (late := overdue(self.terms, now)) is not None:
-                self.judge.say(f"the supervisor of attempt {self.attempt_id} ends it: {late[1]}")
-                self.stop("errored")
-            elif self.begun and now >= self._ends_at:
-                self.stop(self.outcome_by_itself)
-            else:
-                self.changed.clear()
-                at = min(self._ends_at if self.begun else _NEVER, self._late_at(now))
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout((at - now) / 1000):
-                        await self.changed.wait()
-
-    def _late_at(self, now: int) -> int:
-        """The first moment at which it would be overdue, if nobody says anything more."""
-        return now + bisect.bisect_left(range(_NEVER), 1, key=lambda later: overdue(self.terms, now + later) is not None)
-
-    _ends_at: int = 0
-
-
-def now_ms() -> int:
-    """The boot clock of every machine."""
-    return round(asyncio.get_running_loop().time() * 1000)
 
 
 @dataclass
@@ -167,7 +93,7 @@ class SimulatedJobs:
     def begin(self, assignment: pb.Assignment) -> str:
         machine = self._machine
         if assignment.attempt_id in machine.disk:
-            return "this agent has that attempt already"
+            return "this agent still has an attempt of that number"
         if machine.rng.random() < machine.refuses:
             return "the agent's data directory cannot be written"
         job_id, environment = assignment.spec.decode().split("|")
@@ -263,7 +189,10 @@ class SimulatedJobs:
         stopped = asyncio.create_task(supervisor.over.wait())
         try:
             await asyncio.wait((future, stopped), return_when=asyncio.FIRST_COMPLETED)
-            return future.done() and future.result().granted
+            if not (future.done() and future.result().granted):
+                return False
+            self._machine.judge.fenced(record.job_id, future.result().fencing_token)
+            return True
         finally:
             stopped.cancel()
             self._permits.pop(record.attempt_id, None)
@@ -310,6 +239,10 @@ class Machine:
         self.supervisors: dict[int, Supervisor] = {}
         self.canceled: set[int] = set()
         self.refuses = 0.0
+        self.gone = False
+        """For ever."""
+        self.longest = rng.choice((60.0, 60.0, 400.0))
+        """Seconds that commands take at most."""
         self.process = Process()
         self.crashes = 0
         self._instance = self.new_id()
@@ -343,7 +276,9 @@ class Machine:
                 heard=now_ms(),
             ),
             nonce=self.new_id(),
-            lasts=self.rng.choice((0.05, self.rng.uniform(0.1, 5), self.rng.uniform(5, 60))),
+            lasts=self.rng.choice(
+                (0.05, self.rng.uniform(0.1, 5), self.rng.uniform(5, 60), self.rng.uniform(5, self.longest))
+            ),
             outcome_by_itself=self.rng.choices(("passed", "failed", "errored", "timed_out"), (85, 8, 5, 2))[0],
             judge=self.judge,
         )
@@ -351,7 +286,7 @@ class Machine:
 
     def boot(self) -> None:
         """Starts the agent's process; it finds its supervisors again."""
-        if self._agent is None:
+        if self._agent is None and not self.gone:
             self.judge.say(f"{self.name} starts")
             self.process = Process()
             body: Coroutine[Any, Any, None] = self._run()

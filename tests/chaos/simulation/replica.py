@@ -55,10 +55,11 @@ class FaultyTransactions(Transactions):
 
     async def run(self, body: Callable[[], T]) -> T:
         replica, rng, trouble = self._replica, self._replica.rng, self._replica.trouble
+        life = replica.rows.life
         await asyncio.sleep(rng.uniform(0.0002, trouble.slow))
         if trouble.down:
             await asyncio.sleep(rng.choice((0.01, 1.0, 5.0, 15.0)))
-        if trouble.down or not replica.up or rng.random() < trouble.fails:
+        if trouble.down or not replica.up or replica.rows.life != life or rng.random() < trouble.fails:
             raise StoreDown("the simulated database cannot be reached")
         result = body()
         name = body.__qualname__.split(".")[1]
@@ -67,7 +68,7 @@ class FaultyTransactions(Transactions):
         if name not in ("classes", "observe", "cancels", "drained", "heartbeat", "hold"):
             replica.judge.look(replica.rows)
         await asyncio.sleep(rng.uniform(0.0002, trouble.slow))
-        if trouble.down or rng.random() < trouble.loses_answers:
+        if trouble.down or replica.rows.life != life or rng.random() < trouble.loses_answers:
             replica.judge.say(f"{replica.name} does not get the answer of {name}")
             raise StoreDown("the simulated database's answer was lost")
         return result
@@ -106,7 +107,7 @@ class Replica:
         transactions = FaultyTransactions(self)
         self.bells = LocalBells(lambda wake: self._tell(self.name, wake))
         store = MemoryDispatch(self.rows, self.bells, lambda: self.rng.randbytes(16), transactions)
-        self.runs = MemoryRuns(self.rows, self.bells, transactions)
+        self.runs = MemoryRuns(self.rows, self.bells, transactions, long_lease_s=self._timing.long_lease)
         self.dispatch = dispatch = Dispatch(
             store,
             self.bells,
@@ -128,7 +129,8 @@ class Replica:
         )
         self._sessions = AgentSessions(dispatch)
         self._tasks = [
-            loop.create_task(self._guarded(part.run()), context=within(self.process)) for part in (dispatch, self._reaper)
+            loop.create_task(self._guarded(part.run()), context=within(self.process))
+            for part in (dispatch, self._reaper)
         ]
 
     async def _guarded(self, loop: object) -> None:

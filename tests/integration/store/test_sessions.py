@@ -178,6 +178,30 @@ async def test_what_was_missing_and_has_been_resumed_meanwhile_is_left_alone(wor
     assert await world.attempts(made["unit"]) == ["running"]
 
 
+async def test_an_attempt_that_the_database_does_not_know_is_named_as_a_stray(world: World) -> None:
+    """After a failover that lost commits its job is queued again, or never was: nobody waits for this attempt."""
+    await world.run(J("a"), J("b"), J("over"))
+    mine, other = await world.open(), await world.open("b")
+    (job,) = await world.claim(mine.session_id)
+    (theirs,) = await world.claim(other.session_id)
+    (over,) = await world.claim(mine.session_id)
+    for each in (job, theirs, over):
+        await world.start(each)
+    await world.end(over)
+    named = frozenset({job.attempt_id, theirs.attempt_id, over.attempt_id, 777_777})
+    pulse = await world.at.heartbeat([Beat(mine.session_id, 2, named)])
+    strays = sorted((each.attempt_id, each.session_id) for each in pulse.strays)
+    assert strays == sorted([(theirs.attempt_id, mine.session_id), (777_777, mine.session_id)])
+    assert not pulse.missing, "and what it has not been told to forget stays"
+
+
+async def test_the_reaper_is_told_which_server_answers(world: World) -> None:
+    """Of another one it believes no counter that it has seen before."""
+    first = await world.at.observe()
+    assert first.server
+    assert (await world.beside.observe()).server == first.server
+
+
 @pytest.mark.parametrize("end", ["it leaves", "it falls silent"])
 async def test_an_agent_was_last_seen_when_its_session_ended(postgres: PostgresWorld, end: str) -> None:
     """Of a machine that fell silent at noon nobody wants to know when it was switched on last month."""

@@ -54,6 +54,14 @@ def test_a_session_that_went_away_and_came_again_is_looked_at_anew() -> None:
     assert watch.see(look(s=1), 35) == ({}, [])
 
 
+def test_a_counter_of_another_server_is_looked_at_anew() -> None:
+    """A failover that lost commits takes counters back: raised again, a living one would seem to stand."""
+    watch = Watch(30, 600)
+    watch.see(Observed({"s": 5}, (), "the first"), 0)
+    assert watch.see(Observed({"s": 5}, (), "the standby"), 35) == ({}, [])
+    assert watch.see(Observed({"s": 5}, (), "the standby"), 65) == ({"s": 5}, [])
+
+
 def test_an_orphan_has_its_own_long_lease() -> None:
     """A deployment out of contact is not given up with its session."""
     watch = Watch(30, 600)

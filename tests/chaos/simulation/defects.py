@@ -1,0 +1,261 @@
+"""Defects that are put in on purpose: the simulation has to find each of them, or it proves nothing.
+
+Each takes one rule out of the code, or of the tests' own store where the rule is a WHERE of the real one, and puts it
+back afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from agent.session import Session as AgentSession
+from coordinator.core import attempt as machine
+from coordinator.core import plan
+from coordinator.core.attempt import Attempt, AttemptEvent, Ended, Gone
+from coordinator.core.job import Job
+from coordinator.core.states import ATTEMPT_OUTCOMES, AttemptState
+from coordinator.dispatch import dispatcher
+from coordinator.dispatch.dispatcher import Dispatch
+from coordinator.dispatch.port import Beat, GivenUp, Hello, Observed, Opened, Permit, Pulse
+from coordinator.dispatch.reaper import Watch
+from coordinator.dispatch.session import Session
+from tests.chaos.simulation import supervisor
+from tests.harness.memory_runs import MemoryRuns
+from tests.harness.memory_store import MemoryDispatch
+
+
+class Swaps:
+    """Attributes that are replaced for a while."""
+
+    def __init__(self) -> None:
+        self._back: list[Callable[[], None]] = []
+
+    def swap(self, owner: Any, name: str, value: Any) -> Any:
+        """Replaces an attribute; returns what it was."""
+        before = getattr(owner, name)
+        setattr(owner, name, value)
+        self._back.append(lambda: setattr(owner, name, before))
+        return before
+
+    def undo(self) -> None:
+        for back in reversed(self._back):
+            back()
+
+
+def any_token_is_believed(put: Swaps) -> None:
+    """A report needs no token."""
+
+    def credulous(attempt: Attempt, event: AttemptEvent) -> Attempt:
+        return step(attempt, event if isinstance(event, Gone) else dataclasses.replace(event, token=attempt.token))
+
+    step = put.swap(machine, "step", credulous)
+
+
+def a_late_outcome_is_believed(put: Swaps) -> None:
+    """An attempt that was given up may still end."""
+    table = dict(machine.TABLE)
+    table[AttemptState.LOST, Ended] = ATTEMPT_OUTCOMES
+    put.swap(machine, "TABLE", table)
+
+
+def what_was_never_acknowledged_is_renewed(put: Swaps) -> None:
+    """A heartbeat keeps also what it does not name."""
+
+    async def beat(self: MemoryDispatch, beats: Sequence[Beat]) -> Pulse:
+        return dataclasses.replace(await heartbeat(self, beats), missing=())
+
+    heartbeat = put.swap(MemoryDispatch, "heartbeat", beat)
+
+
+def everybody_gets_the_permit(put: Swaps) -> None:
+    """A deployment starts whoever holds it."""
+
+    async def granted(self: MemoryDispatch, attempt_id: int, token: bytes, nonce: str) -> Permit:
+        await permit(self, attempt_id, token, nonce)
+        self.rows.ids += 1
+        return Permit(granted=True, fencing_token=self.rows.ids)
+
+    permit = put.swap(MemoryDispatch, "permit", granted)
+
+
+def a_permit_ends_with_its_session(put: Swaps) -> None:
+    """A permitted deployment is expired like any other attempt."""
+
+    async def forgetful(self: MemoryDispatch, counters: Mapping[str, int], term: str) -> Sequence[str]:
+        for lease in self.rows.leases.values():
+            if lease.session_id in counters:
+                lease.permit = None
+        return await expire(self, counters, term)
+
+    expire = put.swap(MemoryDispatch, "expire", forgetful)
+
+
+def a_lost_deployment_is_tried_again(put: Swaps) -> None:
+    """A job is at-least-once, whatever its stage says; its permit and its deadline stay."""
+    put.swap(Job, "__init__", _at_least_once(Job.__init__))
+
+
+def _at_least_once(made: Any) -> Any:
+    def init(self: Job, *args: Any, **named: Any) -> None:
+        made(self, *args, **named)
+        object.__setattr__(self, "at_most_once", False)
+
+    return init
+
+
+def nobody_fences_the_older_session(put: Swaps) -> None:
+    """A new Hello leaves the old session as it is."""
+
+    async def unfenced(self: MemoryDispatch, hello: Hello, session_id: str, replica: str) -> Opened:
+        before = dict(self.rows.sessions)
+        opened = await open_session(self, hello, session_id, replica)
+        for key, row in before.items():
+            self.rows.sessions.setdefault(key, row)
+        return opened
+
+    open_session = put.swap(MemoryDispatch, "open_session", unfenced)
+
+
+def the_reaper_trusts_old_sights(put: Swaps) -> None:
+    """What was seen before an outage or a takeover counts."""
+    put.swap(Watch, "forget", lambda self: None)
+    put.swap(Watch, "forget_these", lambda self, **_: None)
+
+
+def the_reaper_does_not_repeat_the_counter(put: Swaps) -> None:
+    """A session that has just spoken up is expired all the same."""
+
+    async def blind(self: MemoryDispatch, counters: Mapping[str, int], term: str) -> Sequence[str]:
+        now = {key: self.rows.sessions[key].counter for key in counters if key in self.rows.sessions}
+        return await expire(self, now, term)
+
+    def hasty(self: Watch, observed: Observed, now: float) -> tuple[dict[str, int], list[int]]:
+        still, orphans = see(self, observed, now)
+        return {key: -1 for key in observed.counters if key in still}, orphans
+
+    expire = put.swap(MemoryDispatch, "expire", blind)
+    see = put.swap(Watch, "see", hasty)
+
+
+def out_of_contact_is_for_ever(put: Swaps) -> None:
+    """Nobody settles deployments whose agent does not come back."""
+
+    def blind(self: Watch, observed: Observed, now: float) -> tuple[dict[str, int], list[int]]:
+        return see(self, observed, now)[0], []
+
+    see = put.swap(Watch, "see", blind)
+
+
+def the_supervisor_has_no_deadline(put: Swaps) -> None:
+    """A sandbox goes on, whoever may start its job again."""
+    put.swap(supervisor, "overdue", lambda terms, now: None)
+
+
+def an_unknown_claim_is_ignored(put: Swaps) -> None:
+    """A claim whose answer was lost may have been committed: its session goes on as if it had not."""
+
+    def end(self: Session, sentence: str) -> None:
+        if "does not know what it has assigned" not in sentence:
+            ended(self, sentence)
+
+    ended = put.swap(Session, "end", end)
+
+
+def what_has_started_is_taken_back(put: Swaps) -> None:
+    """An assignment that is overdue is given up, also when it was only its acknowledgement that was late."""
+
+    async def hard(self: MemoryDispatch, returned: Sequence[GivenUp]) -> frozenset[int]:
+        self.rows.gone({each.attempt_id: each.sentence for each in returned if each.attempt_id in self.rows.leases})
+        return await give_up(self, returned)
+
+    give_up = put.swap(MemoryDispatch, "give_up", hard)
+
+
+def a_run_is_made_twice(put: Swaps) -> None:
+    """A CreateRun whose answer was lost makes another run when it is asked again."""
+
+    async def never(self: MemoryRuns, request_id: str) -> int | None:
+        self.rows.requests.pop(request_id, None)
+
+    put.swap(MemoryRuns, "run_of_request", never)
+
+
+def a_report_is_forgotten_once_sent(put: Swaps) -> None:
+    """An agent does not wait for the answer to its reports."""
+
+    def forgetful(self: AgentSession, waiting: dict[Any, Any]) -> Iterable[Any]:
+        for message in list(unsaid(self, waiting)):
+            waiting.pop(getattr(message, "id", None), None)
+            yield message
+
+    unsaid = put.swap(AgentSession, "_unsaid", forgetful)
+
+
+def a_stage_waits_for_one_job(put: Swaps) -> None:
+    """A gate opens when the first job of its stage has ended."""
+
+    def ajar(jobs: Sequence[Job], graph: plan.Graph) -> Any:
+        return tuple(dataclasses.replace(gate, unfinished=min(1, gate.unfinished)) for gate in gates_of(jobs, graph))
+
+    gates_of = put.swap(plan, "gates_of", ajar)
+
+
+def nobody_polls(put: Swaps) -> None:
+    """A wake that was lost is waited for, for ever."""
+
+    async def either(first: Any, second: Any, seconds: float) -> None:
+        await waits(first, second, 1e9)
+
+    waits = put.swap(dispatcher, "_either", either)
+
+
+def a_heartbeat_is_answered_before_it_is_committed(put: Swaps) -> None:
+    """A supervisor's deadline moves on while the coordinator may not even know of it."""
+
+    async def hasty(self: Dispatch, session: Session, sequence: int, highest: int, attempts: Iterable[int]) -> None:
+        session.send(dispatcher.Beaten(sequence))
+        await heartbeat(self, session, sequence, highest, attempts)
+
+    heartbeat = put.swap(Dispatch, "heartbeat", hasty)
+
+
+DEFECTS: Mapping[str, Callable[[Swaps], None]] = MappingProxyType(
+    {
+        each.__name__: each
+        for each in (
+            any_token_is_believed,
+            a_late_outcome_is_believed,
+            what_was_never_acknowledged_is_renewed,
+            everybody_gets_the_permit,
+            a_permit_ends_with_its_session,
+            a_lost_deployment_is_tried_again,
+            nobody_fences_the_older_session,
+            the_reaper_trusts_old_sights,
+            the_reaper_does_not_repeat_the_counter,
+            out_of_contact_is_for_ever,
+            the_supervisor_has_no_deadline,
+            an_unknown_claim_is_ignored,
+            what_has_started_is_taken_back,
+            a_run_is_made_twice,
+            a_report_is_forgotten_once_sent,
+            a_stage_waits_for_one_job,
+            nobody_polls,
+            a_heartbeat_is_answered_before_it_is_committed,
+        )
+    }
+)
+
+
+@contextlib.contextmanager
+def defect(name: str) -> Iterator[None]:
+    """The code with one defect in it."""
+    put = Swaps()
+    try:
+        DEFECTS[name](put)
+        yield
+    finally:
+        put.undo()
