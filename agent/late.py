@@ -9,16 +9,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent.environment import OUTPUT_LIMIT, VALUE_LIMIT
+from agent.environment import BOTH_LIMITS, OUTPUT_LIMIT, VALUE_LIMIT
 from agent.outcome import from_wire
 from agent.problems import Cause
 from agent.record import Record
 from headrace.pipeline.stepping import Ended, Facts, Retry, Rules, StepOutcome, seen
 from headrace.pipeline.values import EvaluationFailed, Expression, Functions, Template, rendered, text_of
 from headrace.v1 import common_pb2 as pb
-
-_MOST = OUTPUT_LIMIT - (1 << 20)
-"""Bytes of a job's outputs: they go with the outcome, whose message has room for all else."""
 
 
 def expression_of(told: pb.Expression) -> Expression:
@@ -112,7 +109,7 @@ def outputs_of_job(
 ) -> tuple[dict[str, Any], Sequence[str]]:
     """The job's outputs that can be computed, and a sentence for each other one."""
     found: dict[str, Any] = {}
-    wrong, left = [], _MOST
+    wrong, left = [], OUTPUT_LIMIT
     for name, told in sorted(record.spec.outputs.items()):
         try:
             value = rendered(template_of(told), values, functions)
@@ -125,8 +122,7 @@ def outputs_of_job(
             continue
         if size > VALUE_LIMIT or size > left:
             wrong.append(
-                f"output `{name}` has {size:,} bytes, with {_MOST - left:,} taken: one output holds up to "
-                f"{VALUE_LIMIT:,} bytes, and all outputs of a job together {_MOST:,}"
+                f"output `{name}` has {size:,} bytes, with {OUTPUT_LIMIT - left:,} taken: {BOTH_LIMITS}"
             )
             continue
         found[name] = value

@@ -17,8 +17,8 @@ import grpc.aio
 
 from headrace.v1 import agent_pb2, agent_pb2_grpc
 
-MESSAGE_LIMIT = 16 << 20
-"""Bytes of one message, both ways: a job's spec with its scripts must fit."""
+MESSAGE_LIMIT = 20 << 20
+"""Bytes of one message, both ways: a job's spec with its scripts must fit, and an outcome with 16 MiB of outputs."""
 
 Metadata = tuple[tuple[str, str], ...]
 

@@ -78,7 +78,8 @@ from headrace.v1 import (
 
 _log = structlog.get_logger(__name__)
 
-_MOST_MESSAGE = 16 << 20
+_MOST_MESSAGE = 20 << 20
+"""Bytes. An outcome has up to 16 MiB of outputs, and says more."""
 _STOP_S = 2.0
 _SERVICES = tuple(
     service.full_name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, ContextVar
 from typing import Any
 
@@ -12,6 +12,7 @@ class Process:
     """A process of the simulation. Tasks that are made within it belong to it."""
 
     def __init__(self) -> None:
+        self._waiting: list[Callable[[], None]] = []
         self._runs = asyncio.Event()
         self._runs.set()
 
@@ -24,6 +25,13 @@ class Process:
 
     def thaw(self) -> None:
         self._runs.set()
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each()
+
+    def when_thawed(self, call: Callable[[], None]) -> None:
+        """Calls it once when the process goes on."""
+        self._waiting.append(call)
 
     async def thawed(self) -> None:
         await self._runs.wait()

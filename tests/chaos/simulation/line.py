@@ -11,6 +11,7 @@ import grpc
 
 from agent.wire import WireClosed
 from headrace.v1 import agent_pb2 as pb
+from tests.chaos.simulation.freezing import Process
 
 KEEPALIVE = 15.0
 """Seconds after which a coordinator notices that nobody is at the other end."""
@@ -99,6 +100,9 @@ class Line:
         self.up, self.down = Direction(rng, clog, (agent, replica)), Direction(rng, clog, (agent, replica))
         self.over = False
         self.server: asyncio.Task[None] | None = None
+        self.host = Process()
+        """The coordinator's process."""
+        self._rng = rng
 
     # The agent's end: agent.wire.Wire
 
@@ -119,8 +123,7 @@ class Line:
     async def close(self) -> None:
         self.up.put(_End())
         self.over = True
-        if self.server is not None:
-            asyncio.get_running_loop().call_later(KEEPALIVE, self.server.cancel)
+        self._noticed_in(KEEPALIVE)
 
     # The coordinator's end
 
@@ -154,8 +157,19 @@ class Line:
         """Half open: what is sent is lost, and only time tells."""
         self.up.lost |= up
         self.down.lost |= down
+        self._noticed_in(KEEPALIVE)
+
+    def _noticed_in(self, seconds: float) -> None:
+        """The coordinator cancels the call; one that is frozen does so a little after it runs again, and in between it
+        takes what has arrived meanwhile."""
         if self.server is not None:
-            asyncio.get_running_loop().call_later(KEEPALIVE, self.server.cancel)
+            asyncio.get_running_loop().call_later(seconds, self._notice, self.server)
+
+    def _notice(self, server: asyncio.Task[None]) -> None:
+        if self.host.frozen:
+            self.host.when_thawed(functools.partial(self._noticed_in, self._rng.uniform(0, 0.2)))
+        else:
+            server.cancel()
 
 
 def _short(message: pb.SessionRequest | pb.SessionResponse) -> str:

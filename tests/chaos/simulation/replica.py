@@ -162,6 +162,7 @@ class Replica:
     def take(self, line: Line) -> None:
         """A new stream of an agent."""
         self.lines.append(line)
+        line.host = self.process
         line.server = asyncio.get_running_loop().create_task(self._serve(line), context=within(self.process))
         line.server.add_done_callback(lambda _: self._forget(line))  # also of one that never took a step
 

@@ -79,11 +79,11 @@ def test_outputs_that_are_too_large_are_named_with_both_figures() -> None:
     assert sentence.startswith(
         "output `big` has 1,200,002 bytes, with 0 taken: one output holds up to 1,048,576 bytes, "
     )
-    assert sentence.endswith("and all outputs of a job together 15,728,640")
-    many = record(outputs={f"o{n:02}": template("env.BIG") for n in range(20)}, env={"BIG": "x" * 1_000_000})
+    assert sentence.endswith("and all outputs of a job together 16,777,216")
+    many = record(outputs={f"o{n:02}": template("env.BIG") for n in range(25)}, env={"BIG": "x" * 1_000_000})
     found, wrong = late.outputs_of_job(many, late.values_of_job(many), {})
     assert len(json.dumps(found)) < 16 << 20
-    assert (len(found), len(wrong)) == (15, 5)
+    assert (len(found), len(wrong)) == (16, 9)
 
 
 def test_an_output_that_json_does_not_know_is_told() -> None:
