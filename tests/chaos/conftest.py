@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.harness.command_line import CommandLine
-from tests.harness.postgres import fresh_database, postgres_server
+from tests.harness.postgres import database_template, fresh_database, postgres_server
 from tests.integration.coordinator.conftest import Make, daemons, make_agent, make_coordinator
 from tests.integration.coordinator.processes import Daemon, client
 
-__all__ = ["daemons", "fresh_database", "make_agent", "make_coordinator", "postgres_server"]
+__all__ = ["daemons", "database_template", "fresh_database", "make_agent", "make_coordinator", "postgres_server"]
 
 
 @dataclass

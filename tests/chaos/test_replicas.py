@@ -1,0 +1,108 @@
+"""Several coordinators on one database: whichever ends, its agents and clients go on at another, and no job notices."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.conftest import Fleet
+from tests.chaos.test_half_open import metric, wait_until
+from tests.harness.command_line import CommandLine, git_repository
+from tests.integration.coordinator.processes import Daemon, agent
+
+pytestmark = pytest.mark.timeout(300)
+
+LINES = 400
+PIPELINE = f"""
+name: long
+stages:
+  - name: a
+    jobs:
+      long:
+        steps:
+          - run: 'i=0; while [ $i -lt {LINES} ]; do echo "line $i"; i=$((i+1)); sleep 0.05; done'
+"""
+EXPECTED = "".join(f"line {n}\n" for n in range(LINES))
+
+
+@pytest.fixture
+def fleet(make_fleet: Callable[[int], Fleet]) -> Fleet:
+    return make_fleet(3)
+
+
+@pytest.fixture
+def side(fleet: Fleet, daemons: list[Daemon]) -> Daemon:
+    """An agent that knows all replicas, connected."""
+    made = agent(fleet.folder / "agent", fleet.replicas[0], "a")
+    made.arguments["url"] = fleet.addresses
+    daemons.append(made)
+    made.start()
+    wait_until(lambda: at(fleet) is not None, 30, "the agent is connected")
+    return made
+
+
+@pytest.fixture
+def line(fleet: Fleet, tmp_path: Path) -> CommandLine:
+    """A client that knows all replicas."""
+    repository = tmp_path / "repo"
+    git_repository(repository, {"headrace.yml": PIPELINE})
+    return fleet.client(repository)
+
+
+def at(fleet: Fleet) -> Daemon | None:
+    """The replica that the agent is at."""
+    for each in fleet.replicas:
+        with contextlib.suppress(OSError):  # one that is ending, or has ended
+            if each.process.poll() is None and metric(each, "headrace_sessions") == 1:
+                return each
+    return None
+
+
+def elsewhere(fleet: Fleet, first: Daemon) -> bool:
+    return at(fleet) not in (None, first)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_replica_that_ends_hands_its_agent_over_and_no_job_notices(
+    fleet: Fleet, side: Daemon, line: CommandLine, how: signal.Signals
+) -> None:
+    """A rolling restart happens in the middle of the day. Twice, so that the agent goes on from where it came to."""
+    begun = line("run", "--detach", "--json")
+    assert begun.code == 0, begun.err
+    for _ in range(2):
+        wait_until(lambda: "line 1\n" in line("logs").out, 60, "the job writes")
+        first = at(fleet)
+        assert first is not None
+        first.process.send_signal(how)
+        since = time.monotonic()
+        wait_until(functools.partial(elsewhere, fleet, first), 10, "the agent is elsewhere")
+        took = time.monotonic() - since
+        assert took < (2.5 if how is signal.SIGTERM else 5.0), f"it took {took:.1f} s"
+        first.process.wait(30)
+        first.start()
+    ended = line("logs", "-f", seconds=120)
+    assert [each for each in ended.out.splitlines() if each.startswith("line ")] == EXPECTED.splitlines()
+    (job,) = json.loads(line("show", "--json").out)["jobs"]
+    assert (job["state"], len(job["attempts"])) == ("passed", 1)
+
+
+def test_a_log_is_followed_live_at_any_replica(fleet: Fleet, side: Daemon, line: CommandLine) -> None:
+    """Behind a load balancer nobody knows where the agent is."""
+    assert line("run", "--detach").code == 0
+    there = at(fleet)
+    for replica in fleet.replicas:
+        if replica is not there:
+            tail = line.start("logs", "-f", HEADRACE_URL=replica.facts["address"])
+            assert tail.stdout is not None
+            wait_until(lambda: tail.stdout.readline().startswith("line"), 60, "lines come while the job runs")  # noqa: B023
+            assert '"state": "running"' in line("show", "--json").out
+            tail.kill()
+            tail.communicate()
+    assert line("cancel", "1").code == 0
