@@ -121,9 +121,7 @@ def outputs_of_job(
             wrong.append(f"output `{name}` is no number that JSON knows")
             continue
         if size > VALUE_LIMIT or size > left:
-            wrong.append(
-                f"output `{name}` has {size:,} bytes, with {OUTPUT_LIMIT - left:,} taken: {BOTH_LIMITS}"
-            )
+            wrong.append(f"output `{name}` has {size:,} bytes, with {OUTPUT_LIMIT - left:,} taken: {BOTH_LIMITS}")
             continue
         found[name] = value
         left -= size

@@ -259,7 +259,9 @@ class _Parts:
 
     async def why_not_ready(self) -> str:
         """One sentence while work cannot flow here."""
-        return "" if self.dispatch.healthy else "heartbeats are not being committed: the database does not answer"
+        if self.dispatch.healthy:
+            return ""
+        return f"heartbeats are not being committed: {self.dispatch.trouble or 'the database does not answer'}"
 
     async def refresh(self) -> None:
         """Reads the gauges anew."""

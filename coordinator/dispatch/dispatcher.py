@@ -28,6 +28,7 @@ from coordinator.dispatch.port import (
     Hello,
     Missing,
     Opened,
+    Pulse,
     Report,
     Stray,
 )
@@ -110,6 +111,7 @@ class Dispatch:
         self._missing: dict[int, dict[int, Missing]] = {}
         self._found_missing = asyncio.Event()
         self._committed_at = clock()
+        self._refused = ""
 
     @property
     def timing(self) -> Timing:
@@ -125,6 +127,11 @@ class Dispatch:
     def healthy(self) -> bool:
         """Whether heartbeats are being committed."""
         return self._clock() - self._committed_at < self._timing.silence
+
+    @property
+    def trouble(self) -> str:
+        """What the database last said when it did not commit heartbeats, or why it said nothing; empty: nothing."""
+        return self._refused
 
     async def run(self) -> None:
         """Runs the loops until it is cancelled."""
@@ -210,14 +217,22 @@ class Dispatch:
             session.send(SendAway(sentence))
 
     async def _flush_beats(self, beats: Sequence[Beat]) -> Sequence[bool]:
-        pulse = await self._store.heartbeat(beats)
-        self._committed_at = self._clock()
+        pulse = await self._committed(beats)
         for each in pulse.missing:
             self._missing.setdefault(each.run_id, {})[each.attempt_id] = each
         if pulse.missing:
             self._found_missing.set()
         self._send_back(pulse.strays)
         return [beat.session_id in pulse.alive for beat in beats]
+
+    async def _committed(self, beats: Sequence[Beat]) -> Pulse:
+        try:
+            pulse = await self._store.heartbeat(beats)
+        except StoreDown as error:
+            self._refused = str(error)
+            raise
+        self._committed_at, self._refused = self._clock(), ""
+        return pulse
 
     def _send_back(self, strays: Iterable[Stray]) -> None:
         """Has agents drop what the database has forgotten: its job is queued, or never was."""
@@ -350,8 +365,7 @@ class Dispatch:
             if self._clock() - self._committed_at >= self._timing.silence / 4:
                 # Nobody spoke up for a while: that the agents are silent does not mean that the database is.
                 with contextlib.suppress(StoreDown):
-                    await self._store.heartbeat([])
-                    self._committed_at = self._clock()
+                    await self._committed([])
             if not self.healthy:
                 self.send_away("this coordinator cannot reach its database")
 

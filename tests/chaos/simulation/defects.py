@@ -14,12 +14,12 @@ from typing import Any
 
 from agent.session import Session as AgentSession
 from coordinator.core import attempt as machine
+from coordinator.core import job as jobs
 from coordinator.core import plan
 from coordinator.core.attempt import Attempt, AttemptEvent, Ended, Gone
 from coordinator.core.job import Job
 from coordinator.core.states import ATTEMPT_OUTCOMES, AttemptState
 from coordinator.dispatch import dispatcher
-from coordinator.dispatch.dispatcher import Dispatch
 from coordinator.dispatch.port import Beat, GivenUp, Hello, Observed, Opened, Permit, Pulse
 from coordinator.dispatch.reaper import Watch
 from coordinator.dispatch.session import Session
@@ -95,16 +95,13 @@ def a_permit_ends_with_its_session(put: Swaps) -> None:
 
 
 def a_lost_deployment_is_tried_again(put: Swaps) -> None:
-    """A job is at-least-once, whatever its stage says; its permit and its deadline stay."""
-    put.swap(Job, "__init__", _at_least_once(Job.__init__))
+    """What may have happened is done again."""
 
+    def eager(job: Job, *args: Any, **named: Any) -> Job:
+        after = after_machinery(dataclasses.replace(job, at_most_once=False), *args, **named)
+        return dataclasses.replace(after, at_most_once=job.at_most_once)
 
-def _at_least_once(made: Any) -> Any:
-    def init(self: Job, *args: Any, **named: Any) -> None:
-        made(self, *args, **named)
-        object.__setattr__(self, "at_most_once", False)
-
-    return init
+    after_machinery = put.swap(jobs, "_after_machinery", eager)
 
 
 def nobody_fences_the_older_session(put: Swaps) -> None:
@@ -213,16 +210,6 @@ def nobody_polls(put: Swaps) -> None:
     waits = put.swap(dispatcher, "_either", either)
 
 
-def a_heartbeat_is_answered_before_it_is_committed(put: Swaps) -> None:
-    """A supervisor's deadline moves on while the coordinator may not even know of it."""
-
-    async def hasty(self: Dispatch, session: Session, sequence: int, highest: int, attempts: Iterable[int]) -> None:
-        session.send(dispatcher.Beaten(sequence))
-        await heartbeat(self, session, sequence, highest, attempts)
-
-    heartbeat = put.swap(Dispatch, "heartbeat", hasty)
-
-
 DEFECTS: Mapping[str, Callable[[Swaps], None]] = MappingProxyType(
     {
         each.__name__: each
@@ -244,7 +231,6 @@ DEFECTS: Mapping[str, Callable[[Swaps], None]] = MappingProxyType(
             a_report_is_forgotten_once_sent,
             a_stage_waits_for_one_job,
             nobody_polls,
-            a_heartbeat_is_answered_before_it_is_committed,
         )
     }
 )

@@ -42,12 +42,13 @@ class Faults:
             (2, self._refusals),
             (2, self._cancel),
             (1, self._retry),
+            (2, self._retry_blocked),
             (1, self._drain),
             (1, self._pause),
             (1, self._impostor),
         ]
         # Each seed has its own mix: some see one kind again and again.
-        self._weights = [weight * rng.choice((0, 1, 1, 4)) + 0.01 for weight, _ in self._kinds]
+        self._weights = [weight * rng.choice((0, 1, 1, 6)) + 0.01 for weight, _ in self._kinds]
 
     async def happen(self, seconds: float) -> None:
         """Lets things go wrong for so long."""
@@ -205,6 +206,9 @@ class Faults:
     async def _retry(self) -> None:
         if (run_id := self._world.some_run()) is not None:
             self._world.meanwhile(self._world.retry(run_id))
+
+    async def _retry_blocked(self) -> None:
+        self._world.meanwhile(self._world.retry_blocked())
 
     async def _drain(self) -> None:
         if agents := self._world.rows.agents:

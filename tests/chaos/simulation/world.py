@@ -23,7 +23,8 @@ from tests.chaos.simulation.replica import Dialer, Replica
 from tests.harness.memory_rows import Rows
 from tests.harness.virtual_time import simulate
 
-LONG_LEASE = 180.0
+LONG_LEASE = 90.0
+"""Seconds: short enough that some agents are away for longer."""
 CHAOS = 150.0
 """Virtual seconds in which things go wrong."""
 REST = 9_000.0
@@ -198,19 +199,19 @@ class World:
         for agent in self.rows.agents.values():
             agent.drained = False
         self.rows.pools["default"].paused = False
-        self.wakes_lost = 0.0
-        for replica in self.replicas.values():
-            replica.bells.heard(Wake(queue=True, agents=True))
 
     async def rest(self) -> None:
         """Waits until every run has ended; a person sees to what is blocked."""
         async with asyncio.timeout(REST):
             while self._asking or not self._all_over():
-                for run_id, row in list(self.rows.runs.items()):
-                    if str(row.run.state) == "blocked":
-                        await self.retry(run_id)
+                await self.retry_blocked()
                 await asyncio.sleep(5.0)
         await asyncio.sleep(60.0)
+
+    async def retry_blocked(self) -> None:
+        for run_id, row in list(self.rows.runs.items()):
+            if str(row.run.state) == "blocked":
+                await self.retry(run_id)
 
     def _all_over(self) -> bool:
         return len(self.rows.runs) == len(self.judge.graphs) and all(

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -97,6 +98,41 @@ async def test_readyz_is_false_without_the_database_and_true_again_with_it(
         assert second.terminate() == 0
         assert first.terminate() == 0
     assert "Traceback" not in first.said + second.said
+
+
+async def test_a_database_that_may_only_be_read_stops_dispatch_and_readyz_says_why(
+    daemons: list[Daemon], tmp_path: Path
+) -> None:
+    """After a failover to a standby nothing can be promised. When it takes commits again work goes on by itself."""
+    fleet = tmp_path / "fleet"
+    fleet.mkdir()
+    git_repository(fleet / "repository", {"through.yml": pipeline("through", "echo done")})
+    async with EmbeddedPostgres(tmp_path / "pg") as postgres:
+        daemons.append(first := coordinator(fleet / "c", HEADRACE_DATABASE_URL=postgres.dsn))
+        first.start()
+        daemons.append(second := agent(fleet / "a", first, "steady"))
+        second.start()
+        line = client(first, fleet / "repository", fleet)
+        await _set_read_only(postgres.dsn, value="on")
+        until(lambda: code(first, "readyz") == 503, 30, lambda: first.said)
+        assert "cannot execute UPDATE in a read-only transaction" in get(f"http://{first.facts['http']}/readyz")[1]
+        await _set_read_only(postgres.dsn, value="off")
+        until(lambda: code(first, "readyz") == 200, 30, lambda: first.said)
+        ended = line("run", "through.yml")
+        assert (ended.code, "done" in ended.out) == (0, True), ended.err
+        assert second.terminate() == 0
+        assert first.terminate() == 0
+    assert "Traceback" not in first.said + second.said
+
+
+async def _set_read_only(dsn: str, *, value: str) -> None:
+    """As a standby is: for all who connect from now on, and all others are cut off."""
+    db = await asyncpg.connect(dsn, server_settings={"default_transaction_read_only": "off"})
+    try:
+        await db.execute(f"ALTER DATABASE headrace SET default_transaction_read_only = {value}")
+        await db.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+    finally:
+        await db.close()
 
 
 def _run(line: CommandLine) -> dict[str, Any]:
