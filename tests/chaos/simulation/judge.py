@@ -131,6 +131,10 @@ class Judge:
                 self.outcomes.pop(key, None)
             if kept is None:
                 self._judged.discard(key)
+        for session, kept_session in to.sessions.items():
+            if kept_session.agent_id in self._heard:  # a counter that was taken back is nothing that an agent said
+                heard_at = self._heard[kept_session.agent_id][2]
+                self._heard[kept_session.agent_id] = session, kept_session.counter, heard_at
         for key, state in list(self._states.items()):
             job = to.jobs.get(key)
             if state == "passed" and (job is None or str(job.job.state) != "passed"):
