@@ -239,18 +239,20 @@ class Rows:
                 self.jobs[key].due_at = self.clock() + job.pause_ms / 1000 if job.pause_ms else None
             for key in each.unqueued:
                 self.queue.pop(key, None)
-        self._change_groups(touched)
+        groups = self._change_groups(touched)
         queued = sorted(key for each in touched for key in each.queued)
         self._enqueue(queued)
-        return Wake(queue=bool(queued), runs=frozenset(each.run.id for each in touched))
+        return Wake(queue=bool(queued), runs=frozenset(each.run.id for each in touched), groups=groups)
 
     def join(self, run_id: int, job_id: int | None, group: Concurrency) -> None:
         """Takes a place at the end; whoever is there already keeps its own."""
-        key = (self.runs[run_id].repository, job_id is not None, group.group)
+        row = self.runs[run_id]
+        key = (row.repository, row.new.trusted, job_id is not None, group.group)
         if not any(each.run_id == run_id and each.job_id == job_id for each in self.members):
             self.members.append(MemberRow(key, run_id, job_id, group))
 
-    def _change_groups(self, touched: Sequence[Changes]) -> None:
+    def _change_groups(self, touched: Sequence[Changes]) -> bool:
+        before = list(self.members)
         gone = {(each.run.id, None) for each in touched if each.run.state in RUN_OVER}
         for each in touched:
             for job in each.jobs.values():
@@ -259,6 +261,7 @@ class Rows:
                 elif job.turn is Turn.WAITS and job.state is JobState.WAITING and job.rules.concurrency is not None:
                     self.join(each.run.id, job.id, job.rules.concurrency)
         self.members = [each for each in self.members if (each.run_id, each.job_id) not in gone]
+        return self.members != before
 
     def _enqueue(self, queued: Sequence[int]) -> None:
         fresh: dict[tuple[str, str], list[JobRow]] = defaultdict(list)

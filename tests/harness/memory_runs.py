@@ -80,7 +80,7 @@ class MemoryRuns:
         if new.concurrency is not None:
             rows.join(new.id, None, new.concurrency)
             rows.groups_of_runs[new.id] = new.concurrency
-            return rows.write([Changes(made.run, {}, {}, (), ())])
+            return Wake(groups=True) | rows.write([Changes(made.run, {}, {}, (), ())])
         return self._follow_up(made, rows.write([Changes(made.run, {}, {}, made.queued, ())]))
 
     def _follow_up(self, made: Made, wake: Wake) -> Wake:
@@ -155,7 +155,7 @@ class MemoryRuns:
             wake = rows.write([Changes(made.run, changed, gates, made.queued, ())])
             if enters:
                 rows.join(run_id, None, rows.groups_of_runs[run_id])
-                return None, wake
+                return None, wake | Wake(groups=True)
             return None, self._follow_up(made, wake)
 
         await self._commit(body)

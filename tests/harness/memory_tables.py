@@ -33,8 +33,8 @@ class RunRow:
 
 @dataclass
 class MemberRow:
-    key: tuple[str, bool, str]
-    """Repository, whether it is a group of jobs, its name."""
+    key: tuple[str, bool, bool, str]
+    """Repository, whether it is trusted, whether it is a group of jobs, its name."""
     run_id: int
     job_id: int | None
     group: Concurrency

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,10 @@ class Player:
     @classmethod
     def made(cls, scenario: Scenario, folder: Path) -> Player:
         return cls(scenario, folder, _hurries(scenario))
+
+    def further(self, action: Mapping[str, Any]) -> Player:
+        """For the run that a `start` makes."""
+        return Player(self.scenario.further(action), self.folder / f"run-{action['start']}", self.hurries)
 
     def pipeline(self) -> bytes:
         """Writes the scripts, and returns the pipeline that runs them."""
@@ -138,7 +142,11 @@ def _hurries(scenario: Scenario) -> bool:
     scene.begin()
     goes_on = False
     for action in scenario.actions:
-        before = dict(scene.attempts)
+        before = _tries(scene)
         scene.act(action)
-        goes_on = goes_on or ("wait" in action and before != dict(scene.attempts))
-    return goes_on and not any(state == "waiting" for state in scene.states().values())
+        goes_on = goes_on or ("wait" in action and before != _tries(scene))
+    return goes_on and not any("waiting" in run.states().values() for run in scene.runs.values())
+
+
+def _tries(scene: Scene) -> list[dict[str, int]]:
+    return [dict(run.attempts) for run in scene.runs.values()]

@@ -15,6 +15,9 @@ then:                                  # one after another, each when nothing mo
   - {retry: unit}                      # "" for all that did not pass
   - {end: {slow: passed}}              # of a job that is `running`
   - {wait: 4d}
+  - {start: second}                    # another run of the pipeline; its own `event` and `results`, if they differ
+  - {end: {slow: passed}, of: second}  # all of the above is done to a further run by `of: NAME`
+  - {cancel: second}
 plan: [wheel, "unit[python=3.11]"]     # keys in order
 warns: part of a warning of the plan
 problem: part of the sentence that the run is refused with; `jobs` is empty then
@@ -26,15 +29,17 @@ steps: {unit: [passed, failed, skipped]}   # of its newest attempt; canceled, to
 outputs: {wheel: {version: "1.2"}}
 env: {unit: {V: main}}                 # what the first step of its newest attempt finds; null: no such variable
 tries: {flaky: 2}
-at_most: {unit: 2}                     # cells of it that ran at a time
+at_most: {unit: 2}                     # of it that ran at a time: its cells, in all runs
 refused: part of the sentence that the last of `then` is refused with
+runs:                                  # what comes of further runs: `run` to `tries` of the above
+  second: {run: passed, jobs: {wheel: passed}}
 ```
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +49,9 @@ from headrace.pipeline import Event, Plan, PlannedJob, expand, load
 from headrace.pipeline.event import PullRequest
 
 FOLDER = Path(__file__).parents[1] / "scenarios"
-_EXPECTED = "plan warns problem run warnings jobs says steps outputs env tries at_most refused"
-KEYS = frozenset(f"about event results then {_EXPECTED}".split())
+_OF_A_RUN = "run warnings jobs says steps outputs env tries"
+KEYS = frozenset(f"about event results then plan warns problem at_most refused runs {_OF_A_RUN}".split())
+KEYS_OF_A_RUN = frozenset(_OF_A_RUN.split())
 WHOLE = frozenset({"timed_out", "oom", "errored", "lost"})
 """Words for an attempt that say nothing of its steps."""
 
@@ -124,6 +130,11 @@ class Scenario:
     def actions(self) -> list[Any]:
         """What people and time do, in order."""
         return list(self.expected.get("then", ()))
+
+    def further(self, action: Mapping[str, Any]) -> Scenario:
+        """Of the run that a `start` makes: what is told of the first holds for it, unless it says otherwise."""
+        told = {name: each for name, each in {**self.expected, **action}.items() if name in {"event", "results"}}
+        return replace(self, expected={**told, **self.expected["runs"][action["start"]]})
 
     def plan(self) -> Plan:
         return expand(load(self.pipeline, "pipeline.yml", self.files.get), self.event)
