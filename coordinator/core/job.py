@@ -112,6 +112,11 @@ class Job:
         return self.upstream_failed or self.has_failed
 
     @property
+    def in_group(self) -> bool:
+        """Whether it has a place in its group of jobs, or waits for one."""
+        return self.turn in (Turn.WAITS, Turn.ENTERED) and not self.over
+
+    @property
     def is_idle(self) -> bool:
         """Whether nobody works on it, nor may by now."""
         return self.state in (JobState.WAITING, JobState.BLOCKED)
@@ -282,10 +287,13 @@ def _judged(job: Job, event: Decided) -> Job:
 
 def held(job: Job, group: str) -> Job:
     """A job that nothing else holds, in a run that has no place in its group yet."""
-    sentence = f"its run waits for a place in the group `{group}`"
-    return replace(
-        job, state=W, unfinished=job.unfinished + 1, turn=Turn.RUN_WAITS, cause=Cause.NONE, sentence=sentence
-    )
+    unfinished, sentence = job.unfinished + 1, waits_with_its_run(group)
+    return replace(job, state=W, unfinished=unfinished, turn=Turn.RUN_WAITS, cause=Cause.NONE, sentence=sentence)
+
+
+def waits_with_its_run(group: str) -> str:
+    """What is said of a job whose run has no place in its group yet."""
+    return f"its run waits for a place in the group `{group}`"
 
 
 def _entered(job: Job) -> Job:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from coordinator.core.events import Asked, DependenciesEnded, Entered, JobEvent, Skipped
-from coordinator.core.job import Job, Place, Turn, held, step
+from coordinator.core.job import Job, Place, Turn, held, step, waits_with_its_run
 from coordinator.core.rules import Verdict
 from coordinator.core.run import Run, counted, judged
 from coordinator.core.stages import DoorState, Gate
@@ -73,9 +73,12 @@ def begin(run_id: int, jobs: Sequence[Job], graph: Graph) -> Rows:
 
 
 def hold(rows: Rows) -> Rows:
-    """The rows of a run that has no place in its group yet: whatever could begin waits for it."""
+    """The rows of a run that has no place in its group yet: whatever could begin waits for it, also before a door."""
     waiting = {*rows.queued, *(key for key, _ in rows.events)}
     jobs = {key: held(job, rows.run.group) if key in waiting else job for key, job in rows.jobs.items()}
+    for key, job in jobs.items():
+        if job.stage in rows.doors and job.waits_for_its_door:
+            jobs[key] = replace(job, sentence=waits_with_its_run(rows.run.group))
     run = rows.run
     for key in waiting:
         run = counted(run, rows.jobs[key], jobs[key])
@@ -173,10 +176,16 @@ def _closed(
     return frozenset(before | {stage for stage in stages if doors.get(stage) is not DoorState.OPEN})
 
 
-def ended_by_cancel(run: Run, jobs: Iterable[Job]) -> frozenset[int]:
+def ended_by_cancel(run: Run, jobs: Iterable[Job], *, has_place: bool) -> frozenset[int]:
     """Jobs that a cancel ends, whoever works on them. Asked for again, it ends also what runs although the run is
-    canceled."""
-    return frozenset(job.id for job in jobs if not job.over and (run.canceling or job.ends_with_its_run))
+    canceled; and so it does where the run has no place in its group yet, for nothing is to be cleaned up."""
+    everything = run.canceling or not has_place
+    return frozenset(job.id for job in jobs if not job.over and (everything or job.ends_with_its_run))
+
+
+def must_enter(run: Run, *, has_place: bool) -> bool:
+    """Whether what a retry asks for has to wait until the run is in its group: it has left that, or is not in yet."""
+    return bool(run.group) and (run.state in RUN_OVER or not has_place)
 
 
 def active_cells(jobs: Iterable[Job]) -> dict[str, int]:

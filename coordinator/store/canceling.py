@@ -11,6 +11,7 @@ from coordinator.core.states import RUN_OVER, JobState
 from coordinator.dispatch.port import Wake
 from coordinator.store.answers import job_of
 from coordinator.store.database import Connection
+from coordinator.store.groups import has_place
 from coordinator.store.settle import settle
 from coordinator.store.sql import statements
 
@@ -23,7 +24,7 @@ async def cancel_run(db: Connection, run: Run, sentence: str) -> Wake:
     if run.state in RUN_OVER:
         return Wake()
     jobs = [job_of(row) for row in await db.fetch(SQL.jobs_of_run, run.id)]
-    doomed = ended_by_cancel(run, jobs)
+    doomed = ended_by_cancel(run, jobs, has_place=await has_place(db, run))
     queued = [job.id for job in jobs if job.state is JobState.QUEUED and job.id in doomed]
     # Waits for claims under way; after that, a queued job is either held here or leased for all to see.
     held = {row["job_id"] for row in await db.fetch(SETTLE.hold_queued, queued)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from coordinator.core.run import Run
 from coordinator.store.database import Connection
 from coordinator.store.sql import statements
 from headrace.pipeline.plan import Concurrency, WhenFull
@@ -34,6 +35,11 @@ async def join(db: Connection, members: Sequence[tuple[int, int | None, Concurre
         names, sizes, full = zip(*((each.group, each.limit, each.when_full) for each in groups), strict=True)
         await db.execute(SQL.make_groups, runs, jobs, names)
         await db.execute(SQL.join, runs, jobs, names, sizes, full)
+
+
+async def has_place(db: Connection, run: Run) -> bool:
+    """Whether a run whose row is locked does not wait for a place in its group."""
+    return not (run.group and await db.fetchval(SQL.run_waits, run.id))
 
 
 async def leave(db: Connection, runs: Sequence[int], jobs: Sequence[int]) -> bool:

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 
 from coordinator.core.follow import Changes
-from coordinator.core.job import Job, Turn
-from coordinator.core.plan import CannotRetry, Graph, active_cells, hold, retry
+from coordinator.core.job import Job
+from coordinator.core.plan import CannotRetry, Graph, active_cells, hold, must_enter, retry
 from coordinator.core.run import Run
 from coordinator.core.stages import CannotDecide, Decision, DoorState, asked_stage, decided
 from coordinator.core.states import RUN_OVER, JobState
@@ -16,7 +16,7 @@ from coordinator.errors import Conflict, NotFound
 from coordinator.store.answers import door_of, gate_of, job_of
 from coordinator.store.canceling import cancel_run
 from coordinator.store.database import Connection, Database
-from coordinator.store.groups import group_from_json, group_to_json, join
+from coordinator.store.groups import group_from_json, group_to_json, has_place, join
 from coordinator.store.inserting import (
     classes_of,
     follow_up,
@@ -118,7 +118,7 @@ async def _insert(db: Connection, new: NewRun) -> Wake:
     await insert_cells(db, new.id, new.groups)
     await insert_jobs(db, new.id, new.jobs, rows.jobs, classes, first_place=0)
     await insert_edges(db, new.id, graph.needs)
-    held = {key: job for key, job in rows.jobs.items() if job.turn is not Turn.NONE}
+    held = {key: job for key, job in rows.jobs.items() if job.sentence}
     queued = Changes(run, held, {}, rows.queued, ())
     if new.concurrency is not None:
         await join(db, [(new.id, None, new.concurrency)])
@@ -171,7 +171,7 @@ async def _retry(db: Connection, run_id: int, wanted: str, long_lease_s: float) 
         rows = retry(run, jobs, Graph(len(stages), needs, frozenset(doors)), wanted, doors)
     except CannotRetry as error:
         raise Conflict(str(error)) from error
-    enters = bool(run.group) and run.state in RUN_OVER
+    enters = must_enter(run, has_place=await has_place(db, run))
     if enters:
         rows = hold(rows)
         await join(db, [(run_id, None, group_from_json(await db.fetchval(SQL.group_of_run, run_id)))])

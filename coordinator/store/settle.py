@@ -141,7 +141,8 @@ async def write(db: Connection, changes: Sequence[Changes], before: Mapping[int,
 
 
 async def _change_groups(db: Connection, touched: Sequence[Changes]) -> bool:
-    """Lets jobs join the groups that they wait for, and what is over leave. Whether anything changed."""
+    """Lets jobs join the groups that they wait for, and leave what is over or asked for again. Whether somebody has
+    to look at the groups: they changed, or a deployment that was let finish may be over."""
     joins = [
         (each.run.id, job.id, job.rules.concurrency)
         for each in touched
@@ -150,8 +151,11 @@ async def _change_groups(db: Connection, touched: Sequence[Changes]) -> bool:
     ]
     await join(db, joins)
     runs = [each.run.id for each in touched if each.run.group and each.run.state in RUN_OVER]
-    jobs = [job.id for each in touched for job in each.jobs.values() if job.over and job.turn is not Turn.NONE]
-    return (bool(runs or jobs) and await leave(db, runs, jobs)) or bool(joins)
+    changed = [(each.run, job) for each in touched for job in each.jobs.values()]
+    jobs = [job.id for _, job in changed if job.rules.concurrency is not None and not job.in_group]
+    left = bool(runs or jobs) and await leave(db, runs, jobs)
+    deployed = any(run.group and job.at_most_once for run, job in changed)
+    return left or bool(joins) or deployed
 
 
 def is_something(changes: Changes, before: Run) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from headrace.client.types import Attempt, Run
 from headrace.errors import BadInput, Conflict, HeadraceError
 from tests.e2e.scene import Started, wait_for
 from tests.harness.scenario_player import Player
-from tests.harness.scenario_scene import Scene
+from tests.harness.scenario_run import SceneRun
+from tests.harness.scenario_scene import FIRST, Scene
 from tests.harness.scenarios import Scenario, scenarios
 
 pytestmark = pytest.mark.timeout(600)
@@ -29,7 +30,7 @@ SLOTS = 64
 AT_A_TIME = 24
 PATIENCE_S = 60.0
 CANNOT = {
-    "an agent would have to die": ["096", "097", "098", "099", "100", "169", "170", "171"],
+    "an agent would have to die": ["096", "097", "098", "099", "100", "169", "170", "171", "323"],
     "the machinery would have to fail": ["106", "172"],
     "memory would have to run out": ["095", "101", "105"],
     "hours would have to pass": ["013", "014", "161"],
@@ -109,77 +110,82 @@ class _Play:
 
     def __init__(self, client: Client, player: Player) -> None:
         self.client = client
-        self.player = player
         self.scenario = player.scenario
+        self.players = {FIRST: player}
+        self.ids: dict[str, int] = {}
 
     async def play(self) -> None:
         if "problem" in self.scenario.expected:
             with pytest.raises(BadInput) as refused:
-                await self._create()
+                await self._create(FIRST)
             assert self.scenario.expected["problem"] in str(refused.value)
             return
         scene = Scene(self.scenario)
-        run = await self._create()
+        await self._create(FIRST)
         try:
             scene.begin()
-            run = await self._stands_like(run.id, scene)
+            runs = await self._stand_like(scene)
             refused = ""
             for action in self.scenario.actions:
-                refused = await self._act(action, run)
+                refused = await self._act(action, runs)
                 scene.act(action)
-                run = await self._stands_like(run.id, scene)
+                runs = await self._stand_like(scene)
             assert self.scenario.expected.get("refused", "") in refused, refused
             assert bool(refused) == ("refused" in self.scenario.expected), refused
-            self._judge(run)
+            for name, run in runs.items():
+                self._judge(run, self.players[name])
         finally:
-            await self._leave(run.id)
+            await self._leave()
 
-    async def _create(self) -> Run:
-        event = self.scenario.event
+    async def _create(self, name: str) -> None:
+        player = self.players[name]
+        event = player.scenario.event
         source = Source(
             f"/{self.scenario.name}", "0" * 40, url="https://example.com/none", branch=event.branch, tag=event.tag
         )
-        text = self.scenario.pipeline if "problem" in self.scenario.expected else self.player.pipeline()
-        return await self.client.create_run(
+        text = self.scenario.pipeline if "problem" in self.scenario.expected else player.pipeline()
+        run = await self.client.create_run(
             source, text, pipeline_file="pipeline.yml", event=event.type, parameters=dict(event.params), sandbox="host"
         )
+        self.ids[name] = run.id
 
-    async def _act(self, action: Any, run: Run) -> str:
+    async def _act(self, action: Any, runs: Mapping[str, Run]) -> str:
         """Does what people do; what it is refused with."""
+        of = action.get("of", FIRST) if isinstance(action, dict) else FIRST
         try:
             match action:
                 case "cancel":
-                    await self.client.cancel(run.id)
+                    await self.client.cancel(self.ids[FIRST])
+                case {"cancel": name}:
+                    await self.client.cancel(self.ids[name])
+                case {"start": name}:
+                    self.players[name] = self.players[FIRST].further(action)
+                    await self._create(name)
                 case {"approve": stage} | {"reject": stage}:
                     rejects, comment = "reject" in action, action.get("comment", "")
-                    await self.client.approve(run.id, stage or "", reject=rejects, comment=comment)
+                    await self.client.approve(self.ids[of], stage or "", reject=rejects, comment=comment)
                 case {"retry": job}:
-                    await self.client.retry(run.id, job=job or "")
+                    await self.client.retry(self.ids[of], job=job or "")
                 case {"end": outcomes}:
                     for key, told in outcomes.items():
-                        self.player.end(key, len(_job(run, key).attempts), told)
+                        self.players[of].end(key, len(_job(runs[of], key).attempts), told)
         except Conflict as error:
             return str(error)
         return ""
 
-    async def _stands_like(self, run_id: int, scene: Scene) -> Run:
-        """Waits until the run stands where it stands in the pure core, and what hangs there hangs here."""
-        wanted, attempts = scene.states(), scene.attempts
-        state = scene.rows.runs[scene.run_id].run.state.value
+    async def _stand_like(self, scene: Scene) -> dict[str, Run]:
+        """Waits until all runs stand where they stand in the pure core, at once."""
         end = time.monotonic() + PATIENCE_S
         while True:
-            run = await self.client.run(run_id)
-            found = {job.key: str(job.state) for job in run.jobs}
-            tried = {job.key: len(job.attempts) for job in run.jobs if job.attempts}
-            hanging = [key for key, state in wanted.items() if state == "running"]
-            hangs = all(self.player.hangs(key, attempts[key]) for key in hanging)
-            if (found, tried, str(run.state)) == (wanted, dict(attempts), state) and hangs:
-                return run
-            assert time.monotonic() < end, f"it is {found}, and not {wanted}; tried {tried}, and not {dict(attempts)}"
+            runs = {name: await self.client.run(self.ids[name]) for name in scene.runs}
+            wrong = [_differs(run, scene.runs[name], self.players[name]) for name, run in runs.items()]
+            if not any(wrong):
+                return runs
+            assert time.monotonic() < end, "; ".join(filter(None, wrong))
             await asyncio.sleep(0.4)
 
-    def _judge(self, run: Run) -> None:
-        expected = self.scenario.expected
+    def _judge(self, run: Run, player: Player) -> None:
+        expected = player.scenario.expected
         assert {job.key: str(job.state) for job in run.jobs} == expected["jobs"]
         assert str(run.state) == expected.get("run", str(run.state))
         assert sum(job.warned for job in run.jobs) == expected.get("warnings", 0)
@@ -192,12 +198,23 @@ class _Play:
         for key, outputs in expected.get("outputs", {}).items():
             assert dict(_job(run, key).outputs) == outputs
         for key, env in expected.get("env", {}).items():
-            assert {name: self.player.found(key, name) for name in env} == env
+            assert {name: player.found(key, name) for name in env} == env
 
-    async def _leave(self, run_id: int) -> None:
+    async def _leave(self) -> None:
         """Nothing is to run when the test is over."""
-        for _ in range(2):
+        for run_id in (*self.ids.values(), *self.ids.values()):
             await self.client.cancel(run_id)
+
+
+def _differs(run: Run, wanted: SceneRun, player: Player) -> str:
+    """Where a run stands, if not where it stands in the pure core, with what hangs there hanging here."""
+    states, tries = wanted.states(), dict(wanted.attempts)
+    found = {job.key: str(job.state) for job in run.jobs}
+    tried = {job.key: len(job.attempts) for job in run.jobs if job.attempts}
+    hangs = all(player.hangs(key, tries[key]) for key, state in states.items() if state == "running")
+    if (found, tried, str(run.state)) == (states, tries, wanted.state) and hangs:
+        return ""
+    return f"it is {run.state}, {found}, and not {wanted.state}, {states}; tried {tried}, and not {tries}"
 
 
 def _job(run: Run, key: str) -> Any:

@@ -251,17 +251,23 @@ class Rows:
         if not any(each.run_id == run_id and each.job_id == job_id for each in self.members):
             self.members.append(MemberRow(key, run_id, job_id, group))
 
+    def has_place(self, run_id: int) -> bool:
+        """Whether a run does not wait for a place in its group."""
+        mine = [each for each in self.members if (each.run_id, each.job_id) == (run_id, None)]
+        return all(each.entered for each in mine)
+
     def _change_groups(self, touched: Sequence[Changes]) -> bool:
         before = list(self.members)
+        deployed = any(each.run.group and job.at_most_once for each in touched for job in each.jobs.values())
         gone = {(each.run.id, None) for each in touched if each.run.state in RUN_OVER}
         for each in touched:
             for job in each.jobs.values():
-                if job.over:
+                if not job.in_group:
                     gone.add((each.run.id, job.id))
                 elif job.turn is Turn.WAITS and job.state is JobState.WAITING and job.rules.concurrency is not None:
                     self.join(each.run.id, job.id, job.rules.concurrency)
         self.members = [each for each in self.members if (each.run_id, each.job_id) not in gone]
-        return self.members != before
+        return deployed or self.members != before
 
     def _enqueue(self, queued: Sequence[int]) -> None:
         fresh: dict[tuple[str, str], list[JobRow]] = defaultdict(list)

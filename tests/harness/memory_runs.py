@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from coordinator.core.door_rules import env_from_json, rules_from_json
 from coordinator.core.follow import Changes
-from coordinator.core.plan import CannotRetry, active_cells, hold, retry
+from coordinator.core.plan import CannotRetry, active_cells, hold, must_enter, retry
 from coordinator.core.plan import Rows as Made
 from coordinator.core.stages import CannotDecide, Decision, Door, DoorState, asked_stage, decided
 from coordinator.core.states import RUN_OVER
@@ -136,7 +136,7 @@ class MemoryRuns:
                 made = retry(row.run, list(before.values()), row.graph, job, doors)
             except CannotRetry as error:
                 raise Conflict(str(error)) from error
-            enters = bool(row.run.group) and row.run.state in RUN_OVER
+            enters = must_enter(row.run, has_place=rows.has_place(run_id))
             if enters:
                 made = hold(made)
             changed = {key: each for key, each in made.jobs.items() if each != before[key]}

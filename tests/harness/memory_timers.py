@@ -69,7 +69,7 @@ def _member(rows: Rows, place: int, row: MemberRow) -> Member:
         row.group.when_full,
         entered=row.entered,
         leaving=row.leaving,
-        deploys=any(job.at_most_once and job.state in busy for job in jobs),
+        deploys=any(job.at_most_once and (job.state in busy or rows.jobs[job.id].due_at is not None) for job in jobs),
     )
 
 
@@ -78,7 +78,8 @@ def cancel_run(rows: Rows, run_id: int, sentence: str) -> Wake:
     row = rows.runs[run_id]
     if row.run.state in RUN_OVER:
         return Wake()
-    doomed = ended_by_cancel(row.run, [rows.jobs[key].job for key in row.jobs])
+    jobs = [rows.jobs[key].job for key in row.jobs]
+    doomed = ended_by_cancel(row.run, jobs, has_place=rows.has_place(run_id))
     for lease in [each for each in rows.leases.values() if each.job_id in doomed]:
         rows.cancel_lease(lease, sentence)
     idle = [key for key in row.jobs if key in doomed and (rows.jobs[key].job.is_idle or key in rows.queue)]

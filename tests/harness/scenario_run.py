@@ -234,6 +234,8 @@ class SceneRun:
         row = self.rows.runs[self.id]
         if job.awaits and job.state in (JobState.WAITING, JobState.BLOCKED):
             return row.doors[job.stage].is_asked
+        if job.waits_for_its_door and not self.rows.has_place(self.id):
+            return self._group_is_full(None)
         if job.state is not JobState.WAITING:
             return True
         if job.unfinished == 0:

@@ -25,12 +25,16 @@ SELECT run_id FROM group_member WHERE group_id = $1 ORDER BY place LIMIT 500;
 -- lock_group: one look at a time
 SELECT id FROM concurrency_group WHERE id = $1 FOR UPDATE;
 
--- members: in the order of coming, with whether each is in a deployment
+-- members: in the order of coming, with whether each is in a deployment, be it between two of its tries
 SELECT m.place, m.run_id, m.job_id, m.size, m.when_full, m.entered, m.leaving, coalesce(j.key, 'run ' || m.run_id) AS name,
-       EXISTS (SELECT 1 FROM job d WHERE d.run_id = m.run_id AND d.at_most_once AND d.state IN ('queued', 'running')
+       EXISTS (SELECT 1 FROM job d WHERE d.run_id = m.run_id AND d.at_most_once
+               AND (d.state IN ('queued', 'running') OR d.due_at IS NOT NULL)
                AND (m.job_id IS NULL OR d.id = m.job_id)) AS deploys
 FROM group_member m LEFT JOIN job j ON j.id = m.job_id
 WHERE m.group_id = $1 ORDER BY m.place LIMIT 500;
+
+-- run_waits: under its lock, without which nobody enters
+SELECT EXISTS (SELECT 1 FROM group_member WHERE run_id = $1 AND job_id IS NULL AND NOT entered);
 
 -- entered: they have their places
 UPDATE group_member SET entered = true WHERE place = ANY($1::bigint[]);

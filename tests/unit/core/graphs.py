@@ -151,7 +151,7 @@ class Table:
 
     def cancel(self) -> None:
         """As a person asks for it."""
-        doomed = ended_by_cancel(self.run, self.jobs.values())
+        doomed = ended_by_cancel(self.run, self.jobs.values(), has_place=True)
         self.run = replace(self.run, canceling=True)
         self.halting |= {key for key in doomed if self.works_on(key)}
         self.apply(*((key, Canceled("enough")) for key in sorted(doomed) if not self.works_on(key)))
