@@ -1,4 +1,4 @@
-"""What a pipeline's rules make of its runs, on both stores: conditions, cells, retries, approvals, groups."""
+"""What a pipeline's rules make of its runs, on both stores: conditions, cells, retries, approvals."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from coordinator.errors import Conflict
 from tests.integration.store.world import World, ended
 
 FAILED, LOST = AttemptState.FAILED, AttemptState.LOST
-GROUP = "concurrency: {group: web, when_full: %s}\nstages: [{name: a, jobs: {x: {steps: [{run: x}]}}}]\n"
-DEPLOYS = (GROUP % "cancel-older").replace("name: a", "name: a, environment: p")
 
 
 def yes(person: str = "ana") -> Decision:
@@ -217,78 +215,3 @@ stages:
     assert state == "failed"
     assert "headrace.yml:6:28: " in sentence
     assert Cause.EXPRESSION_FAILED
-
-
-async def test_one_run_of_a_group_goes_on_at_a_time_in_the_order_of_coming(world: World) -> None:
-    """Of any depth; a run that was canceled while it waited holds nobody up."""
-    made = [await world.pipeline(GROUP % "queue") for _ in range(4)]
-    session = (await world.open(slots=9)).session_id
-    assert await world.queued() == [made[0]["x"]]
-    assert "group `web`" in (await world.jobs(made[1][""]))["x"][1]
-    await world.cancel(made[1][""])
-    assert await world.work(session) == ["x"] * 3
-    assert [await world.state(each[""]) for each in made] == ["passed", "canceled", "passed", "passed"]
-    await world.retry(made[0][""], "x")
-    await world.at.release_due()
-    assert await world.work(session) == ["x"]
-
-
-async def test_a_newer_run_takes_the_place_of_an_older_one_unless_that_deploys(world: World) -> None:
-    """Half a deployment is worse than a late one: it finishes first."""
-    session = (await world.open(slots=9)).session_id
-    older = await world.pipeline(GROUP % "cancel-older")
-    (x,) = await world.claim(session)
-    await world.start(x)
-    newer = await world.pipeline(GROUP % "cancel-older")
-    (order,) = await world.at.cancels([session])
-    assert f"run {newer['']}" in order.sentence
-    assert await world.queued() == []
-    await world.end(x, AttemptState.CANCELED)
-    await world.at.release_due()
-    assert await world.queued() == [newer["x"]]
-    await world.work(session)
-    assert [await world.state(each[""]) for each in (older, newer)] == ["canceled", "passed"]
-
-    older = await world.pipeline(DEPLOYS)
-    (x,) = await world.claim(session, number=50)
-    await world.start(x)
-    newer = await world.pipeline(DEPLOYS)
-    assert list(await world.at.cancels([session])) == []
-    await world.end(x)
-    await world.at.release_due()
-    assert await world.state(older[""]) == "passed"
-    assert await world.queued() == [newer["x"]]
-
-
-async def test_a_newer_run_is_turned_away_where_the_group_says_so(world: World) -> None:
-    """What runs is not disturbed, and nothing queues up behind it."""
-    first = await world.pipeline(GROUP % "cancel-newer")
-    second = await world.pipeline(GROUP % "cancel-newer")
-    assert await world.state(second[""]) == "canceled"
-    assert f"`run {first['']}` is in its group" in (await world.jobs(second[""]))["x"][1]
-    await world.work((await world.open()).session_id)
-    assert await world.state(first[""]) == "passed"
-
-
-async def test_jobs_of_a_group_take_turns_over_all_runs_of_a_project(world: World) -> None:
-    """A job enters when it is otherwise ready, and a run of another branch waits for it."""
-    text = "stages: [{name: a, jobs: {x: {concurrency: {group: board}, steps: [{run: x}]}, y: {steps: [{run: y}]}}}]\n"
-    made = [await world.pipeline(text, branch=branch) for branch in ("main", "dev")]
-    session = (await world.open(slots=9)).session_id
-    assert sorted(await world.queued()) == sorted([made[0]["x"], made[0]["y"], made[1]["y"]])
-    assert sorted(await world.work(session)) == ["x", "x", "y", "y"]
-    assert [await world.state(each[""]) for each in made] == ["passed", "passed"]
-    assert await world.standing() == dict.fromkeys(await world.standing(), 0)
-
-
-async def test_jobs_that_are_ready_at_once_enter_their_groups_in_the_order_of_the_file(world: World) -> None:
-    """However many become ready with one outcome, they line up as they are written, each in its own group."""
-    job = "{concurrency: {group: %s}, steps: [{run: x}]}"
-    jobs = ", ".join(f"{key}: {job % group}" for key, group in zip("cabed", ("b", "a", "b", "b", "a"), strict=True))
-    await world.pipeline(
-        f"stages: [{{name: s, jobs: {{y: {{steps: [{{run: y}}]}}}}}}, {{name: t, jobs: {{{jobs}}}}}]\n"
-    )
-    begun = await world.work((await world.open(slots=9)).session_id)
-    assert [key for key in begun if key in "cbe"] == ["c", "b", "e"]
-    assert [key for key in begun if key in "ad"] == ["a", "d"]
-    assert await world.standing() == dict.fromkeys(await world.standing(), 0)

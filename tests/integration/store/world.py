@@ -7,7 +7,7 @@ import random
 import uuid
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import asyncpg
@@ -122,13 +122,13 @@ class World:
         made = await self.runs.create(request or self.request(), new)
         return {"": made, **{job.key: key for key, job in zip(ids, jobs, strict=True)}}
 
-    async def pipeline(self, text: str, *, branch: str = "main") -> dict[str, int]:
+    async def pipeline(self, text: str, *, branch: str = "main", trusted: bool = True) -> dict[str, int]:
         """Creates a run of a pipeline file; returns ids as `run` does."""
         plan = expand(load(text.encode(), "headrace.yml"), Event("push", branch=branch))
         run_id, ids = await self.runs.allocate(len(plan.jobs))
         source = common_pb2.Source(repository="r", commit="0" * 40, path="/r", branch=branch)
         asked = run_pb2.CreateRunRequest(source=source, event="push", pipeline_text=text.encode())
-        new = new_run(asked, plan, run_id, ids, "")
+        new = replace(new_run(asked, plan, run_id, ids, ""), trusted=trusted)
         made = await self.runs.create(self.request(), new)
         await self.at.release_due()
         return {"": made, **{job.key: key for key, job in zip(ids, plan.jobs, strict=True)}}
@@ -298,8 +298,6 @@ class MemoryWorld(World):
         return self.rows.standing()
 
     async def forget(self, job_id: int) -> None:
-        from dataclasses import replace
-
         row = self.rows.jobs[job_id]
         row.job = replace(row.job, unfinished=0)
 
