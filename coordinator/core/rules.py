@@ -173,7 +173,7 @@ class Ending:
     """Patterns of `log:` rules that its log holds."""
 
 
-_OWN_DOING = frozenset({RetryOn.FAILED, RetryOn.TIMED_OUT, RetryOn.OOM})
+_OWN_DOING = frozenset({RetryOn.FAILED, RetryOn.TIMED_OUT, RetryOn.OOM, RetryOn.SERVICE_FAILED})
 
 
 def rule_for(retry: Retry | None, ending: Ending) -> str:
@@ -193,11 +193,15 @@ def names(retry: Retry | None, on: RetryOn) -> bool:
 def _matches(rule: RetryRule, ending: Ending) -> bool:
     match rule.on:
         case RetryOn.FAILED:
-            return ending.outcome is AttemptState.FAILED and ending.cause is not Cause.OOM
+            # A service that ended may have taken a step with it: then both rules speak of it.
+            by_service = ending.cause is Cause.SERVICE_FAILED and ending.exit_code is None
+            return ending.outcome is AttemptState.FAILED and ending.cause is not Cause.OOM and not by_service
         case RetryOn.TIMED_OUT:
             return ending.outcome is AttemptState.TIMED_OUT
         case RetryOn.OOM:
             return ending.cause is Cause.OOM
+        case RetryOn.SERVICE_FAILED:
+            return ending.cause is Cause.SERVICE_FAILED
         case RetryOn.LOST:
             return ending.outcome is AttemptState.LOST
         case RetryOn.ERRORED:

@@ -193,7 +193,8 @@ KEYS: dict[str, dict[str, About]] = {
     "`retry`": {
         "max": About("tries beyond the first, at most 10", 2),
         "on": About(
-            "`failed`, `timed_out`, `oom`, `lost`, `errored`, `exit:140-150`, `log:/pattern/`; left out: whatever its own command did",
+            "`failed`, `timed_out`, `oom`, `service_failed`, `lost`, `errored`, `exit:140-150`, `log:/pattern/`; left out: whatever it "
+            "did itself, and its services",
             ["lost", "exit:140-150"],
         ),
         "delay": About("before the second try; left out: none", "10s"),

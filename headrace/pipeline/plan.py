@@ -88,6 +88,7 @@ class RetryOn(StrEnum):
     FAILED = "failed"
     TIMED_OUT = "timed_out"
     OOM = "oom"
+    SERVICE_FAILED = "service_failed"
     LOST = "lost"
     ERRORED = "errored"
     EXIT = "exit"

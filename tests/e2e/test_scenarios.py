@@ -33,6 +33,7 @@ CANNOT = {
     "an agent would have to die": ["096", "097", "098", "099", "100", "169", "170", "171", "323"],
     "the machinery would have to fail": ["106", "172"],
     "memory would have to run out": ["095", "101", "105"],
+    "a service would have to fail, and only docker has some": ["340", "341", "342", "343", "344"],
     "hours would have to pass": ["013", "014", "161"],
     "several people would have to approve, and a token is one person": ["138", "141", "164"],
     "the API makes no run for a pull request": ["137"],

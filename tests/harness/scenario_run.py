@@ -26,6 +26,7 @@ _WHOLE = {
     "timed_out": (AttemptState.TIMED_OUT, Cause.JOB_TIMED_OUT),
     "oom": (AttemptState.FAILED, Cause.OOM),
     "errored": (AttemptState.ERRORED, Cause.ERRORED),
+    "service_failed": (AttemptState.FAILED, Cause.SERVICE_FAILED),
 }
 
 

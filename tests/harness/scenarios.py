@@ -6,7 +6,7 @@ about: One sentence of the manual.
 event: {type: push, branch: main}      # manual, if left out; `params: {K: V}`, `pull_request: {number, head, base}`
 results:                               # by key (one job) or job (all its cells); what is not named passes
   unit: failed      # its first step; or passed, `exit:3`, `log:text` (failed, with that in its log), `running`: until
-                    # it is ended. Of the whole attempt: timed_out oom errored lost
+                    # it is ended. Of the whole attempt: timed_out oom errored lost service_failed
   flaky: [failed, passed]              # by attempt; the last one holds for all further ones
   tests: {steps: {lint: failed, 1: {outputs: {a: b}}, 2: [failed, passed]}}    # by id or number; a list: by try
 then:                                  # one after another, each when nothing more can happen by itself
@@ -52,7 +52,7 @@ FOLDER = Path(__file__).parents[1] / "scenarios"
 _OF_A_RUN = "run warnings jobs says steps outputs env tries"
 KEYS = frozenset(f"about event results then plan warns problem at_most refused runs {_OF_A_RUN}".split())
 KEYS_OF_A_RUN = frozenset(_OF_A_RUN.split())
-WHOLE = frozenset({"timed_out", "oom", "errored", "lost"})
+WHOLE = frozenset({"timed_out", "oom", "errored", "lost", "service_failed"})
 """Words for an attempt that say nothing of its steps."""
 
 
