@@ -16,7 +16,7 @@ from agent.outcome import Outcome
 from agent.parts import Parts
 from agent.problems import Cause, JobProblem
 from agent.record import Record
-from agent.sandbox.protocol import NotSeenError, SandboxRequest, Service, ServiceHost, ServiceState
+from agent.sandbox.protocol import Limits, NotSeenError, SandboxRequest, Service, ServiceHost, ServiceState
 from agent.supervisor.client import SupervisorClient, SupervisorGone
 from headrace.v1 import common_pb2
 
@@ -110,7 +110,7 @@ class Services:
             state = (await self._looked()).get(service.name)
             took = loop.time() - began
             if state is not None and state.ready:
-                await self._client.say(f"{service.name}: ready after {took:.1f} s\n")
+                await self._client.say(f"{service.name}: ready after {took:.1f} s{_room(state.limits)}\n")
                 return
             if why := _why_not(service, state, took):
                 await _show_log(self._host, self._client, self._request.attempt, service.name)
@@ -140,8 +140,15 @@ def _why_not(service: Service, state: ServiceState | None, took: float) -> str:
 def _gone(state: ServiceState | None) -> str:
     if state is None:
         return "is not there any more: somebody removed its container"
-    memory = ", out of memory at its own limit" if state.out_of_memory else ""
+    memory = f", out of memory at its own limit{_room(state.limits)}" if state.out_of_memory else ""
     return f"ended by itself with exit code {state.exit_code}{memory}"
+
+
+def _room(limits: Limits) -> str:
+    """What it was given of the slot, in brackets; empty: no bounds."""
+    cpu = f"{limits.cpu:.3g} cores" if limits.cpu else ""
+    memory = f"{limits.memory >> 20:,} MiB" if limits.memory else ""
+    return f" ({', '.join(filter(None, (cpu, memory)))})" if cpu or memory else ""
 
 
 async def told(ended: Outcome, record: Record, parts: Parts, client: SupervisorClient) -> Outcome:

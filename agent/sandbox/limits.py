@@ -51,8 +51,8 @@ def _figure(amount: float) -> str:
     return f"{amount:,}" if isinstance(amount, int) else f"{amount:g}"
 
 
-_LEAST: Final[Mapping[str, float]] = MappingProxyType({"cpu": 0.05, "memory": 16 << 20, "pids": 16})
-"""What a service cannot do with less of."""
+LEAST: Final[Mapping[str, float]] = MappingProxyType({"cpu": 0.05, "memory": 16 << 20, "pids": 16})
+"""What neither a service nor a job beside some can do with less of."""
 
 
 class NoRoomError(Exception):
@@ -62,7 +62,8 @@ class NoRoomError(Exception):
 def parted(asked: Limits, slot: Limits, services: int) -> tuple[Limits, Limits]:
     """What a job gets, and what each of its services does: together the slot's share.
 
-    The job gets what it asks for, or half of the share; its services divide the rest evenly. Raises `NoRoomError`.
+    The job gets what it asks for, or half of the share; its services divide the rest evenly. What they need at least is
+    theirs in any case, for the job was matched by what it asks for alone. Raises `NoRoomError`.
     """
     shares = {
         name: _parted(name, getattr(asked, name), getattr(slot, name), services) for name in ("cpu", "memory", "pids")
@@ -74,14 +75,19 @@ def parted(asked: Limits, slot: Limits, services: int) -> tuple[Limits, Limits]:
 def _parted(name: str, asked: float | None, slot: float | None, services: int) -> tuple[float | None, float | None]:
     if slot is None:
         return asked, None
-    job = slot / 2 if asked is None else min(asked, slot)
-    each = (slot - job) / services
-    if each < _LEAST[name]:
+    job = min(slot / 2 if asked is None else asked, slot - LEAST[name] * services)
+    if job < LEAST[name]:
         raise NoRoomError(
-            f"the job and its services do not fit into one slot of this agent: what the job's `{name}` leaves of it is "
-            f"too little for {services} of them; ask for less `{name}`, or use an agent with larger slots"
+            f"the job and its {services} services do not fit into one slot of this agent: it has {_shown(name, slot)}, "
+            f"and each of them needs {_shown(name, LEAST[name])}; use an agent with larger slots"
         )
-    return job, each
+    return job, (slot - job) / services
+
+
+def _shown(name: str, amount: float) -> str:
+    if name == "memory":
+        return f"{amount / (1 << 20):.4g} MiB"
+    return f"{amount:g} {'cores' if name == 'cpu' else 'processes'}"
 
 
 def _whole(amount: float | None) -> int | None:

@@ -64,6 +64,8 @@ class ServiceState:
     """The last thing that the ready command wrote, or why it could not be run, in one line."""
     shell_missing: bool = False
     """There is a ready command, and no sh to run it."""
+    limits: Limits = field(default_factory=Limits)
+    """What it was given of the slot."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from agent.sandbox import container
 from agent.sandbox.container import Container
-from agent.sandbox.protocol import SandboxRequest, Service, ServiceState
+from agent.sandbox.protocol import Limits, SandboxRequest, Service, ServiceState
 
 LABEL_SERVICE: Final = "headrace.service"
 LOG_TAIL: Final = 64 << 10
@@ -76,7 +76,13 @@ def state(inspected: Mapping[str, Any]) -> ServiceState:
         out_of_memory=bool(now.get("OOMKilled")),
         said=said,
         shell_missing=re.search(r'exec: "sh": executable file not found', said) is not None,
+        limits=_limits(inspected["HostConfig"]),
     )
+
+
+def _limits(host: Mapping[str, Any]) -> Limits:
+    cpu = (host.get("NanoCpus") or 0) / _SECOND
+    return Limits(cpu or None, host.get("Memory") or None, host.get("PidsLimit") or None)
 
 
 def name_of(inspected: Mapping[str, Any]) -> str:

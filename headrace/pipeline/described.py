@@ -135,7 +135,9 @@ KEYS: dict[str, dict[str, About]] = {
             "files that a later job may reuse", [{"key": "pip-${{ hash('requirements*.txt') }}", "paths": [".venv"]}]
         ),
         "secrets": About("names of the project's secrets that it is given", ["INDEX_TOKEN"]),
-        "resources": About("what it asks for; left out: one slot's share", {"cpu": 2, "memory": "4GiB"}),
+        "resources": About(
+            "what it asks for; left out: one slot's share, or half of it beside services", {"cpu": 2, "memory": "4GiB"}
+        ),
         "concurrency": About("the group that it enters when it is otherwise ready", {"group": "db", "limit": 1}),
         "reports": About("what it says of its tests", {"junit": ["report.xml"]}),
         "extends": About("templates that it is built on, the later over the earlier; its own keys win", ["python"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -82,10 +83,24 @@ async def test_a_step_speaks_with_a_service_by_its_name(dockered: Agent, side: O
         assert (cause, sentence) == (pb.CAUSE_UNSPECIFIED, ""), log
         assert "OK\nby-the-job\nPONG\n" in log
         assert f"db: image {redis}, started\n" in log
-        assert "other-db: ready after " in log
+        assert re.search(r"other-db: ready after [0-9.]+ s \([0-9.]+ cores, [0-9,]+ MiB\)\n", log)
         assert "of-the-service" not in log + dockered.log
         kinds = [kind for kind, _ in side.logs[attempt].sections]
         assert kinds == ["setup", "checkout", "services", "step", "cleanup"]
+
+
+async def test_a_job_that_asks_for_the_whole_slot_is_not_refused_for_its_services(
+    dockered: Agent, side: OtherSide, redis: str
+) -> None:
+    """It was matched by what it asks for alone; its service has the least there is, which is enough for a small one."""
+    await dockered.start()
+    share = side.hellos[-1].slot_share
+    whole = pb.Resources(cpu=share.cpu, memory=share.memory)
+    db = pb.Service(name="db", image=redis, ready=PING, timeout_ms=30_000)
+    attempt = side.give(with_services(redis, "redis-cli -h db ping", services=[db], resources=whole))
+    cause, sentence, log = await outcome(side, attempt)
+    assert (cause, sentence) == (pb.CAUSE_UNSPECIFIED, ""), log
+    assert "(0.05 cores, 16 MiB)\n" in log
 
 
 async def test_a_service_that_ends_at_once_is_named_with_its_exit_code_and_its_last_words(

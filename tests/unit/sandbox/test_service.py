@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agent.sandbox import container, service
 from agent.sandbox.choose import Offer, Wish, choose
 from agent.sandbox.container import Container, Image
-from agent.sandbox.limits import NoRoomError, parted
+from agent.sandbox.limits import LEAST, NoRoomError, parted
 from agent.sandbox.protocol import Ability, Limits, SandboxRequest, Service, ServiceState
 from headrace.pipeline.plan import Network, SandboxKind
 
@@ -100,7 +100,8 @@ def test_a_network_without_a_way_out_has_no_way_out_for_names_either() -> None:
 def inspected(health: dict[str, object] | None = None, test: str = "CMD", **state: object) -> dict[str, object]:
     """What an engine says of a service."""
     now = {"Running": True, "ExitCode": 0, "OOMKilled": False, "Health": health, **state}
-    return {"State": now, "Config": {"Healthcheck": {"Test": [test]}}}
+    limits = {"NanoCpus": 500_000_000, "Memory": 16 << 20, "PidsLimit": 16}
+    return {"State": now, "Config": {"Healthcheck": {"Test": [test]}}, "HostConfig": limits}
 
 
 def log(output: str, code: int = 1) -> dict[str, object]:
@@ -108,16 +109,18 @@ def log(output: str, code: int = 1) -> dict[str, object]:
     return {"Status": "starting", "Log": [{"ExitCode": code, "Output": output}]}
 
 
-ENDED = ServiceState(running=False, ready=False, exit_code=3)
+LIMITS = Limits(0.5, 16 << 20, 16)
+RUNS = ServiceState(running=True, ready=False, limits=LIMITS)
+ENDED = ServiceState(running=False, ready=False, exit_code=3, limits=LIMITS)
 
 
 @pytest.mark.parametrize(
     ("said", "state"),
     [
-        (inspected(test="NONE"), ServiceState(running=True, ready=True)),
-        (inspected({"Status": "starting", "Log": None}), ServiceState(running=True, ready=False)),
-        (inspected({"Status": "healthy", "Log": []}), ServiceState(running=True, ready=True)),
-        (inspected(log("no\n answer\n")), ServiceState(running=True, ready=False, said="no answer")),
+        (inspected(test="NONE"), replace(RUNS, ready=True)),
+        (inspected({"Status": "starting", "Log": None}), RUNS),
+        (inspected({"Status": "healthy", "Log": []}), replace(RUNS, ready=True)),
+        (inspected(log("no\n answer\n")), replace(RUNS, said="no answer")),
         (inspected({"Status": "healthy"}, Running=False, ExitCode=3), ENDED),
         (
             inspected(test="NONE", Running=False, ExitCode=137, OOMKilled=True),
@@ -158,13 +161,25 @@ def test_together_they_never_have_more_than_the_slot(services: int, cpu: float, 
         assert "\n" not in str(error)  # noqa: PT017 - refused is fine too
         return
     for name in ("cpu", "memory", "pids"):
+        assert getattr(each, name) >= LEAST[name] * 0.999999
         assert getattr(job, name) + services * getattr(each, name) <= getattr(SLOT, name) * 1.000001
 
 
-def test_a_job_that_takes_the_whole_slot_leaves_its_services_no_room() -> None:
-    """One sentence with the mend, not a database that is killed at its first query."""
-    with pytest.raises(NoRoomError, match="ask for less `memory`"):
-        parted(Limits(memory=4 << 30), SLOT, 1)
+def test_a_job_that_asks_for_the_whole_slot_leaves_its_services_the_least_that_they_need() -> None:
+    """The coordinator gave it the slot because that has what it asks for: it is not refused for its services."""
+    job, each = parted(SLOT, SLOT, 2)
+    assert (each.cpu, each.memory, each.pids) == (pytest.approx(0.05), 16 << 20, 16)
+    assert (job.cpu, job.memory, job.pids) == (pytest.approx(1.9), (4 << 30) - (32 << 20), 968)
+    job, each = parted(Limits(), Limits(0.4, 64 << 20, 64), 3)
+    assert (job.memory, each.memory) == (16 << 20, 16 << 20)
+
+
+def test_a_slot_without_room_for_the_services_is_refused() -> None:
+    """One sentence with the mend, not a database that is killed before it is ready."""
+    with pytest.raises(
+        NoRoomError, match=r"3 services .* it has 63 MiB, and each of them needs 16 MiB; use .* larger slots"
+    ):
+        parted(Limits(), Limits(2.0, 63 << 20, 1000), 3)
 
 
 def test_services_need_docker_whoever_asks() -> None:
