@@ -43,7 +43,9 @@ def init(
 
 def validate(
     *,
-    files: Annotated[list[Path], typer.Argument(help="Pipeline files.")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Pipeline files; left out: headrace.yml where you are.")
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Print the expanded graph, for an event.")] = False,
     event: Annotated[str, typer.Option(help="push, pull_request, schedule or manual.")] = "",
     branch: Annotated[str, typer.Option(help="The event's branch; of a pull request, its base.")] = "",
@@ -65,7 +67,7 @@ def validate(
     if meant is not None and not explain:
         raise BadInput("what an event makes of a pipeline is shown by --explain: add it")
     shown: list[dict[str, object]] = []
-    for path in files:
+    for path in files or [Path("headrace.yml")]:
         try:
             found, text = _checked(path, meant, explain=explain)
         except BadInput as error:

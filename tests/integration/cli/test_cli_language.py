@@ -218,6 +218,18 @@ def test_an_event_without_explain_is_not_passed_over(world):
     assert "--explain" in world(passes).headrace("validate", "headrace.yml", "--branch", "main").err
 
 
+def test_the_file_that_is_checked_is_headrace_yml_unless_one_is_named(world):
+    """As `run` does; where there is none, the sentence says how to get one."""
+    here = world(passes).headrace
+    assert here("validate").out == "headrace.yml: valid, 1 job\n"
+    explained = here("validate", "--explain", "--json")
+    assert [each["file"] for each in json.loads(explained.out)["files"]] == ["headrace.yml"]
+    (here.folder / "headrace.yml").unlink()
+    missing = here("validate")
+    assert (missing.code, missing.out) == (2, "")
+    assert missing.err == "headrace.yml: No such file or directory: `headrace init` writes one\n"
+
+
 def test_a_file_is_valid_although_a_parameter_has_no_default(world):
     """It is given when somebody runs it: a check has nobody to ask."""
     here = world(passes).headrace

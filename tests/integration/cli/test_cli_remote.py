@@ -149,7 +149,6 @@ def test_a_terminal_shows_a_live_tree_and_the_log_of_the_running_job(world):
         (["pools", "pause"], 2, "name the pool"),
         (["pools", "stop", "x"], 2, "pause"),
         (["validate", "missing.yml"], 2, "missing.yml"),
-        (["validate"], 2, "FILES"),
         (["frob"], 2, "frob"),
         (["agent", "--label", "x"], 2, "--label"),
     ],
