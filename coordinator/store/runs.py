@@ -136,7 +136,7 @@ async def _locked(db: Connection, run_id: int) -> Run:
 async def _decide(db: Connection, run_id: int, wanted: str, decision: Decision) -> Wake:
     run = await _locked(db, run_id)
     asked = {row["index"]: row["name"] for row in await db.fetch(SQL.asked_stages, run_id)}
-    if run.state in RUN_OVER or run.canceling:  # what was asked before a cancel is asked no more
+    if run.state in RUN_OVER:
         asked = {}
     try:
         stage = asked_stage(run_id, asked, wanted)

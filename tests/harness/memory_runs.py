@@ -109,7 +109,7 @@ class MemoryRuns:
                 return None, Wake()
             row = rows.runs[run_id]
             asked = {stage: door.name for stage, door in row.doors.items() if door.is_asked}
-            if row.run.state in RUN_OVER or row.run.canceling:
+            if row.run.state in RUN_OVER:
                 asked = {}
             try:
                 after = decided(row.doors[asked_stage(run_id, asked, wanted)], decision)

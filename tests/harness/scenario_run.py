@@ -205,11 +205,11 @@ class SceneRun:
 
     def states(self) -> dict[str, str]:
         """By key, the job's state."""
-        return {job.key: job.state.value for job in self._all()}
+        return {job.key: job.state.value for job in self.all}
 
     def sentence(self, key: str) -> str:
         """What is said of a job."""
-        return next(job.sentence for job in self._all() if job.key == key)
+        return next(job.sentence for job in self.all if job.key == key)
 
     def outputs(self, key: str) -> dict[str, Any]:
         """Of a job's newest attempt."""
@@ -217,12 +217,14 @@ class SceneRun:
         found: dict[str, Any] = json.loads(row.outputs or "{}")
         return found
 
-    def _all(self) -> list[Job]:
+    @property
+    def all(self) -> list[Job]:
+        """Its jobs, in order."""
         return [self.rows.jobs[key].job for key in self.rows.runs[self.id].jobs]
 
     def defects(self) -> list[str]:
         """What must never be: jobs that nobody will ever wake, a run that does not know that it is over."""
-        row, jobs = self.rows.runs[self.id], self._all()
+        row, jobs = self.rows.runs[self.id], self.all
         found = [f"{job.key} waits for nothing" for job in jobs if not self._has_a_reason(job)]
         if (row.run.state in RUN_OVER) != all(job.over for job in jobs):
             found.append(f"the run is {row.run.state}, and its jobs are {self.states()}")
@@ -249,7 +251,7 @@ class SceneRun:
         if self.rows.jobs[job.id].due_at is not None:
             return True
         needs = row.graph.needs.get(job.id, ())
-        earlier = [each for each in self._all() if row.graph.waits_for_gate(job) and each.stage < job.stage]
+        earlier = [each for each in self.all if row.graph.waits_for_gate(job) and each.stage < job.stage]
         return any(not each.over for each in (*(self.rows.jobs[key].job for key in needs), *earlier))
 
     def _group_is_full(self, job_id: int | None) -> bool:
