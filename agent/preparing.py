@@ -141,7 +141,8 @@ async def make_place(
         record.timings["checkout_ms"] = parts.clock.monotonic_ms() - since
         if record.spec.checkout.enabled:
             brought = f"{workspace.fetched.objects} objects fetched" if workspace.fetched.objects else "all was there"
-            await client.say(f"commit {record.spec.source.commit}: {brought}\n")
+            notes = "".join(f"{note}\n" for note in workspace.notes)
+            await client.say(f"commit {record.spec.source.commit}: {brought}\n{notes}")
         await _say_caches(record, parts, home, client)
         await services.ready()
     return await _make_sandbox(request, parts, home, workspace=workspace, choice=choice)

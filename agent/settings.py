@@ -81,6 +81,7 @@ class Settings(BaseSettings):
     tool_paths: Paths = Field((), description="toolchains outside /usr that jobs see read-only, with colons")
     read_only_paths: Paths = Field((), description="more files and folders that jobs see read-only, with colons")
     pass_env: bool = Field(default=False, description="give jobs the agent's own proxy, CA and package index variables")
+    lfs_limit: int = Field(10 << 30, ge=1 << 20, description="bytes of large files (git LFS) in one job's checkout")
     log_limit: int = Field(2 << 30, ge=1 << 20, description="bytes of output in one attempt's log; the rest is dropped")
     spool_attempt: int = Field(256 << 20, ge=1 << 20, description="bytes of log kept on disk for one attempt")
     spool_agent: int = Field(

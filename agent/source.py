@@ -7,24 +7,31 @@ from pathlib import Path
 
 from agent.blobs import AttemptBlobs
 from agent.problems import Cause, JobProblem
-from agent.workspace.checkout import OBJECTS, Wanted, Workspace, check_out
+from agent.workspace.checkout import Checkouts, Wanted, Workspace
 from agent.workspace.git import Git
 from agent.workspace.mirror import Mirrors, Origin
 from agent.workspace.transfers import Courier, Transfer, TransferFailed
 from agent.workspace.tree import Owner
+from agent.workspace.upstream import Upstream, clone_of, upstream_of_path
 from headrace.pipeline.plan import Checkout
 from headrace.v1 import common_pb2 as pb
 
+LFS_LIMIT = 10 << 30
+"""Bytes of large files that one workspace may have, unless a setting says otherwise."""
+
 _UNUSED_S = 30 * 86_400.0
-"""Seconds after which a mirror that nobody used goes."""
+"""Seconds after which a mirror or a large file that nobody used goes."""
 
 
 class Sources:
     """Makes workspaces. `local`: who asks for runs is this machine's own user, who may name `file://` URLs on it."""
 
-    def __init__(self, git: Git, mirrors: Mirrors, courier: Courier, *, local: bool) -> None:
+    def __init__(
+        self, git: Git, mirrors: Mirrors, courier: Courier, *, local: bool, lfs_limit: int = LFS_LIMIT
+    ) -> None:
         self._git = git
         self._mirrors = mirrors
+        self._checkouts = Checkouts(git, mirrors, lfs_limit=lfs_limit)
         self._courier = courier
         self._local = local
 
@@ -42,11 +49,11 @@ class Sources:
 
         `is_host`: the sandbox is the host itself and finds the mirror where it lies.
         """
-        mirror = self._mirrors.of(spec.source.repository, trusted=spec.trusted)
         bundle = folder.parent / "bundle"
         try:
             origin = await self._origin(spec, blobs, bundle)
             wanted = Wanted(
+                repository=spec.source.repository,
                 origin=origin,
                 commit=spec.source.commit,
                 checkout=Checkout(
@@ -55,11 +62,12 @@ class Sources:
                     submodules=spec.checkout.submodules,
                     lfs=spec.checkout.lfs,
                 ),
+                trusted=spec.trusted,
                 tag=spec.source.tag,
                 url=spec.source.url,
+                upstream=await self._upstream(spec.source, origin) if spec.checkout.enabled else Upstream(),
             )
-            objects_at = str(mirror.objects) if is_host else OBJECTS
-            return await check_out(self._git, mirror, wanted, folder, owner=owner, objects_at=objects_at)
+            return await self._checkouts.make(wanted, folder, owner=owner, is_host=is_host)
         finally:
             bundle.unlink(missing_ok=True)
 
@@ -78,6 +86,19 @@ class Sources:
                 if not spec.checkout.enabled:
                     return Origin.of_path(bundle)
                 raise JobProblem(Cause.CHECKOUT_FAILED, "The run does not say where its source is fetched from.")
+
+    async def _upstream(self, source: pb.Source, origin: Origin) -> Upstream:
+        """What the source is known by. Nothing of this machine but to a run whose source lies on it."""
+        match source.WhichOneof("fetch"):
+            case "path":
+                return await upstream_of_path(self._git, Path(source.repository or source.path))
+            case "url" if origin.local is not None:
+                return Upstream(source.url, clone_of(origin.local), local=True)
+            case "url":
+                return Upstream(source.url)
+            case _:
+                known = Upstream(source.repository)
+                return known if known.is_remote() else Upstream()
 
     def _here(self, origin: Origin) -> Origin:
         """Refuses what lies on this machine: the agent can read what whoever asked for the run may not."""

@@ -24,6 +24,7 @@ OUTPUT_LIMIT = 64 << 20
 
 _MESSAGE_LIMIT = 64 << 10
 _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_PRLIMIT = "/usr/bin/prlimit"
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@'\"]+@")
 _PASSED_ON = re.compile(r"(?i:(?:https?|ftp|all|no)_proxy)|GIT_SSL_CAINFO|SSL_CERT_FILE")
 
@@ -80,13 +81,14 @@ _SETTINGS = """\
 
 
 class GitFailed(Exception):
-    """A git command failed. `sentence` is git's own last line, without credentials."""
+    """A git command failed. `sentence` is git's own last line, `message` all it said; without credentials."""
 
-    def __init__(self, command: str, code: int, sentence: str) -> None:
+    def __init__(self, command: str, code: int, sentence: str, message: str = "") -> None:
         super().__init__(f"git {command}: {sentence} (exit code {code})")
         self.command = command
         self.code = code
         self.sentence = sentence
+        self.message = message
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,18 +148,22 @@ class Git:
         extra: Mapping[str, str] | None = None,
         stdin: bytes = b"",
         seconds: float = 3600.0,
+        largest_file: int | None = None,
     ) -> bytes:
         """Runs one command to its end and returns its standard output, at most `OUTPUT_LIMIT` bytes.
 
         `source` is the one repository of another owner that may be read, `protocols` those that may be spoken
         (none, if left out). Raises `GitFailed`; a command that runs longer than `seconds` is killed with all
-        that it started, and so is one whose task is cancelled.
+        that it started, and so is one whose task is cancelled. `largest_file`: no file that it writes gets over
+        so many bytes.
         """
         options = [] if place is None else place.options()
         environment = await asyncio.to_thread(self._surroundings, source, protocols)
+        bound = () if largest_file is None else (_PRLIMIT, f"--fsize={largest_file}:{largest_file}", "--")
         given = _in_memory(stdin) if stdin else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         try:
             process = await asyncio.create_subprocess_exec(
+                *bound,
                 self._program,
                 *options,
                 *arguments,
@@ -183,7 +189,8 @@ class Git:
         if output is None:
             raise GitFailed(arguments[0], code, f"it printed more than {OUTPUT_LIMIT >> 20} MiB")
         if code != 0:
-            raise GitFailed(arguments[0], code, last_line(message.decode(errors="replace")))
+            text = message.decode(errors="replace")
+            raise GitFailed(arguments[0], code, last_line(text), without_credentials(text))
         return output
 
     def _surroundings(self, source: Path | None, protocols: tuple[str, ...]) -> dict[str, str]:
@@ -212,7 +219,7 @@ class Git:
         """Writes the one configuration file that git reads for this source, unless it lies there already."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         safe = [] if source is None else _safe_directories(source)
-        text = _SETTINGS + "".join(f"\tdirectory = {_quoted(str(path))}\n" for path in safe)
+        text = _SETTINGS + "".join(f"\tdirectory = {quoted(str(path))}\n" for path in safe)
         file = self._folder / f"gitconfig-{hashlib.sha256(os.fsencode(text)).hexdigest()[:16]}"
         if not file.exists():
             draft = self._folder / f"{file.name}.{os.getpid()}.{os.urandom(4).hex()}"
@@ -283,7 +290,7 @@ def _safe_directories(source: Path) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _quoted(value: str) -> str:
+def quoted(value: str) -> str:
     """A value of git's configuration language."""
     escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
     return f'"{escaped}"'

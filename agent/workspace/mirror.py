@@ -105,6 +105,17 @@ class Mirror:
         """Git's list of commits whose parents the mirror lacks; there only if the source is itself shallow."""
         return self.place.git_dir / "shallow"
 
+    @property
+    def large(self) -> Path:
+        """The folder of large files (git LFS), each below the name of its digest."""
+        return self._folder / "large"
+
+    @contextlib.asynccontextmanager
+    async def storing(self) -> AsyncIterator[None]:
+        """Holds off others who fetch large files, and nobody who fetches commits."""
+        async with self._locked(fcntl.LOCK_EX, "large.lock"):
+            yield
+
     @contextlib.asynccontextmanager
     async def reading(self) -> AsyncIterator[None]:
         """Holds off fetches, clean-ups and repairs, not other readers."""
@@ -259,9 +270,9 @@ class Mirror:
         return found
 
     @contextlib.asynccontextmanager
-    async def _locked(self, kind: int) -> AsyncIterator[None]:
+    async def _locked(self, kind: int, name: str = "lock") -> AsyncIterator[None]:
         self._folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             while True:  # a blocking flock would need a thread that a cancelled task could not take back
                 try:
@@ -293,7 +304,10 @@ class Mirrors:
         return Mirror(self._git, self._folder / name, self._keep)
 
     def remove_unused(self, now: Callable[[], float], seconds: float) -> list[Path]:
-        """Removes damaged mirrors, and mirrors not used for so long. Only while no attempt of this agent lives."""
+        """Removes damaged mirrors, and mirrors and large files not used for so long.
+
+        Only while no attempt of this agent lives.
+        """
         gone: list[Path] = []
         if not self._folder.is_dir():
             return gone
@@ -303,4 +317,8 @@ class Mirrors:
             for victim in [folder] if unused else list(folder.glob("damaged-*")):
                 remove_tree(victim)
                 gone.append(victim)
+            for file in [] if unused else folder.glob("large/objects/*/*/*"):
+                if now() - file.stat().st_mtime > seconds:
+                    file.unlink()
+                    gone.append(file)
         return gone

@@ -26,6 +26,7 @@ _CHUNK = 1 << 20
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+_REWRITE = os.O_WRONLY | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -110,6 +111,17 @@ class Tree:
         names = components(relative)
         with self._folder(names[:-1], relative) as folder:
             descriptor = self._open_regular(folder, names[-1], relative)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def rewritten(self, relative: str) -> Iterator[int]:
+        """A descriptor of a regular file that is there, emptied, to be written anew under the same mode."""
+        names = components(relative)
+        with self._folder(names[:-1], relative) as folder:
+            descriptor = self._open_regular(folder, names[-1], relative, _REWRITE)
         try:
             yield descriptor
         finally:
@@ -259,7 +271,7 @@ class Tree:
             raise NotRegular(f"{name} on the way to {shown} is another file system.")
         return below
 
-    def _open_regular(self, folder: int, name: str, shown: str) -> int:
+    def _open_regular(self, folder: int, name: str, shown: str, how: int = _READ) -> int:
         """Looks before it opens: opening a device or FIFO for its contents can act, or hang."""
         try:
             look = os.open(name, _LOOK, dir_fd=folder)
@@ -269,7 +281,7 @@ class Tree:
             facts = os.fstat(look)
             if not stat.S_ISREG(facts.st_mode) or facts.st_dev != self._device:
                 raise NotRegular(f"{shown} is no regular file.")
-            return os.open(f"/proc/self/fd/{look}", _READ)  # the very file that was looked at
+            return os.open(f"/proc/self/fd/{look}", how)  # the very file that was looked at
         except (BlockingIOError, PermissionError) as error:
             raise NotRegular(f"{shown} cannot be read: {error.strerror}.") from error
         finally:

@@ -166,8 +166,8 @@ KEYS: dict[str, dict[str, About]] = {
     },
     "`checkout`": {
         "depth": About("commits of history; left out, or 0: all", 50),
-        "submodules": About("`true`: with submodules (not built yet)", example=False),
-        "lfs": About("`true`: with large files (not built yet)", example=False),
+        "submodules": About("`true`: with submodules, nested ones too, each with as much history", example=True),
+        "lfs": About("`true`: with the large files of git LFS instead of their pointers", example=True),
     },
     "a service": {
         "image": About("its container image", "postgres:16"),

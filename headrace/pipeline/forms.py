@@ -20,7 +20,6 @@ from headrace.pipeline.records import Fields, ListOf, Record
 from headrace.pipeline.shapes import (
     TEXT,
     Choice,
-    Flag,
     Name,
     Schema,
     Shape,
@@ -99,25 +98,6 @@ class CheckoutForm:
             wanted = "`true`, `false` or a mapping such as `{depth: 50}`"
             report.add(node.place, f"{what} must be {wanted}, not {shown(found_scalar.text)}")
         return None
-
-
-@dataclass(frozen=True, slots=True)
-class NotBuilt:
-    """A flag whose `true` is refused until it is built."""
-
-    hint: str
-
-    def schema(self) -> Schema:
-        """What editors check it by."""
-        return {"const": False}
-
-    def read(self, node: Node, what: str, report: Report) -> bool | None:
-        """The flag, when it is false."""
-        found = Flag().read(node, what, report)
-        if found:
-            report.add(node.place, f"{what} is not built yet: {self.hint}")
-            return None
-        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ from headrace.pipeline.forms import (
     CheckoutForm,
     EnvironmentForm,
     NetworkForm,
-    NotBuilt,
     OneOrMore,
     RetryRuleForm,
     Services,
@@ -136,10 +135,7 @@ ARTIFACT = Record(
     making.artifact,
     required=("name", "paths"),
 )
-_MEND = "fetch them in a step for now"
-_CHECKOUT = Record(
-    "`checkout`", {"depth": Whole(1_000_000), "submodules": NotBuilt(_MEND), "lfs": NotBuilt(_MEND)}, making.checkout
-)
+_CHECKOUT = Record("`checkout`", {"depth": Whole(1_000_000), "submodules": Flag(), "lfs": Flag()}, making.checkout)
 _ENVIRONMENT = Record(
     "`environment`",
     {"name": Templated(Name(), Sees.FILE), "url": Templated(Line(2_000), Sees.APPROVAL)},

@@ -192,16 +192,6 @@ async def test_without_a_checkout_the_workspace_is_empty(agent: Agent, repositor
     assert made.binds == ()
 
 
-@pytest.mark.parametrize("checkout", [Checkout(submodules=True), Checkout(lfs=True)])
-async def test_what_is_not_supported_yet_is_said_rather_than_left_out(
-    checkout: Checkout, agent: Agent, repository: Repository
-) -> None:
-    """A tree that silently lacks its submodules fails in a place where nobody looks for the reason."""
-    with pytest.raises(JobProblem, match="not supported") as caught:
-        await agent.check_out(Origin.of_path(repository.path), repository.commit({}), checkout)
-    assert caught.value.cause is Cause.CHECKOUT_FAILED
-
-
 async def test_failures_are_one_sentence_without_credentials(agent: Agent, repository: Repository) -> None:
     """An unknown commit, an unreachable server, a folder that is no repository."""
     repository.commit({"a": "1"})

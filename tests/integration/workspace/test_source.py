@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from agent.source import Sources
-from agent.workspace.checkout import Wanted, check_out
+from agent.workspace.checkout import Checkouts, Wanted
 from agent.workspace.git import Git
 from agent.workspace.mirror import Mirrors, Origin
 from headrace.cli.source import NoSuchFile, Source, SourceError, in_repository, make_bundle, resolve
@@ -41,11 +41,12 @@ def ask(tmp_path: Path) -> Resolve:
 async def built(source: Source, tmp_path: Path, origin: Origin | None = None) -> Path:
     """What an agent makes of it."""
     runner = Git(tmp_path / "agent" / "git", {})
-    mirror = Mirrors(runner, tmp_path / "agent" / "mirrors").of(source.repository, trusted=True)
+    checkouts = Checkouts(runner, Mirrors(runner, tmp_path / "agent" / "mirrors"), lfs_limit=1 << 20)
     where = origin or (Origin.of_url if source.is_url else lambda p: Origin.of_path(Path(p)))(source.fetch_from)
     folder = tmp_path / "agent" / "workspace"
-    wanted = Wanted(where, source.commit, Checkout())
-    await check_out(runner, mirror, wanted, folder, owner=None, objects_at=str(mirror.objects))
+    folder.parent.mkdir(exist_ok=True)
+    wanted = Wanted(source.repository, where, source.commit, Checkout())
+    await checkouts.make(wanted, folder, owner=None, is_host=True)
     return folder
 
 
