@@ -25,7 +25,8 @@ from agent.workspace.upstream import Upstream, clone_of
 MODULES = "/hr-mirror/modules"
 """Below it a sandbox finds the objects that submodules borrow, each mirror's in a folder with its number."""
 
-_GITLINK, _LINK = b"160000", b"120000"
+_GITLINK = b"160000"
+_REGULAR = (b"100644", b"100755")
 _LIST = ".gitmodules"
 
 
@@ -211,9 +212,7 @@ async def _listing(git: Git, part: Part) -> Listing:
         paths.add(path)
         if mode == _GITLINK:
             links[path] = commit.decode()
-        elif path == _LIST and mode == _LINK:
-            raise BadModules(f"{_LIST} is a symbolic link, and only a file is read")
-        elif path == _LIST:
+        elif path == _LIST and mode in _REGULAR:  # git refuses a link under that name
             modules = commit.decode()
     if len(links) > MOST:
         raise BadModules(f"This commit has {len(links):,} submodules: at most {MOST} are checked out")

@@ -11,6 +11,7 @@ import subprocess
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 ENVIRONMENT = {
     "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
@@ -127,17 +128,29 @@ def _of_request(
     }
 
 
+class Besides(Protocol):
+    """What else a server answers."""
+
+    def answer(self, request: http.server.BaseHTTPRequestHandler, body: bytes) -> bool:
+        """Answers a request, if it is one for it."""
+        ...
+
+
 @contextlib.contextmanager
-def http_backend(base: Path) -> Iterator[tuple[str, list[str]]]:
+def http_backend(base: Path, besides: Besides | None = None) -> Iterator[tuple[str, list[str]]]:
     """Serves every repository below `base` by `git http-backend`; gives the URL and the requests seen."""
     seen: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._run(b"")
+            self._answer(b"")
 
         def do_POST(self) -> None:
-            self._run(self._body())
+            self._answer(self._body())
+
+        def _answer(self, body: bytes) -> None:
+            if besides is None or not besides.answer(self, body):
+                self._run(body)
 
         def _body(self) -> bytes:
             if self.headers.get("Transfer-Encoding") != "chunked":

@@ -18,6 +18,9 @@ from pathlib import Path
 import pytest
 
 from headrace.v1 import common_pb2 as pb
+from tests.harness.docker_engine import NoEngineError, engine
+from tests.harness.leftovers import Leftovers
+from tests.harness.sandbox_world import cannot
 from tests.integration.agent.other_side import TOKEN, OtherSide, other_side
 
 _START = "import sys; from agent.app import main; sys.exit(main(__import__('json').loads(sys.argv[1])))"
@@ -122,6 +125,30 @@ async def agent(side: OtherSide, short_path: Path) -> AsyncIterator[Agent]:
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert not left, f"supervisors were left: {left}\n{found.log}"
+
+
+@pytest.fixture(scope="session")
+def engine_url() -> Iterator[str]:
+    """The engine of the session."""
+    with contextlib.ExitStack() as up:
+        try:
+            url = up.enter_context(engine())
+        except NoEngineError as error:
+            cannot(str(error))
+            raise
+        yield url
+
+
+@pytest.fixture
+async def dockered(agent: Agent, short_path: Path, engine_url: str) -> AsyncIterator[Agent]:
+    """An agent with that engine; nothing of its jobs may be left."""
+    agent.env["DOCKER_HOST"] = engine_url
+    left = Leftovers.begin(short_path)
+    left.watch_engine(engine_url)
+    yield agent
+    left.agents = [(agent.data / "instance").read_text().strip()]
+    # The agent itself still lives, and its folder with it.
+    assert [each for each in (*left._docker(), *left._kernel()) if not each.startswith("mount ")] == []
 
 
 def supervisors(data: Path) -> list[int]:

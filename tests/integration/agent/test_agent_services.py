@@ -6,17 +6,12 @@ import contextlib
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import docker
 import pytest
 
 from headrace.v1 import common_pb2 as pb
 from tests.harness import images
-from tests.harness.docker_engine import NoEngineError, engine
-from tests.harness.leftovers import Leftovers
-from tests.harness.sandbox_world import cannot
 from tests.integration.agent.conftest import Agent, job, supervisors
 from tests.integration.agent.other_side import OtherSide
 
@@ -26,36 +21,12 @@ PING = "redis-cli ping | grep PONG"
 
 
 @pytest.fixture(scope="session")
-def engine_url() -> Iterator[str]:
-    """The engine of the session."""
-    with contextlib.ExitStack() as up:
-        try:
-            url = up.enter_context(engine())
-        except NoEngineError as error:
-            cannot(str(error))
-            raise
-        yield url
-
-
-@pytest.fixture(scope="session")
 def redis(engine_url: str) -> str:
     """Debian with a Redis that listens to everybody: the job's image too, for its client."""
     command = '["redis-server", "--protected-mode", "no", "--bind", "0.0.0.0", "--dir", "/data"]'
     base = images.debian(engine_url, "redis-server")
     facts = {"ENV": "FROM_IMAGE=kept", "VOLUME": "/data", "USER": "redis", "CMD": command}
     return images.variant(engine_url, "headrace-test/redis:latest", base, facts)
-
-
-@pytest.fixture
-async def dockered(agent: Agent, short_path: Path, engine_url: str) -> AsyncIterator[Agent]:
-    """An agent with that engine; nothing of its jobs may be left."""
-    agent.env["DOCKER_HOST"] = engine_url
-    left = Leftovers.begin(short_path)
-    left.watch_engine(engine_url)
-    yield agent
-    left.agents = [(agent.data / "instance").read_text().strip()]
-    # The agent itself still lives, and its folder with it.
-    assert [each for each in (*left._docker(), *left._kernel()) if not each.startswith("mount ")] == []
 
 
 def with_services(image: str, *scripts: str, services: list[pb.Service], **fields: object) -> pb.JobSpec:

@@ -15,9 +15,9 @@ from headrace.pipeline.plan import Checkout
 class Agent:
     """An agent's git, mirrors and workspaces in one folder."""
 
-    def __init__(self, state: Path, *, lfs_limit: int = 1 << 20) -> None:
+    def __init__(self, state: Path, *, lfs_limit: int = 1 << 20, git: Git | None = None) -> None:
         self.state = state
-        self.git = Git(state / "git", {})
+        self.git = git or Git(state / "git", {})
         self.mirrors = Mirrors(self.git, state / "mirrors", keep_commits=3)
         self.mirror = self.mirrors.of("shop", trusted=True)
         self.checkouts = Checkouts(self.git, self.mirrors, lfs_limit=lfs_limit)

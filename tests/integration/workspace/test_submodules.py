@@ -86,7 +86,10 @@ async def test_each_repository_has_one_mirror_and_one_read_only_bind(agent: Agen
     known = Upstream(str(repository.path), local=True)
     made = await agent.check_out(Origin.of_path(repository.path), commit, WITH, inside=True, upstream=known)
     at, objects = made.binds[1].target, made.binds[1].source
-    assert made.binds == (Bind(agent.mirror.objects, "/hr-mirror/objects"), Bind(objects, "/hr-mirror/modules/0/objects"))
+    assert made.binds == (
+        Bind(agent.mirror.objects, "/hr-mirror/objects"),
+        Bind(objects, "/hr-mirror/modules/0/objects"),
+    )
     assert objects != agent.mirror.objects
     for path in ("one", "two"):
         assert (made.folder / path / ".git/objects/info/alternates").read_text() == f"{at}\n"
