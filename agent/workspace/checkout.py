@@ -47,7 +47,7 @@ class Workspace:
     binds: tuple[Bind, ...]
     """What the sandbox has to make visible for git to work inside."""
     fetched: Fetched
-    """For all of its repositories."""
+    """For the top; of submodules a note tells."""
     notes: tuple[str, ...] = ()
     """What there is to say of submodules and large files, in lines for the job's log."""
 
@@ -94,12 +94,12 @@ class Checkouts:
             tag=wanted.tag,
             remote=wanted.url,
         )
-        parts, fetched, notes = [top], [await bring(self._git, top)], []
+        fetched = await bring(self._git, top)
+        parts, notes = [top], []
         if wanted.checkout.submodules:
             walk = Submodules(self._git, self._mirrors, trusted=wanted.trusted, is_host=is_host)
             brought = await walk.bring_all(top)
             parts += brought.parts
-            fetched += brought.fetched
             notes += brought.notes
         if wanted.checkout.lfs:
             notes.append(await self._place_large_files(parts))
@@ -107,7 +107,7 @@ class Checkouts:
         return Workspace(
             folder,
             tuple(Bind(objects, at) for at, objects in shown.items()),
-            Fetched(sum(each.objects for each in fetched), sum(each.size for each in fetched)),
+            fetched,
             tuple(notes),
         )
 

@@ -47,7 +47,6 @@ class Brought:
     """What a walk has made."""
 
     parts: list[Part]
-    fetched: list[Fetched]
     notes: list[str]
     """Lines for the job's log."""
 
@@ -72,7 +71,7 @@ class Submodules:
 
     async def bring_all(self, top: Part) -> Brought:
         """All of them, breadth first, into the folders that the checkout of `top` has made. Raises `JobProblem`."""
-        brought = Brought([], [], [])
+        brought = Brought([], [])
         waiting: deque[tuple[Part, int]] = deque([(top, 0)])
         while waiting:
             part, depth = waiting.popleft()
@@ -147,7 +146,6 @@ class Submodules:
                 # What a clone lacks may be where it came from; what that lacks is worth saying.
                 last = last or (problem if candidate is candidates[-1] else None)
                 continue
-            brought.fetched.append(fetched)
             told = f"{fetched.objects} objects fetched" if fetched.objects else "all was there"
             brought.notes.append(f"submodule {shown(path)}: commit {commit}: {told}")
             return part

@@ -89,7 +89,8 @@ def artifact(fields: Fields, report: Report) -> ArtifactDef | None:
 
 def checkout(fields: Fields, _: Report) -> Checkout:
     """How the commit comes into the workspace."""
-    return Checkout(depth=fields.get("depth", 0))
+    submodules, lfs = fields.get("submodules", False), fields.get("lfs", False)
+    return Checkout(depth=fields.get("depth", 0), submodules=submodules, lfs=lfs)
 
 
 def environment(fields: Fields, _: Report) -> EnvironmentDef:
