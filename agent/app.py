@@ -93,7 +93,6 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> Ending | No
         forwarder = Forwarder(access, settings.url, rng=rng, arrived=metrics.log_bytes.inc)
         courier = Courier(await up.enter_async_context(httpx.AsyncClient(timeout=60.0, follow_redirects=False)))
         calls = Calls(access, settings.url, rng)
-        git = Git(directory.root / "git", passed_on(environment))
         parts = Parts(
             name=settings.name,
             version=metadata.version("headrace"),
@@ -103,13 +102,7 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> Ending | No
             service_host=machine.service_host,
             offer=Offer(abilities, settings.docker_image, settings.allow_host, machine.slot),
             owner_of=machine.owner_of,
-            sources=Sources(
-                git,
-                Mirrors(git, directory.root / "mirrors"),
-                courier,
-                local=settings.local,
-                lfs_limit=settings.lfs_limit,
-            ),
+            sources=_sources(settings, directory, courier, environment),
             courier=courier,
             calls=calls,
             blobs=Blobs(calls),
@@ -281,6 +274,12 @@ def _access(settings: Settings) -> Callable[[str], Access]:
     except OSError as error:
         raise BadSettings(f"ca_file: {settings.ca_file} cannot be read: {error.strerror}") from error
     return lambda address: Access(token, secure=settings.is_secure(address), roots=roots)
+
+
+def _sources(settings: Settings, directory: DataDirectory, courier: Courier, environment: Mapping[str, str]) -> Sources:
+    git = Git(directory.root / "git", passed_on(environment))
+    mirrors = Mirrors(git, directory.root / "mirrors")
+    return Sources(git, mirrors, courier, local=settings.local, lfs_limit=settings.lfs_limit)
 
 
 def _policy(settings: Settings, machine: Machine) -> Policy:

@@ -16,9 +16,6 @@ from agent.workspace.upstream import Upstream, clone_of, upstream_of_path
 from headrace.pipeline.plan import Checkout
 from headrace.v1 import common_pb2 as pb
 
-LFS_LIMIT = 10 << 30
-"""Bytes of large files that one workspace may have, unless a setting says otherwise."""
-
 _UNUSED_S = 30 * 86_400.0
 """Seconds after which a mirror or a large file that nobody used goes."""
 
@@ -26,9 +23,7 @@ _UNUSED_S = 30 * 86_400.0
 class Sources:
     """Makes workspaces. `local`: who asks for runs is this machine's own user, who may name `file://` URLs on it."""
 
-    def __init__(
-        self, git: Git, mirrors: Mirrors, courier: Courier, *, local: bool, lfs_limit: int = LFS_LIMIT
-    ) -> None:
+    def __init__(self, git: Git, mirrors: Mirrors, courier: Courier, *, local: bool, lfs_limit: int) -> None:
         self._git = git
         self._mirrors = mirrors
         self._checkouts = Checkouts(git, mirrors, lfs_limit=lfs_limit)

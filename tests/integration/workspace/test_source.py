@@ -339,7 +339,7 @@ async def test_projects_of_one_name_share_no_mirror(tmp_path: Path) -> None:
     """A job of teamA/web must not find the code of teamB/web among the objects that its workspace borrows."""
     runner = Git(tmp_path / "agent" / "git", {})
     unused = cast("Any", None)
-    sources = Sources(runner, Mirrors(runner, tmp_path / "agent" / "mirrors"), unused, local=True)
+    sources = Sources(runner, Mirrors(runner, tmp_path / "agent" / "mirrors"), unused, local=True, lfs_limit=1 << 20)
     commits, folders = [], []
     for team in ("teamA", "teamB"):
         repository = Repository(tmp_path / team / "web")

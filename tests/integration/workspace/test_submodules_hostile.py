@@ -6,15 +6,18 @@ import contextlib
 import re
 import subprocess
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from agent.problems import Cause, JobProblem
+from agent.source import Sources
 from agent.workspace import submodules
 from agent.workspace.gitmodules import DEEPEST, FILE_LIMIT, MOST
 from agent.workspace.mirror import Origin
 from agent.workspace.upstream import Upstream, upstream_of_path
 from headrace.pipeline.plan import Checkout
+from headrace.v1 import common_pb2 as pb
 from tests.harness.git_repo import ENVIRONMENT, Repository, git, git_daemon, http_backend
 from tests.integration.workspace.bench import Agent
 from tests.integration.workspace.test_checkout_faults import _blob, _tree
@@ -157,6 +160,29 @@ async def test_a_repository_from_elsewhere_names_none_on_this_machine(
         Origin.of_path(repository.path), commit, WITH, upstream=await upstream_of_path(agent.git, repository.path)
     )
     assert (made.folder / "lib/a").read_text() == "lib"
+
+
+@pytest.mark.parametrize("way", ["path", "url"])
+async def test_a_local_agent_gives_no_private_repository_to_foreign_code(
+    way: str, agent: Agent, repository: Repository, lib: Repository
+) -> None:
+    """`headrace run --repo https://…` builds the code of others beside everything that the user has."""
+    commit = commit_with(repository, module("lib", str(lib.path)), lib=lib.git("rev-parse", "HEAD"))
+    unused = cast("Any", None)
+    sources = Sources(agent.git, agent.mirrors, unused, local=True, lfs_limit=0)
+    with git_daemon(repository.path.parent) as base:
+        source = pb.Source(repository=str(repository.path), commit=commit)
+        if way == "path":
+            source.path = str(repository.path)
+        else:
+            source.url = f"{base}/shop"
+        spec = pb.JobSpec(source=source, trusted=True, checkout=pb.Checkout(enabled=True, submodules=True))
+        making = sources.make(spec, agent.state / "tree", blobs=unused, owner=None, is_host=True)
+        if way == "path":
+            assert ((await making).folder / "lib/a").read_text() == "lib"
+        else:
+            with pytest.raises(JobProblem, match="is a path on the agent's own machine: write that of a server"):
+                await making
 
 
 async def test_nor_does_a_submodule_from_elsewhere_in_a_repository_of_this_machine(

@@ -19,7 +19,7 @@ async def test_a_file_url_is_no_way_to_read_the_agents_machine(tmp_path: Path) -
     """An agent may be root: a client would read any repository of it, mirrors of other projects among them."""
     unused = cast("Any", None)
     git = Git(tmp_path, {})
-    sources = Sources(git, Mirrors(git, tmp_path / "mirrors"), cast("Courier", unused), local=False)
+    sources = Sources(git, Mirrors(git, tmp_path / "mirrors"), cast("Courier", unused), local=False, lfs_limit=0)
     spec = pb.JobSpec(
         project="p",
         source=pb.Source(url="FILE:///srv/secret.git", commit="0" * 40),
