@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 _KIND = "application/vnd.git-lfs+json"
 _PIECE = 1 << 16
+_ENOUGH = 256 << 20
+"""Bytes after which a client that still listens has shown that nothing stops it."""
 
 
 @dataclass
@@ -20,7 +22,9 @@ class FakeLfs:
     """By SHA-256."""
     wants_password: bool = False
     without_end: bool = False
-    """Sends every object for ever."""
+    """Sends every object far beyond its size, until it is cut off."""
+    sent: int = 0
+    """Bytes of such objects."""
     spoilt: bool = False
     """Sends other bytes than it was asked for."""
     seen: list[tuple[str, str]] = field(default_factory=list)
@@ -42,11 +46,19 @@ class FakeLfs:
         elif request.path.endswith("/objects/batch"):
             _send(request, 200, self._batch(request, json.loads(body)))
         elif self.without_end:
-            _send_without_end(request)
+            self._send_on_and_on(request)
         else:
             content = self.objects[request.path.rpartition("/")[2]]
             _send(request, 200, b"x" * len(content) if self.spoilt else content)
         return True
+
+    def _send_on_and_on(self, request: http.server.BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.end_headers()
+        with contextlib.suppress(OSError):
+            while self.sent < _ENOUGH:
+                request.wfile.write(b"x" * _PIECE)
+                self.sent += _PIECE
 
     def _batch(self, request: http.server.BaseHTTPRequestHandler, asked: dict[str, object]) -> bytes:
         wanted = asked["objects"]
@@ -76,11 +88,3 @@ def _send(
         request.send_header(name, value)
     request.end_headers()
     request.wfile.write(body)
-
-
-def _send_without_end(request: http.server.BaseHTTPRequestHandler) -> None:
-    request.send_response(200)
-    request.end_headers()
-    with contextlib.suppress(OSError):
-        while True:
-            request.wfile.write(b"x" * _PIECE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from headrace.pipeline.plan import Checkout
 from tests.harness.fake_lfs import FakeLfs, pointer
 from tests.harness.git_repo import Repository, git, http_backend
 from tests.integration.workspace.bench import Agent
+from tests.integration.workspace.test_checkout_faults import _blob, _tree
 
 WITH = Checkout(lfs=True)
 LARGE = os.urandom(300_000)
@@ -179,6 +181,7 @@ async def test_other_bytes_than_the_pointers_are_refused(
     assert "cannot be fetched from" in said
     kept = [file for file in agent.state.glob("mirrors/*/large/**/*") if file.is_file()]
     assert sum(file.stat().st_size for file in kept) <= len(LARGE)
+    assert server.sent < 64 << 20
 
 
 async def test_more_than_the_limit_is_refused_before_anything_is_fetched(
@@ -217,6 +220,33 @@ async def test_a_link_is_not_followed_when_a_large_file_is_written(
     made = await check_out(agent, base, commit)
     assert (made.folder / "a.bin").is_symlink()
     assert outside.read_text() == "mine"
+
+
+async def test_nor_is_one_on_the_way_to_a_large_file(
+    agent: Agent, server: FakeLfs, base: str, repository: Repository, tmp_path: Path
+) -> None:
+    """A tree with one name twice, as a link and as a folder: whichever git takes, nothing outside is written."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "a.bin").write_text("mine")
+    inner = _tree(repository, [("100644", "blob", _blob(repository, server.keep(LARGE).encode()), "a.bin")])
+    attributes = ("100644", "blob", _blob(repository, LFS[".gitattributes"].encode()), ".gitattributes")
+    twice = [("120000", "blob", _blob(repository, str(outside).encode()), "d"), ("40000", "tree", inner, "d")]
+    for order in (1, -1):
+        tree = _tree(repository, [attributes, *twice[::order]])
+        with contextlib.suppress(JobProblem):  # git may refuse it
+            await check_out(agent, base, repository.git("commit-tree", "-m", "evil", tree))
+        assert (outside / "a.bin").read_text() == "mine"
+
+
+async def test_checkouts_at_once_download_once(
+    agent: Agent, server: FakeLfs, base: str, repository: Repository
+) -> None:
+    """Several slots start jobs of one run at the same moment."""
+    commit = repository.commit({**LFS, "a.bin": server.keep(LARGE)})
+    made = await asyncio.gather(*(check_out(agent, base, commit) for _ in range(4)))
+    assert [(each.folder / "a.bin").read_bytes() == LARGE for each in made] == [True] * 4
+    assert len([path for path, _ in server.seen if path.endswith("batch")]) == 1
 
 
 async def test_without_git_lfs_the_sentence_says_how_to_mend_it(
