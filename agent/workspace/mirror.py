@@ -32,6 +32,8 @@ _PROTOCOLS = {
     "git": ("git",),
     "file": ("file",),
 }
+# A submodule's git directory names its work tree, which another branch does not have: git would insist on being there.
+_UPLOAD = "GIT_WORK_TREE=/ git upload-pack"
 _LOCK_PAUSE = 0.02
 _MANY_PACKS = 40
 _TIDY_S = 120.0
@@ -193,6 +195,7 @@ class Mirror:
 
     async def _fetch(self, origin: Origin, *refspecs: str) -> None:
         whole = ["--unshallow"] if self.boundary.exists() else []
+        here = [] if origin.local is None else [f"--upload-pack={_UPLOAD}"]
         await self._git.run(
             self.place,
             "fetch",
@@ -204,6 +207,7 @@ class Mirror:
             "--no-recurse-submodules",
             "--update-shallow",
             *whole,
+            *here,
             "--end-of-options",
             origin.place,
             *refspecs,

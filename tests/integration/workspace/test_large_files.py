@@ -60,11 +60,12 @@ async def test_large_files_stand_in_place_of_their_pointers(
 ) -> None:
     """Once fetched, they serve later attempts; git finds nothing changed, also without git LFS in the sandbox."""
     text = server.keep(LARGE)
-    commit = repository.commit({**LFS, "a/one two.bin": text, "b.bin": text, "no.bin": "plain", "text": text})
+    repository.commit({**LFS, "a/one two.bin": text, "b.bin": text, "no.bin": "plain", "text": text})
     (repository.path / "b.bin").chmod(0o755)
-    commit = repository.commit({})
+    commit = repository.commit({"c.bin": server.keep(b"smaller than its pointer")})
     made = await check_out(agent, base, commit)
-    assert made.notes == ("large files: 2, 600,000 bytes",)
+    assert made.notes == ("large files: 3, 600,024 bytes",)
+    assert (made.folder / "c.bin").read_bytes() == b"smaller than its pointer"
     assert (made.folder / "a/one two.bin").read_bytes() == (made.folder / "b.bin").read_bytes() == LARGE
     assert (made.folder / "b.bin").stat().st_mode & 0o777 == 0o755
     assert ((made.folder / "no.bin").read_text(), (made.folder / "text").read_text()) == ("plain", text)

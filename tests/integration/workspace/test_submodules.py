@@ -138,7 +138,12 @@ async def test_a_local_run_takes_submodules_from_the_users_own_clone(agent: Agen
     assert (made.folder / "lib/deep/a").read_text() == "deep 0"
     (repository.path / "lib" / "a").write_text("never pushed")
     git(repository.path / "lib", "commit", "-q", "-am", "unpushed")
-    made = await check_out_here(agent, repository, repository.commit({}))
+    unpushed = repository.commit({})
+    made = await check_out_here(agent, repository, unpushed)
+    assert (made.folder / "lib/a").read_text() == "never pushed"
+    shutil.rmtree(agent.mirrors.of("shop", trusted=True).objects.parents[2])  # all mirrors
+    repository.git("submodule", "--quiet", "deinit", "--force", "lib")
+    made = await check_out_here(agent, repository, unpushed)
     assert (made.folder / "lib/a").read_text() == "never pushed"
 
 
