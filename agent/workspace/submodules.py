@@ -170,7 +170,7 @@ class Submodules:
         except (BadModules, JobProblem) as error:
             sentence = error.sentence if isinstance(error, JobProblem) else f"{error}."
             origin, problem = None, _problem(path, sentence.removesuffix("."))
-        local = parent.local and (origin is None or origin.local is not None)
+        local = parent.local and origin is not None and origin.local is not None
         if own is not None:
             upstream = Upstream(url if origin is not None else "", own[0], own[1], local=local)
             found.append(_Candidate(Origin.of_path(own[0]), upstream))
@@ -182,7 +182,7 @@ class Submodules:
     def _origin(self, url: str, parent: Upstream) -> Origin:
         origin = Origin.of_path(Path(url)) if url.startswith("/") else Origin.of_url(url)
         if origin.local is not None and not parent.local:
-            sentence = f"its URL {shown(url)} is a path on the agent's own machine: write that of a server"
+            sentence = f"its URL {shown(str(origin))} is a path on the agent's own machine: write that of a server"
             raise JobProblem(Cause.CHECKOUT_FAILED, sentence)
         if "ssh" in origin.protocols and not self._trusted:
             sentence = f"its URL {shown(str(origin))} takes the agent's own key, and this run is not trusted"

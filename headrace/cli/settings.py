@@ -34,6 +34,7 @@ OF_DAEMONS = frozenset(
         "LOCAL",
         "LOCAL_PATHS",
         "LOG_LEVEL",
+        "LFS_LIMIT",
         "LOG_LIMIT",
         "LONG_LEASE_S",
         "MEMORY",
