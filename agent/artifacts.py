@@ -10,7 +10,7 @@ from agent.parts import Parts
 from agent.record import Record
 from agent.workspace.artifacts import Ending, check_empty, collect, download_files, is_kept, upload_files
 from agent.workspace.tree import Tree
-from headrace.pipeline.plan import ArtifactSpec, IfEmpty, When
+from headrace.pipeline.plan import ArtifactSpec, IfEmpty, SandboxKind, When
 from headrace.v1 import common_pb2 as pb
 
 Say = Callable[[str], Awaitable[None]]
@@ -44,7 +44,7 @@ async def use_artifact(record: Record, parts: Parts, workspace: Path, step: pb.S
     use = step.use_artifact
     files, ask = await blobs.fetch(use.artifact)
     with Tree.open(workspace) as tree:
-        owner = parts.owner_of(record.slot)
+        owner = parts.owner_in(SandboxKind(record.sandbox), record.slot)
         await download_files(parts.courier, tree, files, ask, into=use.path, owner=owner)
     size = sum(file.size for file in files)
     await say(f"artifact {use.artifact}: {len(files)} files, {size} bytes\n")

@@ -96,3 +96,8 @@ class Parts:
     policy: Policy
     metrics: Metrics
     journal: Journal
+
+    def owner_in(self, kind: SandboxKind, slot: int) -> Owner | None:
+        """Whose the files of a workspace are, if not the agent's. In a container the job is root, on the host it is
+        the agent: git distrusts what belongs to anybody else, and root without capabilities cannot write it."""
+        return self.owner_of(slot) if kind is SandboxKind.BUBBLEWRAP else None

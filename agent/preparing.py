@@ -157,8 +157,7 @@ async def _make_workspace(record: Record, parts: Parts, home: Home, choice: Choi
         record.spec,
         home.tree,
         blobs=parts.blobs.for_attempt(record.attempt, record.token),
-        # In a container the job is root, on the host it is the agent: git distrusts what belongs to anybody else.
-        owner=parts.owner_of(record.slot) if choice.kind is SandboxKind.BUBBLEWRAP else None,
+        owner=parts.owner_in(choice.kind, record.slot),
         is_host=choice.kind is SandboxKind.HOST,
     )
 

@@ -13,7 +13,7 @@ name: shop
 env: {GREETING: hello}
 defaults: {image: "IMAGE", shell: bash, timeout: 5m}
 templates:
-  smoke: {steps: [{use: artifact/dist}, {run: "test -s dist/shop && echo smoked $PART"}]}
+  smoke: {steps: [{use: artifact/dist}, {run: "test -s dist/shop && test -O dist/shop && echo smoked $PART"}]}
 stages:
   - name: build
     jobs:
