@@ -65,7 +65,7 @@ class Faults:
 
     def _later(self, heal: Callable[[], object], most: float) -> None:
         """Heals after a while; calm heals everything anyway."""
-        part = self._rng.choices((0.2, 0.5, 1.0, 4.0), (4, 4, 4, 1))[0]
+        part = self._rng.choices((0.2, 0.5, 1.0, 4.0), (4, 4, 4, 2))[0]
         asyncio.get_running_loop().call_later(part * self._rng.uniform(0, most), heal)
 
     async def _run(self) -> None:

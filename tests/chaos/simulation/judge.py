@@ -35,8 +35,9 @@ class Broken(AssertionError):
 class Judge:
     """Raises nothing itself: what it finds is in `complaints`, so that no part can swallow it."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], long_lease: float) -> None:
         self._clock = clock
+        self._long_lease = long_lease
         self.complaints: list[str] = []
         self.trace: list[str] = []
         self.graphs: dict[str, tuple[Wanted, ...]] = {}
@@ -62,6 +63,8 @@ class Judge:
         """Requests that a person saw done."""
         self.forgotten: set[int] = set()
         """Attempts of which a failover has lost a commit: what they were promised need not hold."""
+        self._lost_deployments: dict[int, float] = {}
+        """Attempt -> when its agent fell silent: after a long lease a person may start the job again."""
         self._fences: dict[int, int] = {}
         """Job -> the highest fencing token that it began with."""
 
@@ -155,6 +158,7 @@ class Judge:
         self._outcomes_stay(rows)
         self._order_is_kept(rows)
         self._slots_are_kept(rows)
+        self._deployments_end_in_time()
 
     def listen(self, rows: Rows) -> None:
         """After every commit that lets an agent live on."""
@@ -190,6 +194,8 @@ class Judge:
                 self.check(f"attempt {key} is recorded as {state}, and really it was {true}", holds=state == true)
             if key not in self.outcomes and state == "lost":
                 self._lost_for_a_reason(rows, key)
+                if row.out_of_contact_since is not None:
+                    self._lost_deployments[key] = row.out_of_contact_since
             before = self.outcomes.setdefault(key, state)
             self.check(f"attempt {key} was {before} and is {state}", holds=before == state)
         for key, job in rows.jobs.items():
@@ -202,6 +208,16 @@ class Judge:
             if before in OVER and state != before:
                 self.check(f"job {key} was {before} and is {state}", holds=self.asked_again[key] > 0)
             self._states[key] = state
+
+    def _deployments_end_in_time(self) -> None:
+        for key, since in list(self._lost_deployments.items()):
+            if self.commands.get(key, "over"):
+                del self._lost_deployments[key]
+            elif key not in self.forgotten:
+                self.check(
+                    f"deployment attempt {key} still runs {self._clock() - since:.1f} s after its agent fell silent",
+                    holds=self._clock() < since + self._long_lease,
+                )
 
     def _order_is_kept(self, rows: Rows) -> None:
         for key in rows.attempts.keys() - self._judged:

@@ -241,7 +241,7 @@ class Machine:
         self.refuses = 0.0
         self.gone = False
         """For ever."""
-        self.longest = rng.choice((60.0, 60.0, 400.0))
+        self.longest = rng.choice((60.0, 400.0))
         """Seconds that commands take at most."""
         self.process = Process()
         self.crashes = 0
