@@ -83,6 +83,23 @@ async def test_at_most_once_ends_when_the_lease_can_no_longer_be_counted_on(star
     assert now + 1500 <= boot() < now + 6000
 
 
+async def test_a_deployment_begins_no_step_once_its_lease_cannot_be_counted_on(start: Starter) -> None:
+    """A machine that stood still goes on with what its agent asked before: by now another one may deploy.
+
+    The step is there when the supervisor wakes, and so is the end of its lease, which it has not looked at yet.
+    """
+    held = await start(SupervisorSettings(at_most_once=True, lease_ms=600_000, heartbeat_sent_boot_ms=boot()))
+    await held.client.launch(bubblewrap(held.folder))
+    os.kill(held.client.pid, signal.SIGSTOP)
+    over = asyncio.create_task(held.client.extend(1))
+    deploying = asyncio.create_task(held.run("echo deployed"))
+    await asyncio.sleep(0)  # both are in the supervisor's socket
+    os.kill(held.client.pid, signal.SIGCONT)
+    await over
+    assert (await deploying).cause is Cause.SANDBOX_KILLED
+    assert (await held.client.state()).begun == ()
+
+
 async def test_the_end_of_a_sandbox_leaves_no_process_and_one_outcome(held: Held) -> None:
     """Also none that has left its session; the outcome is the last record, and says how long the log is."""
     await held.run("setsid sleep 987 & nohup sleep 987 >/dev/null 2>&1 & echo text; true")
