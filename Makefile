@@ -9,7 +9,7 @@ SECONDS ?= 1200
 BIN := .venv/bin
 RUN := $(BIN)/python
 
-.PHONY: help demo test unit check format proto docs simulate fuzz bench clean
+.PHONY: help demo test unit check format proto docs simulate model fuzz bench clean
 
 help: ## Show this help
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ docs: .venv/made-dev ## Make the generated parts of the documentation anew
 
 simulate: .venv/made-dev ## Run the simulation over SEEDS=n seeds
 	@$(RUN) scripts/simulate.py --seeds $(SEEDS)
+
+model: ## Check the model of the lease protocol with spin
+	@$(PYTHON) scripts/check_model.py
 
 .venv/made-fuzz: .venv/made-dev
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
