@@ -27,6 +27,8 @@ class Faults:
             (3, self._replica_crash),
             (4, self._agent_crash),
             (1, self._machine_lost),
+            (1, self._power_cut),
+            (1, self._long_away),
             (1, self._machine_gone),
             (2, self._frozen),
             (2, self._replica_frozen),
@@ -105,6 +107,25 @@ class Faults:
         machine = self._rng.choice(self._world.machines)
         await machine.lose()
         self._later(machine.boot, 60)
+
+    async def _power_cut(self) -> None:
+        """All processes of a machine, and what its disk had not synced yet."""
+        machine = self._rng.choice(self._world.machines)
+        await machine.lose_power()
+        self._later(machine.boot, 60)
+
+    async def _long_away(self) -> None:
+        """For longer than any lease, and rather where a deployment is under way."""
+        deploying = [each for each in self._world.machines if each.deploys]
+        machine = self._rng.choice(deploying or self._world.machines)
+        if self._rng.random() < 0.5:
+            await machine.crash()
+            back: Callable[[], object] = machine.boot
+        else:
+            self._world.judge.say(f"{machine.name} is frozen for long")
+            machine.process.freeze()
+            back = machine.process.thaw
+        asyncio.get_running_loop().call_later(self._rng.uniform(60, 300), back)
 
     async def _machine_gone(self) -> None:
         """A machine that never comes back; the last one is spared."""

@@ -301,6 +301,23 @@ class Machine:
             agent.cancel()
             await asyncio.wait([agent])
 
+    async def lose_power(self) -> None:
+        """Agent and supervisors are gone, and with them what was not synced: a record may be as it was at first."""
+        await self.crash()
+        self.judge.say(f"{self.name} loses power")
+        for supervisor in self.supervisors.values():
+            supervisor.process.thaw()
+            supervisor.stop("lost with its machine")
+        self.supervisors.clear()
+        for key, record in list(self.disk.items()):
+            if self.rng.random() < 0.5 and not record.settled:
+                self.disk[key] = Record(record.attempt_id, record.token, record.job_id, record.at_most_once)
+
+    @property
+    def deploys(self) -> bool:
+        """Whether the commands of a deployment run here."""
+        return any(each.terms.at_most_once and each.begun and not each.outcome for each in self.supervisors.values())
+
     def kill_supervisor(self, attempt_id: int) -> None:
         """kill -9 of a supervisor: its sandbox dies with it, and it is not adopted."""
         self.judge.say(f"the supervisor of attempt {attempt_id} on {self.name} is killed")
