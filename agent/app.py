@@ -24,9 +24,10 @@ from agent.clock import SystemClock
 from agent.connection import Connection, Ending
 from agent.forwarder import Forwarder
 from agent.jobs import RunningJobs
+from agent.keeping import Records
 from agent.metrics import Metrics
 from agent.parts import Lease, Parts, Policy
-from agent.record import Records
+from agent.quarantine import Quarantine
 from agent.sandbox.choose import Offer
 from agent.sandbox.protocol import Ability
 from agent.sandboxes import Machine, find
@@ -34,6 +35,7 @@ from agent.session import Identity, Outbox
 from agent.settings import Settings
 from agent.source import Sources
 from agent.state import DataDirectory, Unusable, open_directory
+from agent.supervisor.damage import Damage
 from agent.web import pages
 from agent.wire import Access, GrpcDialer
 from agent.workspace.git import Git, passed_on
@@ -87,17 +89,17 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> Ending | No
         up.callback(directory.close)
         up.push_async_callback(_release, directory)
         await guard_workspaces(directory.workspaces)
-        machine = find(settings, directory.instance, directory.root / "sandboxes", environment)
-        abilities = await machine.abilities()
-        _tell_abilities(abilities)
-        forwarder = Forwarder(access, settings.url, rng=rng, arrived=metrics.log_bytes.inc)
+        machine, abilities = await _found(settings, directory, environment)
+        noticing = Noticing(outbox, metrics)
+        quarantine = Quarantine(noticing.disk_failed)
+        forwarder = Forwarder(access, settings.url, rng=rng, heard=noticing)
         courier = Courier(await up.enter_async_context(httpx.AsyncClient(timeout=60.0, follow_redirects=False)))
         calls = Calls(access, settings.url, rng)
         parts = Parts(
             name=settings.name,
             version=metadata.version("headrace"),
             directory=directory,
-            records=Records(directory.records),
+            records=Records(directory.records, quarantine.begin),
             sandboxes=machine.sandboxes,
             service_host=machine.service_host,
             offer=Offer(abilities, settings.docker_image, settings.allow_host, machine.slot),
@@ -113,12 +115,12 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> Ending | No
             permit=jobs.permit,
             lease=Lease(),
             policy=_policy(settings, machine),
+            quarantine=quarantine,
             metrics=metrics,
             journal=_log,
         )
         listener = Standing(settings, metrics)
         await _serve_metrics(up, settings, metrics, listener, directory)
-        metrics.slots.set(settings.slots)
         connection = Connection(
             GrpcDialer(access),
             settings.url,
@@ -131,6 +133,16 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> Ending | No
             generation=parts.directory.next_start(),
         )
         return await _serve(connection, jobs, forwarder, leaving, parts)
+
+
+async def _found(
+    settings: Settings, directory: DataDirectory, environment: Mapping[str, str]
+) -> tuple[Machine, Mapping[SandboxKind, Ability]]:
+    """What this machine can do, and says so."""
+    machine = find(settings, directory.instance, directory.root / "sandboxes", environment)
+    abilities = await machine.abilities()
+    _tell_abilities(abilities)
+    return machine, abilities
 
 
 async def _serve_metrics(
@@ -240,6 +252,30 @@ class Leaving:
         self._stop.set()
 
 
+class Noticing:
+    """What is counted and told of logs and of the disk that they are on."""
+
+    def __init__(self, outbox: Outbox, metrics: Metrics) -> None:
+        self._outbox = outbox
+        self._metrics = metrics
+
+    def arrived(self, size: int) -> None:
+        """So many compressed bytes of logs were handed in."""
+        self._metrics.log_bytes.inc(size)
+
+    def damaged(self, attempt: int, damage: Damage) -> None:
+        """Some of a log could not be read any more."""
+        self._metrics.damaged_records.inc(damage.last - damage.first + 1)
+        self._metrics.damaged_bytes.inc(damage.missing)
+        _log.warning("log damaged on disk", attempt=attempt, first=damage.first, last=damage.last, bytes=damage.missing)
+
+    def disk_failed(self, sentence: str) -> None:
+        """The agent stays away from work."""
+        self._metrics.quarantined.set(1)
+        _log.error("the disk failed", why=sentence)
+        self._outbox.stay_away(sentence)
+
+
 class Standing:
     """What is known of the connection: for logs, metrics, `/readyz` and whoever started the agent."""
 
@@ -249,6 +285,7 @@ class Standing:
         self._settings = settings
         self._metrics = metrics
         self._ready_fd = settings.ready_fd
+        metrics.slots.set(settings.slots)
 
     def welcomed(self, address: str, session_id: str) -> None:
         """A session has begun."""

@@ -37,8 +37,8 @@ FINAL: Mapping[grpc.StatusCode, Ending] = MappingProxyType(
             "The coordinator does not accept this agent's token: set HEADRACE_TOKEN, or HEADRACE_TOKEN_FILE to a file"
             " that holds it, to what stands in the coordinator's tokens/agent",
         ),
-        # An operator has barred the agent or its pool: only an operator can undo it.
-        grpc.StatusCode.PERMISSION_DENIED: Ending(3, "The coordinator bars this agent or its pool"),
+        # An operator has barred the agent or its pool, or its version cannot be served: only a person can mend it.
+        grpc.StatusCode.PERMISSION_DENIED: Ending(3, "The coordinator does not take this agent"),
         # Two agents under one name would take each other's jobs: the first one stays.
         grpc.StatusCode.ALREADY_EXISTS: Ending(3, "The coordinator refuses a second agent under one name"),
         # Name, pool, labels or slots can never be right: a person has to change them.

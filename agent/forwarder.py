@@ -12,14 +12,16 @@ import contextlib
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import grpc
 import grpc.aio
 
 from agent.problems import JobProblem
 from agent.supervisor.client import SupervisorClient, SupervisorGone
+from agent.supervisor.damage import Damage, Stand
+from agent.supervisor.reading import SpoolGone, SpoolReader
 from agent.supervisor.records import STREAMS, Kind, Record
-from agent.supervisor.spool import SpoolGone, SpoolReader, segments
 from agent.wire import Access, WireClosed, closed, connected, until_one_ends
 from headrace.v1 import log_pb2 as pb
 from headrace.v1 import log_pb2_grpc
@@ -39,7 +41,14 @@ _CONNECT_S = 5.0
 class LogSource:
     """The log of one attempt, as the forwarder sees it. `done` is set when nothing more has to be sent."""
 
-    def __init__(self, attempt: int, token: bytes, folder: Path, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        attempt: int,
+        token: bytes,
+        folder: Path,
+        wake: Callable[[], None],
+        damaged: Callable[[int, Damage], None],
+    ) -> None:
         self.attempt = attempt
         self.token = token
         self.folder = folder
@@ -49,6 +58,15 @@ class LogSource:
         self.sent = 0
         self.final: int | None = None
         """Number of the last record; None: the log still grows."""
+        self._there = 0
+        """The last record that is known to be durable here: nothing else may leave this machine."""
+        self._offset: int | None = 0
+        """Where the record behind `sent` begins; None: not known."""
+        self._stored = Stand()
+        self._end: Stand | None = None
+        self._ending = ""
+        self._damaged = damaged
+        self._told_of: set[int] = set()
         self.client: SupervisorClient | None = None
         self.is_due = True
         """Whether there may be something to send."""
@@ -57,16 +75,26 @@ class LogSource:
         self._sizes: list[tuple[int, int]] = []
         self._telling: asyncio.Task[None] | None = None
 
-    def grown(self) -> None:
-        """There are more records than before."""
+    def grown(self, there: int) -> None:
+        """There are more durable records than before, up to this one."""
+        self._there = max(self._there, there)
         self.is_due = not self.done.is_set()
         self._wake()
 
-    def finish(self, final: int) -> None:
-        """The log is complete with this record."""
+    def finish(self, final: int, offset: int | None, ending: str = "") -> None:
+        """The log is complete with this record, and this many bytes (None: not known).
+
+        `ending`: what its last bytes say, where no record on the disk does.
+        """
         self.final = final
-        self.grown()
+        self._end, self._ending = (None if offset is None else Stand(final, offset)), ending
+        self.grown(final)
         self._check()
+
+    @property
+    def reached(self) -> Stand:
+        """How far the log was read."""
+        return Stand(self.sent, self._offset or 0)
 
     @property
     def in_flight(self) -> int:
@@ -76,6 +104,7 @@ class LogSource:
     def rewind(self) -> None:
         """A new connection: all that is not durable is sent again."""
         self.sent = self.durable
+        self._offset = self._stored.offset if self._stored.sequence == self.sent else None
         self._sizes.clear()
         self.is_due = not self.done.is_set()
 
@@ -84,17 +113,21 @@ class LogSource:
 
         Blocks, and changes nothing but where it reads.
         """
-        first = self.sent + 1
-        if self.sent == 0 and (found := segments(self.folder)):
-            first = found[0][0]  # what is gone was acknowledged to an earlier agent
+        first, offset = self.sent + 1, self._offset
+        if self.sent == 0 and (there := self._reader.first()) > 1:
+            first, offset = there, None  # what is gone was acknowledged to an earlier agent
+        most = min(SHARE_RECORDS, self._there - first + 1)
+        if most <= 0:
+            return []
         try:
-            return self._reader.read(first, SHARE, SHARE_RECORDS)
+            return self._reader.read(first, SHARE, most, offset=offset, end=self._end, ending=self._ending)
         except SpoolGone:
             return []
 
     def take(self, records: Sequence[Record]) -> list[pb.Record]:
         """The same records as the wire has them; from now on they are on their way."""
         told = []
+        self._tell_of_damages()
         for record in records:
             if record.kind is Kind.OUTCOME or (self.final is not None and record.sequence > self.final):
                 self.final = record.sequence - 1 if self.final is None else self.final
@@ -102,7 +135,7 @@ class LogSource:
             if self.sent == 0:
                 self.durable = record.sequence - 1
             told.append(on_wire(record))
-            self.sent = record.sequence
+            self.sent, self._offset = record.sequence, record.offset + record.raw_length
             self._sizes.append((record.sequence, len(record.payload)))
         self.is_due = self.is_due or len(told) > 0
         self._check()
@@ -113,10 +146,13 @@ class LogSource:
         if durable.rejected:
             self.rejected = durable.sentence or "the coordinator wants no more of it"
             self._sizes.clear()
-            self._end()
+            self._be_done()
             return 0
+        if durable.sequence >= self._stored.sequence:
+            self._stored = Stand(durable.sequence, durable.offset)
         self.durable = max(self.durable, durable.sequence)
-        self.sent = max(self.sent, self.durable)
+        if self.durable > self.sent:
+            self.sent, self._offset = self.durable, self._stored.offset
         arrived = sum(size for sequence, size in self._sizes if sequence <= self.durable)
         self._sizes = [each for each in self._sizes if each[0] > self.durable]
         self._check()
@@ -136,11 +172,31 @@ class LogSource:
 
     def _check(self) -> None:
         if self.final is not None and self.durable >= self.final:
-            self._end()
+            self._be_done()
 
-    def _end(self) -> None:
+    def _tell_of_damages(self) -> None:
+        """Once of each: after a reconnect the same are read again."""
+        found, self._reader.damages = self._reader.damages, []
+        for each in found:
+            if each.first not in self._told_of:
+                self._told_of.add(each.first)
+                self._damaged(self.attempt, each)
+
+    def _be_done(self) -> None:
         self.is_due = False
         self.done.set()
+
+
+class Heard(Protocol):
+    """Who is told of what becomes of logs."""
+
+    def arrived(self, size: int) -> None:
+        """So many compressed bytes became durable at the coordinator."""
+        ...
+
+    def damaged(self, attempt: int, damage: Damage) -> None:
+        """Some of an attempt's log could not be read any more."""
+        ...
 
 
 class Forwarder:
@@ -152,20 +208,19 @@ class Forwarder:
         addresses: Sequence[str],
         *,
         rng: random.Random,
-        arrived: Callable[[int], None],
+        heard: Heard,
     ) -> None:
-        """`arrived` is told how many compressed bytes became durable."""
         self._access = access
         self._addresses = list(addresses)
         self._rng = rng
-        self._arrived = arrived
+        self._heard = heard
         self._sources: dict[int, LogSource] = {}
         self._changed = asyncio.Event()
 
     def follow(self, attempt: int, token: bytes, folder: Path) -> LogSource:
         """Forwards the log of an attempt from now on; asked again: the same source."""
         if attempt not in self._sources:
-            self._sources[attempt] = LogSource(attempt, token, folder, self._changed.set)
+            self._sources[attempt] = LogSource(attempt, token, folder, self._changed.set, self._heard.damaged)
             self._changed.set()
         return self._sources[attempt]
 
@@ -237,7 +292,7 @@ class Forwarder:
         source = self._sources.get(durable.attempt_id)
         if source is None:
             return
-        self._arrived(source.stored(durable))
+        self._heard.arrived(source.stored(durable))
         source.acknowledge()
 
     def _may_send(self) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from agent import outcome
 from agent.halt import Halt, Halted
-from agent.orphan import ENDING_S, close_orphaned_log, end_supervisor, ended_within, lives
+from agent.orphan import ENDING_S, LogEnd, close_orphaned_log, end_of, end_supervisor, ended_within, lives
 from agent.outcome import Outcome
 from agent.parts import Parts
 from agent.preparing import Home, choose_sandbox, clear_home, facts_of, make_place
@@ -86,7 +86,7 @@ class Job:
         record = self.record
         try:
             if record.phase is Phase.SETTLED:
-                self.source.finish(int(record.facts["records"]))
+                self.source.finish(record.facts["records"], record.facts.get("offset"), record.facts.get("ending", ""))
             else:
                 await self._settle(await self._worked())
         except Exception as error:
@@ -101,8 +101,10 @@ class Job:
         if self.record.phase is Phase.CLEANUP and self.record.ended is not None:
             with contextlib.suppress(SupervisorGone, TimeoutError):  # it may have left already
                 self._client = self.source.client = await SupervisorClient.find(self._folder)
+            if self._client is not None:
+                self._client.disk_failed = self._parts.quarantine.begin
             return self.record.ended
-        ended = await self._tried(self._begun_and_run)
+        ended = await self._tried(self._damaged if self.record.damage else self._begun_and_run)
         if self._client is not None and self.record.phase is Phase.STEPS and not self._halt.killed.is_set():
             ended = await told(ended, self.record, self._parts, self._client)
         if not await self._remove_sandbox():
@@ -128,6 +130,11 @@ class Job:
             await asyncio.to_thread(end_supervisor, self._folder)  # one that is frozen, say, would go on some day
             already = self.record.ended
             return already if already and already.cause else Outcome(Cause.ERRORED, _DEAD)
+
+    async def _damaged(self) -> Outcome:
+        """Nobody knows how far it came: it is ended, and says so."""
+        await asyncio.to_thread(end_supervisor, self._folder)
+        return Outcome(Cause.ERRORED, self.record.damage)
 
     async def _begun_and_run(self) -> Outcome:
         await self._supervise()
@@ -166,15 +173,18 @@ class Job:
                 log_limit=parts.policy.log_limit,
             )
             client = await SupervisorClient.start(self._folder, record.attempt, settings=settings)
+        client.disk_failed = parts.quarantine.begin
         if not record.facts.get("supervised"):  # also one that was found: the agent was killed while it started
             record.facts["supervised"] = True
             self._report(started=agent_pb2.Started(at_ms=parts.clock.wall_ms()))
         self._client = self.source.client = client
         self._following = asyncio.create_task(self._follow(client), name=f"log of {record.attempt}")
+        if parts.quarantine.sentence and record.phase is Phase.PREPARING:  # a restart would not know that it has begun
+            raise JobProblem(Cause.ERRORED, parts.quarantine.sentence)
 
     async def _follow(self, client: SupervisorClient) -> None:
-        async for _ in client.spooled():
-            self.source.grown()
+        async for there in client.spooled():
+            self.source.grown(there)
 
     async def _pass_orders_on(self) -> None:
         """Hands a cancel, the end of the job's time and a kill to the supervisor when they come."""
@@ -295,27 +305,30 @@ class Job:
         ended = record.ended or ended
         await self._remove_workspace()
         self._freed()
-        records, offset = await self._close_log(ended)
+        log = await self._close_log(ended)
+        if log.disk:
+            parts.quarantine.begin(log.disk)
+            ended = Outcome(Cause.ERRORED, log.disk) if ended.cause is None else ended
         parts.metrics.outcomes.labels(
             common_pb2.AttemptState.Name(ended.state).removeprefix("ATTEMPT_STATE_").lower(), ended.cause or "none"
         ).inc()
         record.outcome, record.phase = ended.state, Phase.SETTLED
-        record.facts = {"records": records}
+        record.facts = {"records": log.records, "offset": log.offset, "ending": log.ending}
         self._report(
             ended=agent_pb2.Ended(
                 state=ended.state,
                 cause=ended.wire_cause,
                 sentence=ended.sentence,
                 steps=record.steps,
-                log_records={"main": records},
-                log_bytes={"main": offset},
+                log_records={"main": log.records},
+                log_bytes={"main": log.offset},
                 timings=agent_pb2.Timings(**record.timings),
                 outputs=record.told.outputs,
                 tests=record.told.tests if record.told.HasField("tests") else None,
                 log_patterns=record.told.log_patterns,
             )
         )
-        self.source.finish(records)
+        self.source.finish(log.records, log.offset, log.ending)
 
     async def _say_cleanup(self, ended: Outcome) -> None:
         with contextlib.suppress(SupervisorGone, JobProblem):
@@ -325,18 +338,21 @@ class Job:
                     await self._client.close_section(ended.sentence)
                 await self._client.open_section("cleanup", "Clean up")
 
-    async def _close_log(self, ended: Outcome) -> tuple[int, int]:
-        """Ends the log. Returns its records and bytes in all."""
+    async def _close_log(self, ended: Outcome) -> LogEnd:
+        """Ends the log."""
         try:
             last = await self._alive.end()
             await self._alive.leave()
         except (SupervisorGone, JobProblem):
             await asyncio.to_thread(end_supervisor, self._folder)
             limit, clock = self._parts.policy.spool_limit, self._parts.clock
-            return await asyncio.to_thread(close_orphaned_log, self._spool, ended.sentence, clock, limit=limit)
+            known = self.source.reached
+            return await asyncio.to_thread(
+                close_orphaned_log, self._spool, ended.sentence, clock, limit=limit, known=known
+            )
         finally:
             self._client = self.source.client = None
-        return last.records - 1, last.offset  # the spool's own last record is the outcome
+        return end_of(last)
 
     async def _remove_workspace(self) -> None:
         try:

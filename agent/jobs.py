@@ -17,6 +17,9 @@ from agent.workspace.removal import NotRemoved, remove_tree
 from headrace.v1 import agent_pb2 as pb
 from headrace.v1 import common_pb2
 
+LEAST_FREE = 32 << 20
+"""Bytes that have to be free on the agent's disk when a job begins."""
+
 
 class RunningJobs:
     """The session's `Jobs`. `run` owns the jobs' tasks; leave it last."""
@@ -96,13 +99,28 @@ class RunningJobs:
         return frozenset(self._taken)
 
     def why_not(self) -> str:
-        """No job is taken while logs that nobody takes fill the disk. Those that run are held to their own bounds."""
+        """No job is taken while logs that nobody takes fill the disk, or it has no room at all. Those that run are held
+        to their own bounds."""
+        if sentence := self._no_room():
+            return sentence
         if len(self._jobs) == len(self._taken):
             return ""
         limit = self.parts.policy.spool_agent
         if self.parts.directory.spooled() <= limit:
             return ""
         return f"logs that are not handed in yet take more than {limit >> 20} MiB of the agent's disk"
+
+    def _no_room(self) -> str:
+        """Why the disk cannot take a job's log and outcome; empty: it can."""
+        directory = self.parts.directory
+        try:
+            free = directory.free()
+        except OSError as error:
+            return f"the agent's data directory cannot be used: {error.strerror}"
+        if free >= LEAST_FREE:
+            return ""
+        least = f"a job needs {LEAST_FREE >> 20} MiB: make room there"
+        return f"the agent's disk is full: {free >> 20} MiB are free in {directory.root}, and {least}"
 
     def begin(self, assignment: pb.Assignment) -> str:
         """Takes an assignment, or says why not."""
@@ -247,6 +265,7 @@ class RunningJobs:
                 self._idle.set()
 
     def _broken(self, file: Path, error: Exception) -> None:
+        self.parts.metrics.damaged_records.inc()
         self.parts.journal.warning("record cannot be read", file=str(file), error=str(error))
 
     async def _sweep_sandboxes(self, held: frozenset[int]) -> None:

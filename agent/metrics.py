@@ -45,6 +45,21 @@ class Metrics:
             ["outcome", "cause"],
             registry=self.registry,
         )
+        self.damaged_bytes = Counter(
+            "headrace_agent_log_damaged_bytes",
+            "Bytes of logs that could not be read from this machine's disk any more. Must be 0.",
+            registry=self.registry,
+        )
+        self.damaged_records = Counter(
+            "headrace_agent_records_damaged",
+            "Records of logs and of attempts that could not be read from this machine's disk any more. Must be 0.",
+            registry=self.registry,
+        )
+        self.quarantined = Gauge(
+            "headrace_agent_quarantined",
+            "1 while the agent takes no job because its disk has failed. Must be 0.",
+            registry=self.registry,
+        )
         self.machinery_failures = Counter(
             "headrace_agent_machinery_failures",
             "Defects of the agent that ended a job. Must be 0.",

@@ -11,15 +11,18 @@ import signal
 import socket
 import struct
 from pathlib import Path
+from typing import NamedTuple
 
 import zstandard
 
 from agent.clock import Clock
 from agent.problems import JobProblem
 from agent.supervisor.client import SupervisorClient, SupervisorGone
+from agent.supervisor.damage import Stand
+from agent.supervisor.reading import SpoolReader
 from agent.supervisor.records import Kind, Record, shortened
-from agent.supervisor.results import SupervisorState
-from agent.supervisor.spool import LIMIT, Spool, SpoolFull, SpoolReader, segments
+from agent.supervisor.results import Ended, SupervisorState
+from agent.supervisor.spool import LIMIT, Spool, SpoolBroken, SpoolFull
 
 MARKER = "*** headrace: the job's supervisor died here; up to 64 KiB of the log may be missing ***\n"
 
@@ -89,24 +92,72 @@ def _listener(folder: Path) -> int | None:
         os.close(place)
 
 
-def close_orphaned_log(folder: Path, sentence: str, clock: Clock, *, limit: int = LIMIT) -> tuple[int, int]:
-    """Appends the marker and the end to the spool in `folder`. Blocks. Returns the log's records and bytes.
+class LogEnd(NamedTuple):
+    """Where a log ends."""
+
+    records: int
+    offset: int
+    ending: str = ""
+    """What its last record says, where that one is not on the disk."""
+    disk: str = ""
+    """How the disk failed that should have kept it; empty: it did not."""
+
+
+def end_of(last: Ended) -> LogEnd:
+    """The end of a log that its supervisor has closed."""
+    stand = Stand(last.records - 1, last.offset)  # the spool's own last record is the outcome
+    if not last.disk:
+        return LogEnd(*stand[:2])
+    return _cut_off(stand, f"{last.missing} bytes of this log are missing here: {last.disk}", last.disk)
+
+
+def close_orphaned_log(
+    folder: Path, sentence: str, clock: Clock, *, limit: int = LIMIT, known: Stand | None = None
+) -> LogEnd:
+    """Appends the marker and the end to the spool in `folder`. Blocks. Never raises.
 
     A log that has its end already (the agent was killed after it) is left as it is. Where there is no room, by the
-    spool's limit or on the disk, the marker is left out, and the end if need be: the attempt is settled anyway.
+    spool's limit or on the disk, the marker is left out, and the end if need be: the attempt is settled anyway, also
+    when the disk fails. `known`: how far it was read before, should it not be readable so far any more.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    spool = Spool(folder, limit)
     try:
-        last = _last(folder)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return _closed(folder, sentence, clock.wall_ms(), limit, known or Stand())
+    except (OSError, SpoolBroken) as error:
+        why = f"the log on the agent's disk could not be ended: {getattr(error, 'strerror', None) or error}"
+        return _cut_off(_readable(folder, known or Stand()), f"the end of this log is missing: {why}", why)
+
+
+def _closed(folder: Path, sentence: str, now: int, limit: int, known: Stand) -> LogEnd:
+    spool = Spool(folder, limit, seed=int.from_bytes(os.urandom(4), "little"))
+    try:
+        spool.skip_to(known)
+        last = SpoolReader(folder).last()
         if last is not None and last.kind is Kind.OUTCOME:
-            return last.sequence - 1, last.offset
+            spool.sync()
+            return LogEnd(last.sequence - 1, last.offset)
         with contextlib.suppress(SpoolFull):
-            _append_end(spool, last, sentence, clock.wall_ms())
-            return spool.sequence - 1, spool.offset
-        return spool.sequence, spool.offset
+            _append_end(spool, last, sentence, now)
+            spool.sync()
+            return LogEnd(spool.sequence - 1, spool.offset)
+        spool.sync()
+        return LogEnd(spool.sequence, spool.offset)
     finally:
         spool.close()
+
+
+def _cut_off(stand: Stand, text: str, disk: str) -> LogEnd:
+    ending = f"*** headrace: {text} ***"
+    return LogEnd(stand.sequence + 1, stand.offset + len(ending.encode()) + 1, ending, disk)
+
+
+def _readable(folder: Path, known: Stand) -> Stand:
+    """How far a log can be read, or was."""
+    last = None
+    with contextlib.suppress(OSError):
+        last = SpoolReader(folder).last()
+    found = Stand() if last is None else Stand(last.sequence, last.offset + last.raw_length)
+    return max(found, known)
 
 
 def _append_end(spool: Spool, last: Record | None, sentence: str, now: int) -> None:
@@ -122,17 +173,6 @@ def _append_end(spool: Spool, last: Record | None, sentence: str, now: int) -> N
     spool.append(Kind.CLOSED, _json(result=""), time_ms=now, section=section + 1)
     facts = _json(offset=spool.offset, records=spool.sequence + 1, cause="errored", sentence=sentence)
     spool.append(Kind.OUTCOME, facts, time_ms=now, section=section + 1)
-
-
-def _last(folder: Path) -> Record | None:
-    found = segments(folder)
-    last = None
-    if found:
-        reader, at = SpoolReader(folder), found[0][0]
-        while records := reader.read(at):
-            last = records[-1]
-            at = last.sequence + 1
-    return last
 
 
 def _json(**facts: object) -> bytes:

@@ -10,8 +10,9 @@ from agent.blobs import Blobs
 from agent.calls import Calls
 from agent.clock import Clock
 from agent.forwarder import Forwarder
+from agent.keeping import Records
 from agent.metrics import Metrics
-from agent.record import Records
+from agent.quarantine import Quarantine
 from agent.sandbox.choose import Offer
 from agent.sandbox.protocol import Sandbox, ServiceHost
 from agent.sandboxes import OwnSettings
@@ -94,6 +95,7 @@ class Parts:
     permit: Callable[[pb.PermitRequest], Awaitable[pb.PermitAnswer]]
     lease: Lease
     policy: Policy
+    quarantine: Quarantine
     metrics: Metrics
     journal: Journal
 

@@ -1,18 +1,15 @@
 """What the agent knows of one attempt, on disk, so that it goes on after a restart as if nothing had happened.
 
-One small JSON file per attempt, replaced by rename. It holds the lease's token: 0600 in a 0700 folder, never in a
-sandbox.
+A little JSON, which `keeping.py` keeps. It holds the lease's token: 0600 in a 0700 folder, never in a sandbox.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 from agent.outcome import Outcome
@@ -82,6 +79,8 @@ class Record:
     """Somebody else has the job now, or nobody wants it: nothing is reported any more."""
     log_done: bool = False
     """The coordinator has the whole log, or does not want it."""
+    damage: str = field(default="", compare=False)
+    """Why this may not be the newest of it; empty: it is. Not written."""
 
     def to_json(self) -> str:
         """As it is written."""
@@ -157,60 +156,8 @@ class Record:
         )
 
 
-class Records:
-    """The folder with the records of all attempts."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._owed: dict[int, Record] = {}
-
-    def keep(self, record: Record, *, durable: bool = False) -> bool:
-        """Like `write`, but a full disk only puts it off: `pay` tries again. Whether it is written."""
-        try:
-            self.write(record, durable=durable)
-        except OSError:
-            self._owed[record.attempt] = record
-            return False
-        return True
-
-    def pay(self) -> None:
-        """Writes what could not be written before. Never raises."""
-        for record in list(self._owed.values()):
-            self.keep(record, durable=True)
-
-    def write(self, record: Record, *, durable: bool = False) -> None:
-        """Replaces the attempt's file; `durable`: also over a power cut. A few milliseconds, then. Raises OSError."""
-        draft = self._folder / f"{record.attempt}.new"
-        with open(draft, "w", encoding="utf-8", opener=_private) as file:
-            file.write(record.to_json())
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        draft.replace(self._folder / f"{record.attempt}.json")
-        self._owed.pop(record.attempt, None)
-
-    def remove(self, attempt: int) -> None:
-        """Forgets the attempt; repeatable."""
-        self._owed.pop(attempt, None)
-        (self._folder / f"{attempt}.json").unlink(missing_ok=True)
-
-    def read(self, broken: Callable[[Path, Exception], None]) -> list[Record]:
-        """All records, oldest attempt first; `broken` is told of a file that is none."""
-        found = []
-        for file in self._folder.glob("*.json"):
-            try:
-                found.append(Record.from_json(file.read_text(encoding="utf-8")))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                broken(file, error)
-        return sorted(found, key=lambda record: record.attempt)
-
-
 def _outcome(told: list[str] | None) -> Outcome | None:
     return None if told is None else Outcome(Cause(told[0]) if told[0] else None, told[1])
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def _text(data: bytes) -> str:

@@ -93,6 +93,8 @@ class Outbox:
         self.reports: dict[str, pb.Report] = {}
         self.permits: dict[int, pb.PermitRequest] = {}
         self.leaving = False
+        self.quarantine = ""
+        """Why the agent takes no job until a person has seen to it; empty: it does."""
 
     def hand_in(self, report: pb.Report) -> None:
         """Sends a report until it is answered. The caller has written it to disk before."""
@@ -114,6 +116,16 @@ class Outbox:
         """The agent wants no more work, by its own decision."""
         self.leaving = True
         self.changed.set()
+
+    def stay_away(self, sentence: str) -> None:
+        """No more work for this agent, for this reason."""
+        self.quarantine = sentence
+        self.changed.set()
+
+    @property
+    def refusal(self) -> str:
+        """Why nothing new is taken; empty: it is."""
+        return self.quarantine or ("this agent is leaving" if self.leaving else "")
 
     def slots_changed(self) -> None:
         """A sandbox is gone: its slot can be granted again."""
@@ -142,7 +154,7 @@ class Session:
         self._outbox = outbox
         self._clock = clock
         self._drained = False
-        self._said_leaving = False
+        self._said_refusal = ""
         self._granted = 0
         self._highest = 0
         self._sequence = 0
@@ -178,8 +190,8 @@ class Session:
     def _hello(self) -> pb.Hello:
         held = list(self._jobs.held())
         named = {each.attempt_id for each in held} | self._jobs.occupying()
-        leaving = self._said_leaving = self._outbox.leaving
-        self._granted = 0 if leaving or self._jobs.why_not() else max(0, self._identity.slots - len(named))
+        refusal = self._said_refusal = self._outbox.refusal
+        self._granted = 0 if refusal or self._jobs.why_not() else max(0, self._identity.slots - len(named))
         return pb.Hello(
             instance_id=self._identity.instance_id,
             name=self._identity.name,
@@ -191,7 +203,8 @@ class Session:
             held=held,
             sandboxes=self._identity.sandboxes,
             slot_share=self._identity.slot_share,
-            draining=leaving,
+            draining=bool(refusal),
+            draining_sentence=self._outbox.quarantine,
             number=self._number,
         )
 
@@ -228,9 +241,9 @@ class Session:
         if self._beat is not None:
             beat, self._beat = self._beat, None
             yield pb.SessionRequest(heartbeat=beat)
-        if self._outbox.leaving and not self._said_leaving:
-            self._said_leaving, self._granted = True, 0
-            yield pb.SessionRequest(draining=pb.Draining())
+        if (refusal := self._outbox.refusal) != self._said_refusal:
+            self._said_refusal, self._granted = refusal, 0
+            yield pb.SessionRequest(draining=pb.Draining(sentence=self._outbox.quarantine))
         for reports in batches(self._unsaid(self._outbox.reports)):
             yield pb.SessionRequest(reports=pb.Reports(reports=reports))
         # After the reports: only what is known to have started gets a permit.
@@ -241,7 +254,7 @@ class Session:
             yield pb.SessionRequest(credit=pb.Credit(slots=credit))
 
     def _grantable(self) -> int:
-        if self._drained or self._outbox.leaving or self._jobs.why_not():
+        if self._drained or self._outbox.refusal or self._jobs.why_not():
             return 0
         return self._identity.slots - len(self._jobs.occupying())
 
@@ -287,8 +300,8 @@ class Session:
         # A credit went into every number up to this one, also into one that never came.
         self._granted = max(0, self._granted - (assignment.number - self._highest))
         self._highest = assignment.number
-        if self._outbox.leaving:
-            sentence = "this agent is leaving"
+        if self._outbox.refusal:
+            sentence = self._outbox.refusal
         elif len(self._jobs.occupying()) >= self._identity.slots:
             sentence = "no slot is free"
         else:

@@ -4,7 +4,7 @@
     version          format of the directory; a newer one is refused
     instance         the agent's random id
     starts           how often the agent was started here
-    attempts/        one file per attempt whose outcome or log is not yet handed in (`agent/record.py`)
+    attempts/        two files per attempt whose outcome or log is not yet handed in (`agent/keeping.py`)
     workspaces/      0700; one folder per attempt, on a nosuid,nodev mount if root
     mirrors/ git/    what checkouts are made from
     sandboxes/       what sandboxes make once
@@ -23,6 +23,8 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+
+from agent.durable import replace_file
 
 VERSION = 1
 _LONGEST_SOCKET = 107
@@ -46,17 +48,17 @@ class DataDirectory:
         """The number of this start of the agent, from 1; durable, so that no later start gets it again."""
         file = self.root / "starts"
         number = int(file.read_text(encoding="utf-8")) + 1 if file.exists() else 1
-        draft = self.root / "starts.new"
-        with draft.open("w", encoding="utf-8") as text:
-            text.write(f"{number}\n")
-            text.flush()
-            os.fsync(text.fileno())
-        draft.replace(file)
+        replace_file(file, f"{number}\n")
         return number
+
+    def free(self) -> int:
+        """Bytes of its disk that can still be written. Raises OSError."""
+        facts = os.statvfs(self.root)
+        return facts.f_bavail * facts.f_frsize
 
     @property
     def records(self) -> Path:
-        """One file per attempt."""
+        """Two files per attempt."""
         return self.root / "attempts"
 
     @property
@@ -142,7 +144,7 @@ def _locked(root: Path) -> int:
 def _check_version(root: Path) -> None:
     file = root / "version"
     if not file.exists():
-        file.write_text(f"{VERSION}\n")
+        replace_file(file, f"{VERSION}\n")
         return
     text = file.read_text(encoding="utf-8").strip()
     if not text.isdigit():
@@ -157,9 +159,7 @@ def _check_version(root: Path) -> None:
 def _instance(root: Path, new_id: str) -> str:
     file = root / "instance"
     if not file.exists():
-        draft = root / "instance.new"
-        draft.write_text(f"{new_id}\n")
-        draft.replace(file)
+        replace_file(file, f"{new_id}\n")
     return file.read_text(encoding="utf-8").strip()
 
 

@@ -116,7 +116,7 @@ class Attempt:
     def step(self, asked: dict[str, Any], answer: Answer) -> None:
         """Runs a step and answers with its result; asked again: the same one."""
         number = asked["number"]
-        self._end_if_late(self._clocks.boot())  # who stood still since the last round may be asked before the next one
+        self._end_if_it_must(self._clocks.boot())  # who stood still since the last round may be asked before the next one
         if number in self._results:
             answer(self._results[number])
         elif number == self._state.step:
@@ -188,7 +188,7 @@ class Attempt:
     def tick(self) -> int | None:
         """What is due is done. Returns for how many milliseconds nothing will be."""
         now = self._clocks.boot()
-        self._end_if_late(now)
+        self._end_if_it_must(now)
         full = self._meter.last.pids_max > self._before.pids_max
         if self._state.due is not None and now >= self._state.due:
             self._meter.read()
@@ -210,9 +210,11 @@ class Attempt:
         waits = [due - now for due in dues if due is not None]
         return min(waits) if waits else None
 
-    def _end_if_late(self, now: int) -> None:
-        if not self.over and self._state.phase is not Phase.ENDING and (late := overdue(self._terms, now)):
-            self.kill(*late)
+    def _end_if_it_must(self, now: int) -> None:
+        """Its time is over, or its log cannot be kept."""
+        broken = (Cause.ERRORED, self._writer.broken) if self._writer.broken else None
+        if not self.over and self._state.phase is not Phase.ENDING and (why := broken or overdue(self._terms, now)):
+            self.kill(*why)
 
     def room(self) -> None:
         """The spool has room again."""
@@ -357,7 +359,9 @@ class Attempt:
             offset, records = self._writer.outcome(self._over["cause"], self._over["sentence"])
             self._outcome = {"offset": offset, "records": records, **self._over}
             self.changes += 1
-        if not self._writer.blocked:
+        if self._writer.durable:
+            if self._writer.broken:
+                self._outcome |= self._writer.kept
             for waiting in self._ending:
                 waiting(self._outcome)
             self._ending.clear()

@@ -16,7 +16,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,6 +47,8 @@ class SupervisorClient:
         """The supervisor's own process."""
         self.kill_refused = asyncio.Event()
         """Set when the supervisor wants the sandbox dead and may not kill it: then the engine has to."""
+        self.disk_failed: Callable[[str], None] = lambda _: None
+        """Called with a sentence when the disk under the spool has failed."""
         self._reader = reader
         self._writer = writer
         self._asked: dict[int, asyncio.Future[dict[str, Any]]] = {}
@@ -193,7 +195,7 @@ class SupervisorClient:
         await self._ask("heartbeat", sent=sent_boottime_ms)
 
     async def end(self) -> Ended:
-        """Ends the sandbox and the log; returns when the last record is in the spool."""
+        """Ends the sandbox and the log; returns when the last record is durable in the spool, or cannot be kept."""
         return Ended.of(await self._ask("end"))
 
     async def leave(self) -> None:
@@ -211,7 +213,7 @@ class SupervisorClient:
         return str((await self._ask("permit"))["nonce"])
 
     async def spooled(self) -> AsyncIterator[int]:
-        """The newest record's number, each time that there are more; ends when the supervisor is gone."""
+        """The newest durable record's number, each time that there are more; ends when the supervisor is gone."""
         told = 0
         while True:
             if self._sequence > told:
@@ -271,6 +273,9 @@ class SupervisorClient:
             return
         if "kill_refused" in message:
             self.kill_refused.set()
+            return
+        if "disk_failed" in message:
+            self.disk_failed(str(message["disk_failed"]))
             return
         future = self._asked.get(message.get("id", 0))
         if future is None or future.done():

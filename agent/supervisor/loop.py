@@ -44,6 +44,7 @@ class Loop:
 
     def run(self, tick: Callable[[], int | None]) -> None:
         """`tick` is called each round; it returns for how many milliseconds it need not be called again."""
+        self._on = True
         while self._on:
             wait = tick()
             wait = _SLOWEST_MS if wait is None else max(0, min(wait, _SLOWEST_MS))

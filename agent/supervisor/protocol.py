@@ -1,9 +1,10 @@
 """How an agent and a supervisor speak: messages of JSON behind their length, on a unix socket.
 
 The first message of a supervisor is `{"headrace": [MAJOR, MINOR], "pid"}`. Then the agent asks `{"id", "op", …}` and
-is answered `{"id", "answer"}` or `{"id", "error", "cause"}`, in whatever order things get done; `{"spooled": n}` and
-`{"kill_refused": true}` come by themselves. An agent speaks with supervisors of its own minor and of the two before: a
-job outlives two upgrades. A minor adds operations and fields, and changes nothing that is there.
+is answered `{"id", "answer"}` or `{"id", "error", "cause"}`, in whatever order things get done; `{"spooled": n}`,
+`{"kill_refused": true}` and, from minor 2 on, `{"disk_failed": sentence}` come by themselves. An agent speaks with
+supervisors of its own minor and of the two before: a job outlives two upgrades. A minor adds operations and fields,
+and changes nothing that is there.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import struct
 from typing import Any, Final
 
 MAJOR: Final = 1
-MINOR: Final = 1
+MINOR: Final = 2
 OLDER: Final = 2
 """How many minors back an agent goes."""
 MOST: Final = 32 << 20

@@ -1,7 +1,8 @@
 """The records of a spool, byte for byte. Shared by the supervisor, which writes them, and the agent, which reads.
 
-A record is a header, a payload and the CRC-32 of both. Sequence numbers count from 1 without gaps; `offset` is the
-raw offset in the log where the record begins. The payload of a frame is one zstd frame of its own; that of the
+A record is a header, a payload and the CRC-32 of both, begun with the seed of its segment: bytes of a job that look
+like a record, found behind a damaged one, are none. Sequence numbers count from 1 without gaps; `offset` is the raw
+offset in the log where the record begins. The payload of a frame is one zstd frame of its own; that of the
 other kinds is JSON.
 """
 
@@ -70,8 +71,8 @@ def shortened(text: str) -> str:
     return text if len(text) <= TEXT_MOST else f"{text[: TEXT_MOST - 1]}…"
 
 
-def encode(record: Record) -> bytes:
-    """The record as it stands in a segment."""
+def encode(record: Record, seed: int = 0) -> bytes:
+    """The record as it stands in a segment with this seed."""
     head = _HEADER.pack(
         _MAGIC,
         _FORMAT,
@@ -85,11 +86,11 @@ def encode(record: Record) -> bytes:
         record.raw_length,
         len(record.payload),
     )
-    crc = zlib.crc32(record.payload, zlib.crc32(head))
+    crc = zlib.crc32(record.payload, zlib.crc32(head, seed))
     return b"".join((head, record.payload, _CRC.pack(crc)))
 
 
-def decode(data: bytes, at: int = 0) -> tuple[Record, int] | None:
+def decode(data: bytes, at: int = 0, seed: int = 0) -> tuple[Record, int] | None:
     """The record at `at` and where the next one begins; None if there is no whole and sound one."""
     if len(data) - at < OVERHEAD:
         return None
@@ -98,7 +99,16 @@ def decode(data: bytes, at: int = 0) -> tuple[Record, int] | None:
     if magic != _MAGIC or version != _FORMAT or length > _MOST or end > len(data):
         return None
     (crc,) = _CRC.unpack_from(data, end - _CRC.size)
-    if zlib.crc32(data[at : end - _CRC.size]) != crc:
+    if zlib.crc32(data[at : end - _CRC.size], seed) != crc:
         return None
     payload = data[at + _HEADER.size : end - _CRC.size]
     return Record(sequence, Kind(kind), offset, time_ms, section, raw, payload, stream, bool(flags & _OURS)), end
+
+
+def sound_after(data: bytes, at: int, seed: int) -> int | None:
+    """Where the next whole and sound record begins, from `at` on; None: there is none."""
+    while (at := data.find(_MAGIC, at)) >= 0:
+        if decode(data, at, seed) is not None:
+            return at
+        at += 1
+    return None

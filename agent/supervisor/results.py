@@ -110,6 +110,10 @@ class Ended:
     cause: Cause | None
     """Why the sandbox ended, when not because it was asked to."""
     sentence: str
+    disk: str = ""
+    """How the disk failed under the log; empty: it did not. Else `offset` and `records` are those that it kept."""
+    missing: int = 0
+    """Bytes of the log that were lost by that."""
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Ended:
@@ -132,7 +136,7 @@ class SupervisorState:
     records: int
     offset: int
     spooled: int
-    """The last record that can be read from the spool; `records` counts those that wait for room, too."""
+    """The last record that is durable in the spool; `records` counts those that are not, too."""
     sandbox: tuple[Cause | None, str] | None
     """Why the sandbox is gone (None: it was asked to end); None: it is not."""
     ended: Ended | None

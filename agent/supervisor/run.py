@@ -32,21 +32,28 @@ def _serve(asked: dict[str, object], ready: int, keeper: guard.Guard | None) -> 
     from agent.supervisor.loop import Loop
     from agent.supervisor.server import Server
     from agent.supervisor.spool import Spool
+    from agent.supervisor.syncing import Syncing
     from agent.supervisor.writer import LogWriter
 
     folder = Path(str(asked["folder"]))
     terms = Terms(**asked["terms"])._replace(heard=Clocks.boot())  # type: ignore[arg-type]  # JSON of the client's own
     os.umask(0o022)
     loop = Loop()
-    spool = Spool(Path(str(asked["spool"])), int(str(asked["limit"])))
+    try:
+        seed = int.from_bytes(os.urandom(4), "little")
+        spool = Spool(Path(str(asked["spool"])), int(str(asked["limit"])), seed=seed)
+    except OSError as error:
+        raise SystemExit(f"the spool {asked['spool']} cannot be written: {error.strerror}") from None
     hold_ms, most = int(str(asked["hold_ms"])), int(str(asked["log_limit"]))
     writer = LogWriter(spool, Clocks.wall, Clocks.boot, hold_ms=hold_ms, most=most)
     attempt = Attempt(loop, folder, writer, terms, keeper)
-    server = Server(loop, folder, attempt, writer, spool)
+    syncing = Syncing(loop, spool)
+    server = Server(loop, folder, attempt, writer, syncing)
     os.write(ready, b"ready")
     os.close(ready)
     loop.run(server.tick)
     attempt.close()
+    syncing.close()
     spool.close()
     if keeper is not None:
         keeper.leave()

@@ -16,7 +16,7 @@ from agent.supervisor.attempt import Answer, Attempt
 from agent.supervisor.clocks import Clocks
 from agent.supervisor.loop import Loop
 from agent.supervisor.protocol import MAJOR, MINOR, BadMessage, Decoder, Message, encode
-from agent.supervisor.spool import Spool
+from agent.supervisor.syncing import Syncing
 from agent.supervisor.writer import LogWriter
 
 _READ: Final = 256 << 10
@@ -36,6 +36,7 @@ class Connection:
         self.told = 0
         """The last record that it was told of."""
         self.knows_refusal = False
+        self.knows_failure = False
         self.open = True
         loop.watch(sock.fileno(), self._came)
         self.send({"headrace": [MAJOR, MINOR], "pid": os.getpid()})
@@ -92,12 +93,13 @@ class Connection:
 class Server:
     """Takes requests and hands them to the attempt."""
 
-    def __init__(self, loop: Loop, folder: Path, attempt: Attempt, writer: LogWriter, spool: Spool) -> None:
+    def __init__(self, loop: Loop, folder: Path, attempt: Attempt, writer: LogWriter, syncing: Syncing) -> None:
         self._loop = loop
+        self._syncing = syncing
         self._folder = folder
         self._attempt = attempt
         self._writer = writer
-        self._spool = spool
+        self._spool = syncing.spool
         self._boot = Clocks.boot
         self._heard = self._boot()
         self._nonce = os.urandom(16).hex()
@@ -122,14 +124,19 @@ class Server:
     def tick(self) -> int | None:
         """Once a round: the attempt's affairs, then news for the agents."""
         wait = self._attempt.tick()
+        if (due := self._syncing.tick(self._boot())) is not None:
+            wait = due if wait is None else min(wait, due)
         self._connections = [connection for connection in self._connections if connection.open]
         for connection in self._connections:
-            if connection.told < self._spool.sequence and connection.idle:
-                connection.told = self._spool.sequence
-                connection.send({"spooled": self._spool.sequence})
+            if connection.told < self._spool.synced.sequence and connection.idle:
+                connection.told = self._spool.synced.sequence
+                connection.send({"spooled": connection.told})
             if self._attempt.kill_refused and not connection.knows_refusal:
                 connection.knows_refusal = True
                 connection.send({"kill_refused": True})
+            if self._spool.broken and not connection.knows_failure:
+                connection.knows_failure = True
+                connection.send({"disk_failed": self._spool.broken})
         self._keep_state()
         if self._attempt.over and self._boot() > self._heard + _LINGER_MS:
             self._heard = self._boot()
@@ -160,7 +167,7 @@ class Server:
             case "end":
                 attempt.end(answer)
             case "state":
-                answer({**attempt.facts(), "notes": self._notes, "spooled": self._spool.sequence})
+                answer({**attempt.facts(), "notes": self._notes, "spooled": self._spool.synced.sequence})
             case "permit":
                 answer({"nonce": self._nonce})
             case "open":

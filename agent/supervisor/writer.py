@@ -3,6 +3,7 @@
 Past `most` bytes the job's output is read and dropped, and the log says where it was cut and how much is missing.
 When the spool is full the writer is `blocked`: records wait in memory, nothing more is read from the job, and the
 job waits in its write. After `hold_ms` it cuts instead: what is lost is counted, and the log says so.
+When the disk has failed (`broken`) all that comes is counted and dropped: the attempt ends.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import zstandard
 from agent.supervisor.framer import MOST, Framer
 from agent.supervisor.masker import Masker
 from agent.supervisor.records import Kind, shortened
-from agent.supervisor.spool import Spool, SpoolFull
+from agent.supervisor.spool import Spool, SpoolBroken, SpoolFull
 
 HOLD_MS: Final = 15 * 60_000
 LOG_MOST: Final = 2 << 30
@@ -62,6 +63,7 @@ class LogWriter:
         self._waiting: deque[_Waiting] = deque()
         self._full_since: int | None = None
         self._lost = 0
+        self._unkept = 0
         self._sections = 0
         self._tail = bytearray()
         self._in_step = False
@@ -72,6 +74,23 @@ class LogWriter:
     def blocked(self) -> bool:
         """Whether records wait for room: then nothing more should be read."""
         return bool(self._waiting)
+
+    @property
+    def broken(self) -> str:
+        """Why the spool takes nothing more; empty: it does."""
+        return self._spool.broken
+
+    @property
+    def durable(self) -> bool:
+        """Whether all that was written is on the disk, or never will be."""
+        return not self._waiting and (bool(self.broken) or self._spool.synced.sequence >= self._spool.sequence)
+
+    @property
+    def kept(self) -> dict[str, str | int]:
+        """What of a log is kept by a spool that is broken, and what is not: see `Ended`."""
+        stand = self._spool.synced
+        missing = self._spool.offset - stand.offset + self._unkept
+        return {"offset": stand.offset, "records": stand.sequence + 1, "disk": self.broken, "missing": missing}
 
     @property
     def due(self) -> int | None:
@@ -212,6 +231,8 @@ class LogWriter:
             self._spool.append(kind, payload, time_ms=time_ms, section=section, raw_length=raw_length, ours=ours)
         except SpoolFull:
             return False
+        except SpoolBroken:
+            self._unkept += raw_length
         return True
 
     def _cut(self) -> None:

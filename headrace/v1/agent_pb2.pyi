@@ -151,6 +151,7 @@ class Hello(_message.Message):
     SLOT_SHARE_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
+    DRAINING_SENTENCE_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """random, kept under flock in the agent's data directory"""
     name: _builtins.str
@@ -166,6 +167,8 @@ class Hello(_message.Message):
     """Grows with every Hello of an instance, over restarts of the agent too: a Hello that arrives behind a newer one
     is refused, or it would fence the newer session and lose what that was given. 0: not counted.
     """
+    draining_sentence: _builtins.str
+    """why it drains, where a person has to see to it: its disk has failed"""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """claims that grant nothing; fixed for the session"""
@@ -193,10 +196,11 @@ class Hello(_message.Message):
         slot_share: Global___SlotShare | None = ...,
         draining: _builtins.bool = ...,
         number: _builtins.int = ...,
+        draining_sentence: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["slot_share", b"slot_share"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credit", b"credit", "draining", b"draining", "held", b"held", "instance_id", b"instance_id", "labels", b"labels", "name", b"name", "number", b"number", "pool", b"pool", "sandboxes", b"sandboxes", "slot_share", b"slot_share", "slots", b"slots", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credit", b"credit", "draining", b"draining", "draining_sentence", b"draining_sentence", "held", b"held", "instance_id", b"instance_id", "labels", b"labels", "name", b"name", "number", b"number", "pool", b"pool", "sandboxes", b"sandboxes", "slot_share", b"slot_share", "slots", b"slots", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -911,16 +915,21 @@ Global___Cancel: _TypeAlias = Cancel  # noqa: Y015
 
 @_typing.final
 class Draining(_message.Message):
-    """The agent drains by its own decision (SIGTERM): it grants no credit any more."""
+    """The agent drains by its own decision (SIGTERM; its disk has failed): it grants no credit any more."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    sentence: _builtins.str
+    """empty: it leaves; else why it takes no job until a person has seen to it"""
     def __init__(
         self,
+        *,
+        sentence: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sentence", b"sentence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

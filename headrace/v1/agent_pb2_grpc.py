@@ -59,7 +59,7 @@ class AgentServiceServicer:
         a new stream, where it fences the session before.
 
         Status codes that end the agent rather than the connection: UNAUTHENTICATED (wrong token),
-        PERMISSION_DENIED (pool or agent barred), ALREADY_EXISTS (another instance lives under this identity),
+        PERMISSION_DENIED (pool or agent barred, or its version not served), ALREADY_EXISTS (another instance lives under this identity),
         INVALID_ARGUMENT (a Hello that can never be right). All others: reconnect with backoff.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

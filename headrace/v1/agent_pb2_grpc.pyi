@@ -41,7 +41,7 @@ class AgentServiceStub:
     a new stream, where it fences the session before.
 
     Status codes that end the agent rather than the connection: UNAUTHENTICATED (wrong token),
-    PERMISSION_DENIED (pool or agent barred), ALREADY_EXISTS (another instance lives under this identity),
+    PERMISSION_DENIED (pool or agent barred, or its version not served), ALREADY_EXISTS (another instance lives under this identity),
     INVALID_ARGUMENT (a Hello that can never be right). All others: reconnect with backoff.
     """
     Extend: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ExtendRequest, _agent_pb2.ExtendResponse]
@@ -65,7 +65,7 @@ class AgentServiceAsyncStub(AgentServiceStub):
     a new stream, where it fences the session before.
 
     Status codes that end the agent rather than the connection: UNAUTHENTICATED (wrong token),
-    PERMISSION_DENIED (pool or agent barred), ALREADY_EXISTS (another instance lives under this identity),
+    PERMISSION_DENIED (pool or agent barred, or its version not served), ALREADY_EXISTS (another instance lives under this identity),
     INVALID_ARGUMENT (a Hello that can never be right). All others: reconnect with backoff.
     """
     Extend: _aio.UnaryUnaryMultiCallable[_agent_pb2.ExtendRequest, _agent_pb2.ExtendResponse]  # type: ignore[assignment]
@@ -92,7 +92,7 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         a new stream, where it fences the session before.
 
         Status codes that end the agent rather than the connection: UNAUTHENTICATED (wrong token),
-        PERMISSION_DENIED (pool or agent barred), ALREADY_EXISTS (another instance lives under this identity),
+        PERMISSION_DENIED (pool or agent barred, or its version not served), ALREADY_EXISTS (another instance lives under this identity),
         INVALID_ARGUMENT (a Hello that can never be right). All others: reconnect with backoff.
         """
 

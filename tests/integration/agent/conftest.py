@@ -162,13 +162,6 @@ def supervisors(data: Path) -> list[int]:
     return found
 
 
-async def until_file_says(file: Path, text: str) -> None:
-    """Waits until another process has written it."""
-    async with asyncio.timeout(20):
-        while text not in file.read_text():  # noqa: ASYNC110 - another process writes it
-            await asyncio.sleep(0.05)
-
-
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A git repository with one commit."""

@@ -69,6 +69,8 @@ class OtherSide(
         self.ended: dict[int, agent_pb2.Ended] = {}
         self.reports: dict[str, int] = {}
         self.accepted: dict[int, bool] = {}
+        self.refusals: dict[int, str] = {}
+        self.refusal = ""
         self.logs: dict[int, Log] = collections.defaultdict(Log)
         self.artifacts: dict[str, list[blob_pb2.ArtifactFile]] = {}
         self.stored: dict[str, bytes] = {}
@@ -181,8 +183,9 @@ class OtherSide(
                 case "acknowledgements":
                     for each in request.acknowledgements.acknowledgements:
                         self.accepted[each.attempt_id] = each.accepted
+                        self.refusals[each.attempt_id] = each.sentence
                 case "draining":
-                    self.draining = True
+                    self.draining, self.refusal = True, request.draining.sentence
                 case "permit_request":
                     asked = request.permit_request
                     self.permits.append(asked)
@@ -231,8 +234,11 @@ class OtherSide(
                         assert record.sequence <= len(log.records), "a gap in the log"
                         log.repeats += 1
                     taken += 1
+                offset = sum(record.frame.raw_length for record in log.records)
                 response.durable.append(
-                    log_pb2.Durable(attempt_id=batch.attempt_id, stream=batch.stream, sequence=len(log.records))
+                    log_pb2.Durable(
+                        attempt_id=batch.attempt_id, stream=batch.stream, sequence=len(log.records), offset=offset
+                    )
                 )
             await self.tell()
             if self.cut_logs_after is not None and taken > self.cut_logs_after:

@@ -12,9 +12,10 @@ import pytest
 from agent.clock import SystemClock
 from agent.orphan import close_orphaned_log, end_supervisor, ended_within
 from agent.supervisor.client import SupervisorClient
+from agent.supervisor.reading import SpoolReader
 from agent.supervisor.records import Kind
 from agent.supervisor.results import SupervisorSettings
-from agent.supervisor.spool import Spool, SpoolFull, SpoolReader
+from agent.supervisor.spool import Spool, SpoolFull
 
 
 async def test_the_wait_for_a_sandbox_has_an_end(short_path: Path) -> None:
@@ -50,7 +51,7 @@ def test_a_spool_that_is_full_is_closed_without_the_marker(tmp_path: Path, kind:
         while True:
             full.append(kind, b'{"result": "x"}', time_ms=1, section=1, raw_length=1)
     full.close()
-    _, offset = close_orphaned_log(tmp_path, "it died", SystemClock(), limit=limit)
+    offset = close_orphaned_log(tmp_path, "it died", SystemClock(), limit=limit).offset
     again = Spool(tmp_path, limit)
     again.close()
     assert offset == again.offset == full.offset

@@ -8,10 +8,12 @@ import os
 import signal
 from pathlib import Path
 
-from agent.record import Phase, Record, Records
+from agent.keeping import Records
+from agent.record import Phase, Record
 from agent.supervisor.process import parent_of
 from headrace.v1 import common_pb2 as pb
-from tests.integration.agent.conftest import Agent, job, supervisors, until_file_says
+from tests.harness.agent_records import kept, rewrite, until_kept
+from tests.integration.agent.conftest import Agent, job, supervisors
 from tests.integration.agent.other_side import OtherSide, other_side
 
 COUNT = "i=0; while [ $i -lt 60 ]; do echo line $i; i=$((i+1)); sleep 0.05; done"
@@ -73,10 +75,8 @@ async def test_a_supervisor_that_started_as_the_agent_died_is_reported_by_the_ne
     agent.kill()
     await agent.ended()
     side.started.clear()
-    record = agent.data / "attempts" / f"{attempt}.json"
-    written = json.loads(record.read_text())
-    del written["facts"]["supervised"]
-    record.write_text(json.dumps(written))
+    unsupervised = {"facts": {}}
+    rewrite(agent.data / "attempts", attempt, lambda written: written | unsupervised)
     await agent.start()
     await side.until(lambda: attempt in side.started, 2)
     await side.until(lambda: attempt in side.ended)
@@ -92,8 +92,7 @@ async def test_an_outcome_that_was_not_answered_is_handed_in_by_the_next_process
         attempt = first.give(job(None, "sleep 1; echo done"))
         await first.until(lambda: attempt in first.started)
         address, tokens = first.address, first.tokens
-    records = short_path / "data" / "attempts" / f"{attempt}.json"
-    await until_file_says(records, '"settled"')
+    await until_kept(short_path / "data" / "attempts", attempt, lambda record: record["phase"] == "settled")
     agent.kill()
     await agent.ended()
     async with other_side(address) as second:
@@ -119,12 +118,12 @@ async def test_an_agent_that_dies_between_the_end_of_the_log_and_its_report_stil
         attempt = first.give(job(None, "sleep 1; echo done"))
         await first.until(lambda: attempt in first.started)
         address, tokens = first.address, first.tokens
-    record = short_path / "data" / "attempts" / f"{attempt}.json"
-    await until_file_says(record, '"settled"')
+    records = short_path / "data" / "attempts"
+    await until_kept(records, attempt, lambda record: record["phase"] == "settled")
     agent.kill()
     await agent.ended()
     as_it_was = {"phase": "cleanup", "reports": [], "outcome": 0, "facts": {"supervised": True}}
-    record.write_text(json.dumps(json.loads(record.read_text()) | as_it_was))
+    rewrite(records, attempt, lambda written: written | as_it_was)
     async with other_side(address) as second:
         second.tokens = tokens
         agent.side = second
@@ -155,7 +154,7 @@ async def test_an_attempt_that_was_half_forgotten_is_forgotten_by_the_next_proce
     )
     folder = agent.data / "attempts"
     folder.mkdir(parents=True)
-    Records(folder).write(record)
+    Records(folder, lambda _: None).write(record)
     await agent.start()
     agent.terminate()
     assert await agent.ended(5) == 0
@@ -268,7 +267,7 @@ async def test_a_second_sigterm_ends_an_agent_whose_coordinator_is_gone(agent: A
     await asyncio.sleep(0.2)  # two signals at once may be one
     agent.terminate()
     assert await agent.ended(15) == 0
-    assert '"settled"' in (agent.data / "attempts" / f"{attempt}.json").read_text()
+    assert kept(agent.data / "attempts", attempt)["phase"] == "settled"
 
 
 async def test_two_agents_cannot_share_a_data_directory(agent: Agent, side: OtherSide) -> None:

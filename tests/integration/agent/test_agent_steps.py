@@ -8,7 +8,8 @@ from pathlib import Path
 
 from headrace.v1 import agent_pb2
 from headrace.v1 import common_pb2 as pb
-from tests.integration.agent.conftest import Agent, job, until_file_says
+from tests.harness.agent_records import kept, rewrite, until_kept
+from tests.integration.agent.conftest import Agent, job
 from tests.integration.agent.other_side import OtherSide
 
 
@@ -332,10 +333,8 @@ async def test_steps_that_clean_up_have_five_minutes_in_all(agent: Agent, side: 
     await side.until(lambda: "cleaning" in side.logs[attempt].text)
     agent.kill()
     await agent.ended()
-    record = agent.data / "attempts" / f"{attempt}.json"
-    written = json.loads(record.read_text())
-    assert written["cleaning_until_boot_ms"] > 0
-    record.write_text(json.dumps(written | {"cleaning_until_boot_ms": 1}))
+    assert kept(agent.data / "attempts", attempt)["cleaning_until_boot_ms"] > 0
+    rewrite(agent.data / "attempts", attempt, lambda written: written | {"cleaning_until_boot_ms": 1})
     await agent.start()
     told = await ended(side, attempt)
     assert told.state == pb.ATTEMPT_STATE_CANCELED
@@ -370,8 +369,7 @@ async def test_a_cancel_between_two_tries_ends_the_wait_and_not_the_step_that_cl
     ]
     attempt = side.give(job(None, steps=steps, timeout_ms=7_200_000))
     await side.until(lambda: attempt in side.logs and "begun" in side.logs[attempt].text)
-    record = agent.data / "attempts" / f"{attempt}.json"
-    await until_file_says(record, '"trying": "')
+    await until_kept(agent.data / "attempts", attempt, lambda record: record["trying"])
     side.cancel(attempt)
     told = await ended(side, attempt)
     assert (told.state, told.steps[0].exit_code, told.steps[0].tries) == (pb.ATTEMPT_STATE_CANCELED, 3, 1)

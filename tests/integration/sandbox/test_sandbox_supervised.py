@@ -14,9 +14,9 @@ from agent.sandbox.cgroups import Cgroups
 from agent.sandbox.host import Host
 from agent.sandbox.protocol import Limits, Prepared, SandboxRequest
 from agent.supervisor.client import SupervisorClient
+from agent.supervisor.reading import SpoolReader
 from agent.supervisor.records import Kind
 from agent.supervisor.results import Step, StepResult, SupervisorSettings
-from agent.supervisor.spool import SpoolReader
 from headrace.pipeline.plan import Network
 from tests.harness.sandbox_world import BWRAP_AGENT, SLOT, World
 

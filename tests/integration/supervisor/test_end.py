@@ -18,9 +18,9 @@ from agent.clock import SystemClock
 from agent.orphan import close_orphaned_log
 from agent.problems import Cause
 from agent.supervisor.client import SupervisorClient, SupervisorGone
+from agent.supervisor.reading import SpoolReader
 from agent.supervisor.records import Kind
 from agent.supervisor.results import SupervisorSettings
-from agent.supervisor.spool import SpoolReader
 from tests.integration.supervisor.conftest import Held, Starter, bubblewrap, plain, when_dead
 
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from agent import environment, outcome
 from agent.environment import BadFile, Files, Places
+from agent.keeping import Records
 from agent.problems import Cause
-from agent.record import Phase, Record, Records
+from agent.record import Phase, Record
 from agent.settings import Settings
 from agent.state import Unusable, open_directory
 from agent.supervisor.results import StepResult
@@ -149,7 +150,7 @@ def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:
         reports={"r": report},
         ended=outcome.Outcome(Cause.CANCELED, "canceled by ana"),
     )
-    records = Records(tmp_path)
+    records = Records(tmp_path, pytest.fail)
     records.write(record, durable=True)
     (tmp_path / "8.json").write_text("{")
     broken: list[str] = []
@@ -169,7 +170,7 @@ def test_a_record_of_the_version_before_is_read(tmp_path: Path) -> None:
 def test_a_record_that_a_full_disk_refused_is_written_later(tmp_path: Path) -> None:
     """A job goes on meanwhile, and a restart must know of it what it came to."""
     record = Record(attempt=7, token=b"t", attempt_try=1, slot=0, spec=pb.JobSpec(), assigned_boot_ms=9)
-    records = Records(tmp_path / "records")
+    records = Records(tmp_path / "records", pytest.fail)
     assert not records.keep(record)
     records.pay()
     (tmp_path / "records").mkdir()

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import zstandard
 
+from agent.supervisor.reading import SpoolReader
 from agent.supervisor.records import Kind, Record
-from agent.supervisor.spool import Spool, SpoolReader
+from agent.supervisor.spool import Spool
 from agent.supervisor.writer import LogWriter
 
 
@@ -84,9 +85,11 @@ def test_a_full_spool_blocks_and_goes_on_with_room_without_losing_a_byte(tmp_pat
             got += zstandard.decompress(record.payload) if record.kind is Kind.FRAME else b""
             sequence = record.sequence + 1
         world.spool.ack(sequence - 1)
+        world.spool.sync()
         world.writer.drain()
     world.writer.flush()
     world.spool.ack(sequence - 1)
+    world.spool.sync()
     world.writer.drain()
     got += b"".join(zstandard.decompress(r.payload) for r in reader.read(sequence) if r.kind is Kind.FRAME)
     assert got == data
@@ -107,6 +110,7 @@ def test_after_the_time_it_may_hold_the_log_is_cut_and_says_by_how_much(tmp_path
     sent += len(data)
     before = b"".join(zstandard.decompress(r.payload) for r in world.records() if r.kind is Kind.FRAME)
     world.spool.ack(world.spool.sequence)
+    world.spool.sync()
     world.writer.write(b"after")
     world.writer.flush()
     offset, records = world.writer.outcome("", "")
