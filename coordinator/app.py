@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
+from importlib import metadata
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -221,7 +222,13 @@ class _Parts:
         self.log_bells = LogBells(publish=self.wakes.tell_grown)
         self.bells = LocalBells(self.wakes.tell, also=lambda wake: self.log_bells.ring(runs=wake.runs))
         timing = Timing(heartbeat=settings.heartbeat_s, lease=settings.lease_s, long_lease=settings.long_lease_s)
-        store = PostgresDispatch(database, self.bells, lambda: secrets.token_bytes(16))
+        store = PostgresDispatch(
+            database,
+            self.bells,
+            lambda: secrets.token_bytes(16),
+            # Where there is but one agent, nobody else could do its jobs.
+            quarantine_after=0 if settings.embedded else settings.quarantine_after,
+        )
         self.dispatch = Dispatch(
             store,
             self.bells,
@@ -277,7 +284,7 @@ class _Parts:
 def _server(parts: _Parts, tokens: Tokens, settings: Settings) -> tuple[grpc.aio.Server, str]:
     server = grpc.aio.server(interceptors=[Guard(tokens)], options=_SERVER_OPTIONS)
     agent_pb2_grpc.add_AgentServiceServicer_to_server(
-        AgentService(AgentSessions(parts.dispatch), parts.extensions), server
+        AgentService(AgentSessions(parts.dispatch, version=metadata.version("headrace")), parts.extensions), server
     )
     run_pb2_grpc.add_RunServiceServicer_to_server(parts.runs, server)
     log_pb2_grpc.add_LogServiceServicer_to_server(parts.logs, server)

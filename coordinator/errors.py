@@ -4,6 +4,7 @@ CoordinatorError
 ├── BadInput            what a person did wrong; carries violations with their positions
 ├── NotFound            no such run, job, agent … ("not yours" answers alike)
 ├── NotAllowed          no or wrong credential
+├── NotServed           an agent whose version this coordinator cannot serve
 ├── Conflict            the state of things does not admit it (a name taken, another instance alive)
 ├── StaleToken          a write with the token of an attempt that is no longer live
 ├── TooMuch             a bound was reached; try again after `retry_after_s`
@@ -53,6 +54,12 @@ class NotAllowed(CoordinatorError):
     """A credential is missing or wrong."""
 
     code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class NotServed(CoordinatorError):
+    """An agent of another time: only an upgrade of one side helps."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
 
 
 class Conflict(CoordinatorError):

@@ -26,7 +26,9 @@ class Metrics:
         registry = self.registry
         self._queue = Gauge("headrace_queue_depth", "Jobs that could be claimed now.", ["pool"], registry=registry)
         self._running = Gauge("headrace_jobs_running", "Jobs that an agent holds.", ["pool"], registry=registry)
-        self._agents = Gauge("headrace_agents", "Agents by state.", ["state"], registry=registry)
+        self._agents = Gauge(
+            "headrace_agents", "Agents by state. Those in quarantine must be 0.", ["state"], registry=registry
+        )
         self._latency = Histogram(
             "headrace_dispatch_latency_seconds", "From queued to claimed.", buckets=_LATENCIES, registry=registry
         )
@@ -75,13 +77,20 @@ class Metrics:
         for pool in pools:
             self._queue.labels(pool["name"]).set(pool["queued"])
             self._running.labels(pool["name"]).set(pool["busy"])
-        counts = dict.fromkeys(("connected", "draining", "gone"), 0)
+        counts = dict.fromkeys(("connected", "draining", "quarantined", "gone"), 0)
         for agent in agents:
-            draining = agent["drained"] or agent["leaving"]
-            counts["gone" if not agent["connected"] else "draining" if draining else "connected"] += 1
+            counts[_standing_of(agent)] += 1
         for state, count in counts.items():
             self._agents.labels(state).set(count)
         for name, value in standing.items():
             self._standing[name].set(value)
         self._sessions.set(sessions)
         self._mended.set(mended)
+
+
+def _standing_of(agent: Row) -> str:
+    if not agent["connected"]:
+        return "gone"
+    if agent["quarantine"] or agent["refusal"]:
+        return "quarantined"
+    return "draining" if agent["drained"] or agent["leaving"] else "connected"

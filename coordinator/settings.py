@@ -39,6 +39,9 @@ class Settings(BaseSettings):
     )
     long_lease_s: float = Field(600.0, ge=10, description="the same for deployments that have started")
     queue_timeout_s: float = Field(86_400.0, ge=1, description="how long a job may wait for an agent, in seconds")
+    quarantine_after: int = Field(
+        5, ge=0, le=1000, description="attempts in a row that end `errored` before an agent gets no more; 0: never"
+    )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug | info | warning | error")
     embedded: bool = Field(
         default=False, description="the fleet cannot grow: a job that no agent can take fails at once"

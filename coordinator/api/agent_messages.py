@@ -27,6 +27,7 @@ from headrace.v1 import common_pb2 as common
 MOST_SLOTS = 1_000
 MOST_LABELS = 64
 MOST_NAME = 100
+MOST_SENTENCE = 500
 _RETRY_AFTER_MS = 1_000
 # What a bigint holds.
 _MOST_NUMBER = (1 << 63) - 1
@@ -74,6 +75,7 @@ def hello_of(message: wire.Hello) -> Hello:
         abilities=tuple(map(_ability, message.sandboxes)),
         held=tuple(Held(each.attempt_id, each.token) for each in message.held),
         leaving=message.draining,
+        refusal=sentence_of(message.draining_sentence, MOST_SENTENCE),
         number=min(message.number, _MOST_NUMBER),
         slot_cpu=min(max(message.slot_share.cpu, 0.0), _MOST_CORES),
         slot_memory=min(max(message.slot_share.memory, 0), _MOST_NUMBER),
@@ -81,7 +83,7 @@ def hello_of(message: wire.Hello) -> Hello:
 
 
 def _ability(message: wire.SandboxAbility) -> Ability:
-    why_not = sentence_of(message.why_not, 500)
+    why_not = sentence_of(message.why_not, MOST_SENTENCE)
     return Ability(message.kind, frozenset(message.networks), why_not, hard_limits=message.hard_limits)
 
 

@@ -7,12 +7,13 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, assert_never
 
-from coordinator.api.agent_messages import hello_of, nonce_of, report_of, response, sentence_of, welcome
+from coordinator.api.agent_messages import MOST_SENTENCE, hello_of, nonce_of, report_of, response, sentence_of, welcome
 from coordinator.api.errors import rpc, streamed
 from coordinator.api.extensions import Extensions
+from coordinator.core.versions import why_not_served
 from coordinator.dispatch.dispatcher import Dispatch
 from coordinator.dispatch.session import Session, SessionOver
-from coordinator.errors import BadInput, StoreDown
+from coordinator.errors import BadInput, NotServed, StoreDown
 from headrace.v1 import agent_pb2 as wire
 from headrace.v1 import agent_pb2_grpc as stubs
 
@@ -46,14 +47,18 @@ class AgentService(stubs.AgentServiceServicer):
 class AgentSessions:
     """Serves sessions over any pair of streams: gRPC in life, an in-memory wire in the simulation."""
 
-    def __init__(self, dispatch: Dispatch) -> None:
+    def __init__(self, dispatch: Dispatch, *, version: str) -> None:
+        """`version`: this coordinator's own, which decides what agents it can serve."""
         self._dispatch = dispatch
+        self._version = version
 
     async def serve(self, requests: AsyncIterator[wire.SessionRequest]) -> AsyncGenerator[wire.SessionResponse, None]:
         """One session, from Hello to its end. Raises CoordinatorError; `StoreDown` also when it was fenced."""
         first = await anext(requests, None)
         if first is None or first.WhichOneof("message") != "hello":
             raise BadInput("a session begins with Hello")
+        if why_not := why_not_served(first.hello.version, self._version):
+            raise NotServed(why_not)
         session, opened = await self._dispatch.open(hello_of(first.hello), first.hello.credit)
         try:
             yield welcome(opened, self._dispatch.timing)
@@ -103,7 +108,7 @@ class AgentSessions:
                 ask = request.permit_request
                 await self._dispatch.ask_permit(session, ask.attempt_id, ask.token, nonce_of(ask))
             case "draining":
-                await self._dispatch.leave(session)
+                await self._dispatch.leave(session, sentence_of(request.draining.sentence, MOST_SENTENCE))
             case "hello":
                 raise BadInput("Hello comes once, at the beginning of a session")
             case None:

@@ -109,8 +109,12 @@ def _attempt_message(row: Row) -> wire.Attempt:
 
 def agent_message(row: Row) -> fleet.Agent:
     """An agent as it is shown."""
-    draining = row["drained"] or row["leaving"]
-    presence = fleet.AGENT_PRESENCE_DRAINING if draining else fleet.AGENT_PRESENCE_CONNECTED
+    sentence = row["quarantine"] or row["refusal"]
+    presence = fleet.AGENT_PRESENCE_CONNECTED
+    if sentence:
+        presence = fleet.AGENT_PRESENCE_QUARANTINED
+    elif row["drained"] or row["leaving"]:
+        presence = fleet.AGENT_PRESENCE_DRAINING
     return fleet.Agent(
         name=row["name"],
         pool=row["pool"],
@@ -130,6 +134,7 @@ def agent_message(row: Row) -> fleet.Agent:
             for each in row["sandboxes"]
         ],
         jobs=row["jobs"],
+        sentence=sentence,
     )
 
 

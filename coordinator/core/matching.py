@@ -115,11 +115,13 @@ def unschedulable(requirement: Requirement, offers: Mapping[str, Offer]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """What the connected agents offer, by name: those that take jobs, those drained by a person, those that leave."""
+    """What the connected agents offer, by name: those that take jobs, those drained by a person, those that leave,
+    and those that are not relied on."""
 
     working: Mapping[str, Offer]
     drained: Mapping[str, Offer] = field(default_factory=dict)
     leaving: Mapping[str, Offer] = field(default_factory=dict)
+    quarantined: Mapping[str, Offer] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,11 @@ def reason(requirement: Requirement, fleet: Fleet, *, paused: bool) -> Reason:
     if names := _fitting(requirement, fleet.leaving):
         shown = ", ".join(f"`{name}`" for name in names[:_NAMED])
         return Reason(f"{_who_fits(names)} leaving: {shown}", unschedulable=True)
-    offers = {**fleet.leaving, **fleet.drained, **fleet.working}
+    if names := _fitting(requirement, fleet.quarantined):
+        shown = ", ".join(f"`{name}`" for name in names[:_NAMED])
+        mend = "`headrace agents` says why, and what to do"
+        return Reason(f"{_who_fits(names)} quarantined: {shown}; {mend}", unschedulable=True, hopeless=True)
+    offers = {**fleet.quarantined, **fleet.leaving, **fleet.drained, **fleet.working}
     return Reason(unschedulable(requirement, offers), unschedulable=True, hopeless=bool(offers))
 
 

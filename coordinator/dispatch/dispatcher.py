@@ -198,10 +198,10 @@ class Dispatch:
         session.grant(slots)
         self._credit.set()
 
-    async def leave(self, session: Session) -> None:
-        """The agent drains by its own decision."""
+    async def leave(self, session: Session, refusal: str) -> None:
+        """The agent drains by its own decision; `refusal`: why, where a person has to see to it."""
         session.leaving = True
-        await self._store.leaving(session.agent_id)
+        await self._store.leaving(session.agent_id, refusal)
 
     async def acknowledge(self, session: Session, number: int, *, accepted: bool, sentence: str) -> None:
         """An assignment was taken, or refused: then its job is queued again for others."""

@@ -35,6 +35,8 @@ class Hello:
     abilities: tuple[Ability, ...]
     held: tuple[Held, ...] = ()
     leaving: bool = False
+    refusal: str = ""
+    """Why it takes no jobs until a person has seen to it; empty: it does, or it just leaves."""
     number: int = 0
     """Grows with every Hello of the instance; one that comes behind a newer one is refused. 0: not counted."""
     slot_cpu: float = 0.0
@@ -59,7 +61,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A session that is open. `drained`: a person has drained this agent."""
+    """A session that is open. `drained`: a person has drained this agent, or it is quarantined."""
 
     session_id: str
     agent_id: int
@@ -270,11 +272,11 @@ class DispatchStore(Protocol):
         ...
 
     async def drained(self, agents: Sequence[int]) -> frozenset[int]:
-        """Which of these agents a person has drained."""
+        """Which of these agents a person has drained, or are quarantined."""
         ...
 
-    async def leaving(self, agent_id: int) -> None:
-        """The agent drains by its own decision."""
+    async def leaving(self, agent_id: int, refusal: str) -> None:
+        """The agent drains by its own decision; `refusal`: for a reason that a person has to see to."""
         ...
 
     async def observe(self) -> Observed:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeGuard
+from typing import NamedTuple, TypeGuard
 
 import asyncpg
 
 from coordinator.core import attempt as machine
+from coordinator.core import quarantine
 from coordinator.core.attempt import Attempt, Gone
 from coordinator.core.events import AttemptEnded, AttemptReturned, AttemptStarted, JobEvent
+from coordinator.core.quarantine import Reliance, Told
 from coordinator.core.rules import rules_from_json as job_rules
 from coordinator.core.run import Run
 from coordinator.core.states import ATTEMPT_LIVE, AttemptState, Cause, StaleToken
@@ -90,7 +92,15 @@ def _deal(jobs: Sequence[int], wants: Sequence[Want]) -> list[tuple[int, str, in
     return dealt
 
 
-async def report(db: Connection, reports: Sequence[Report]) -> tuple[list[Answer], Wake]:
+class Recorded(NamedTuple):
+    """What reports came to. `told`: by agent, how its attempts ended, where that changes how far it is relied on."""
+
+    answers: list[Answer]
+    wake: Wake
+    told: Mapping[int, Sequence[Told]]
+
+
+async def report(db: Connection, reports: Sequence[Report]) -> Recorded:
     """Records what agents say of attempts, and what follows from it."""
     ids = sorted({each.attempt_id for each in reports})
     rows = await _locked(db, ids)
@@ -100,6 +110,7 @@ async def report(db: Connection, reports: Sequence[Report]) -> tuple[list[Answer
     details: dict[int, bytes] = {}
     outputs: dict[int, str] = {}
     finals: dict[int, LogFinal] = {}
+    told: dict[int, list[Told]] = defaultdict(list)
     answers = []
     for each in reports:
         known = attempts.get(each.attempt_id)
@@ -120,6 +131,7 @@ async def report(db: Connection, reports: Sequence[Report]) -> tuple[list[Answer
             event = _job_event(after, each, canceling=_is_canceling(row, rows.runs))
             events[row["run_id"]].append((row["job_id"], event))
         if steps and isinstance(each, EndedReport):
+            told[row["agent_id"]].append(Told(each.outcome, each.cause, each.sentence))
             details[known.id] = each.details
             outputs[row["job_id"]] = each.outputs
             finals[known.id] = LogFinal(known.id, dict(each.log_records))
@@ -129,7 +141,20 @@ async def report(db: Connection, reports: Sequence[Report]) -> tuple[list[Answer
         await db.execute(SETTLE.keep_outputs, list(outputs), list(outputs.values()))
     if finals:
         await close_logs(db, list(finals.values()))
-    return answers, await settle(db, rows.runs, events)  # last: what it locks is shared by all runs of a project
+    wake = await settle(db, rows.runs, events)  # last: what it locks is shared by all runs of a project
+    failing = {row["agent_id"] for row in rows.attempts if row["agent_errored"]}
+    telling = {key: each for key, each in told.items() if key in failing or any(one.counts for one in each)}
+    return Recorded(answers, wake, telling)
+
+
+async def rely(db: Connection, told: Mapping[int, Sequence[Told]], most: int) -> Wake:
+    """Counts what agents told, and quarantines those that the machinery has failed on `most` times in a row."""
+    rows = await db.fetch(SQL.lock_reliances, sorted(told))
+    known = {row["id"]: Reliance(row["name"], row["errored"], row["quarantine"]) for row in rows}
+    now = {key: quarantine.after(each, told[key], most) for key, each in known.items()}
+    columns = list(now), [each.errored for each in now.values()], [each.quarantine for each in now.values()]
+    await db.execute(SQL.write_reliances, *columns)
+    return Wake(agents=any(each.quarantine != known[key].quarantine for key, each in now.items()))
 
 
 def _is_last_word(each: Report, known: Attempt) -> TypeGuard[EndedReport]:

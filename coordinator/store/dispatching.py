@@ -12,6 +12,7 @@ import asyncpg
 
 from coordinator.core.events import DependenciesEnded, JobEvent, Noted, Unschedulable
 from coordinator.core.matching import Ability, Fleet, Offer, Reason, Requirement, reason
+from coordinator.core.quarantine import Told
 from coordinator.dispatch.port import (
     Answer,
     Beat,
@@ -47,10 +48,15 @@ SETTLE = statements("settle")
 
 
 class PostgresDispatch:
-    """`DispatchStore` over a database. `make_token` gives 16 random bytes."""
+    """`DispatchStore` over a database. `make_token` gives 16 random bytes; an agent that the machinery has failed on
+    `quarantine_after` times in a row gets no more jobs (0: it does).
+    """
 
-    def __init__(self, database: Database, bells: Bells, make_token: Callable[[], bytes]) -> None:
+    def __init__(
+        self, database: Database, bells: Bells, make_token: Callable[[], bytes], *, quarantine_after: int
+    ) -> None:
         self._database = database
+        self._quarantine_after = quarantine_after
         self._bells = bells
         self._make_token = make_token
 
@@ -118,9 +124,11 @@ class PostgresDispatch:
     async def report(self, reports: Sequence[Report]) -> Sequence[Answer]:
         """Records reports and what follows from them."""
         async with self._database.transaction() as db:
-            answers, wake = await attempts.report(db, reports)
-        self._bells.ring(wake)
-        return answers
+            recorded = await attempts.report(db, reports)
+        self._bells.ring(recorded.wake)
+        if recorded.told:
+            await self._rely(recorded.told)
+        return recorded.answers
 
     async def runs_of(self, attempts: Sequence[int]) -> Mapping[int, int]:
         """The run of each attempt."""
@@ -142,14 +150,14 @@ class PostgresDispatch:
         ]
 
     async def drained(self, agents: Sequence[int]) -> frozenset[int]:
-        """Which of these a person has drained."""
+        """Which of these a person has drained, or are quarantined."""
         async with self._database.connection() as db:
             return frozenset(row["id"] for row in await db.fetch(SQL.drained, list(agents)))
 
-    async def leaving(self, agent_id: int) -> None:
+    async def leaving(self, agent_id: int, refusal: str) -> None:
         """The agent takes nothing new, by its own decision."""
         async with self._database.connection() as db:
-            await db.execute(SQL.leaving, agent_id)
+            await db.execute(SQL.leaving, agent_id, refusal)
         self._bells.ring(Wake(agents=True))
 
     async def observe(self) -> Observed:
@@ -249,6 +257,13 @@ class PostgresDispatch:
             await self._still_queued({row["job_id"]: row["run_id"] for row in too_long}, Unschedulable(sentence))
         return len(waiting)
 
+    async def _rely(self, told: Mapping[int, Sequence[Told]]) -> None:
+        """Not with the reports: should it be lost, an agent has erred once less, and nothing else is wrong."""
+        with contextlib.suppress(StoreDown):
+            async with self._database.transaction() as db:
+                wake = await attempts.rely(db, told, self._quarantine_after)
+            self._bells.ring(wake)
+
     async def _seen(self, agents: Sequence[int]) -> None:
         """Notes when agents were last there. Only people read it: should it be lost, nothing is wrong."""
         with contextlib.suppress(StoreDown):
@@ -270,9 +285,9 @@ class PostgresDispatch:
 
 async def _reasons(db: Connection) -> dict[int, Reason]:
     """Of every class that has something queued."""
-    offers: dict[str, dict[str, Offer]] = {"working": {}, "drained": {}, "leaving": {}}
+    offers: dict[str, dict[str, Offer]] = {"working": {}, "drained": {}, "leaving": {}, "quarantined": {}}
     for row in await db.fetch(SQL.offers):
-        how = "leaving" if row["leaving"] else "drained" if row["drained"] else "working"
+        how = next((how for how in ("quarantined", "leaving", "drained") if row[how]), "working")
         offers[how][row["name"]] = _offer_of(row)
     fleet = Fleet(**offers)
     return {row["id"]: reason(_requirement_of(row), fleet, paused=row["paused"]) for row in await db.fetch(SQL.classes)}
@@ -290,6 +305,7 @@ async def _open_session(db: Connection, hello: Hello, session_id: str, replica: 
         hello.leaving,
         hello.slot_cpu,
         hello.slot_memory,
+        hello.refusal,
     )
     agent = await db.fetchrow(SQL.lock_agent, hello.name, *facts)
     older = await db.fetchrow(SQL.session_of_agent, agent["id"])

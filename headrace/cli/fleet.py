@@ -48,6 +48,9 @@ def agents(
         for each in found
     ]
     say(table(("AGENT", "POOL", "STATE", "BUSY", "LABELS", "SANDBOXES", "JOBS", "SEEN"), rows))
+    for each in found:
+        if each.sentence:
+            say(f"{each.name}: {each.sentence}")
 
 
 def drain(
@@ -67,6 +70,8 @@ def drain(
         print_json(found)
     else:
         say(f"{found.name} is {found.presence}, {found.busy} of {found.slots} slots busy")
+        if found.sentence:
+            say(f"{found.name}: {found.sentence}")
 
 
 def pools(

@@ -68,6 +68,7 @@ class Presence(StrEnum):
     CONNECTED = "connected"
     DRAINING = "draining"
     GONE = "gone"
+    QUARANTINED = "quarantined"
 
 
 RUN_ENDED = frozenset({RunState.PASSED, RunState.FAILED, RunState.CANCELED})
@@ -361,7 +362,10 @@ class Sandbox(Value):
 
 @dataclass(frozen=True, slots=True)
 class Agent(Value):
-    """A build machine's daemon. `busy` of its `slots` run the `jobs` named."""
+    """A build machine's daemon. `busy` of its `slots` run the `jobs` named.
+
+    `sentence`: why it is quarantined, and how to let it work again.
+    """
 
     name: str
     pool: str
@@ -373,6 +377,7 @@ class Agent(Value):
     seen_at: datetime | None
     sandboxes: tuple[Sandbox, ...] = ()
     jobs: tuple[str, ...] = field(default=())
+    sentence: str = ""
 
 
 @dataclass(frozen=True, slots=True)

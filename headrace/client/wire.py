@@ -240,6 +240,7 @@ def agent(message: fleet_pb2.Agent) -> types.Agent:
             types.Sandbox(each.kind, tuple(each.networks), each.hard_limits, each.why_not) for each in message.sandboxes
         ),
         jobs=tuple(message.jobs),
+        sentence=message.sentence,
     )
 
 

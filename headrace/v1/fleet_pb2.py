@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from headrace.v1 import agent_pb2 as headrace_dot_v1_dot_agent__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17headrace/v1/fleet.proto\x12\x0bheadrace.v1\x1a\x17headrace/v1/agent.proto\"\x13\n\x11ListAgentsRequest\"8\n\x12ListAgentsResponse\x12\"\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x12.headrace.v1.Agent\"\x14\n\x12WatchAgentsRequest\"o\n\x0b\x41gentChange\x12\x33\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1f.headrace.v1.ListAgentsResponseH\x00\x12#\n\x05\x61gent\x18\x02 \x01(\x0b\x32\x12.headrace.v1.AgentH\x00\x42\x06\n\x04what\"\xad\x02\n\x05\x41gent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12.\n\x06labels\x18\x03 \x03(\x0b\x32\x1e.headrace.v1.Agent.LabelsEntry\x12\r\n\x05slots\x18\x04 \x01(\r\x12\x0c\n\x04\x62usy\x18\x05 \x01(\r\x12\x0f\n\x07version\x18\x06 \x01(\t\x12,\n\x08presence\x18\x07 \x01(\x0e\x32\x1a.headrace.v1.AgentPresence\x12\x0f\n\x07seen_ms\x18\x08 \x01(\x03\x12.\n\tsandboxes\x18\t \x03(\x0b\x32\x1b.headrace.v1.SandboxAbility\x12\x0c\n\x04jobs\x18\n \x03(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x12\n\x10ListPoolsRequest\"5\n\x11ListPoolsResponse\x12 \n\x05pools\x18\x01 \x03(\x0b\x32\x11.headrace.v1.Pool\"a\n\x04Pool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06paused\x18\x02 \x01(\x08\x12\x0e\n\x06\x61gents\x18\x03 \x01(\r\x12\r\n\x05slots\x18\x04 \x01(\r\x12\x0c\n\x04\x62usy\x18\x05 \x01(\r\x12\x0e\n\x06queued\x18\x06 \x01(\r\"D\n\x11\x44rainAgentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x61gent\x18\x02 \x01(\t\x12\x0c\n\x04undo\x18\x03 \x01(\x08\"D\n\x10PausePoolRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x0e\n\x06paused\x18\x03 \x01(\x08*\x83\x01\n\rAgentPresence\x12\x1e\n\x1a\x41GENT_PRESENCE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41GENT_PRESENCE_CONNECTED\x10\x01\x12\x1b\n\x17\x41GENT_PRESENCE_DRAINING\x10\x02\x12\x17\n\x13\x41GENT_PRESENCE_GONE\x10\x03\x32\xf6\x02\n\x0c\x46leetService\x12M\n\nListAgents\x12\x1e.headrace.v1.ListAgentsRequest\x1a\x1f.headrace.v1.ListAgentsResponse\x12J\n\x0bWatchAgents\x12\x1f.headrace.v1.WatchAgentsRequest\x1a\x18.headrace.v1.AgentChange0\x01\x12J\n\tListPools\x12\x1d.headrace.v1.ListPoolsRequest\x1a\x1e.headrace.v1.ListPoolsResponse\x12@\n\nDrainAgent\x12\x1e.headrace.v1.DrainAgentRequest\x1a\x12.headrace.v1.Agent\x12=\n\tPausePool\x12\x1d.headrace.v1.PausePoolRequest\x1a\x11.headrace.v1.Poolb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17headrace/v1/fleet.proto\x12\x0bheadrace.v1\x1a\x17headrace/v1/agent.proto\"\x13\n\x11ListAgentsRequest\"8\n\x12ListAgentsResponse\x12\"\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x12.headrace.v1.Agent\"\x14\n\x12WatchAgentsRequest\"o\n\x0b\x41gentChange\x12\x33\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1f.headrace.v1.ListAgentsResponseH\x00\x12#\n\x05\x61gent\x18\x02 \x01(\x0b\x32\x12.headrace.v1.AgentH\x00\x42\x06\n\x04what\"\xbf\x02\n\x05\x41gent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12.\n\x06labels\x18\x03 \x03(\x0b\x32\x1e.headrace.v1.Agent.LabelsEntry\x12\r\n\x05slots\x18\x04 \x01(\r\x12\x0c\n\x04\x62usy\x18\x05 \x01(\r\x12\x0f\n\x07version\x18\x06 \x01(\t\x12,\n\x08presence\x18\x07 \x01(\x0e\x32\x1a.headrace.v1.AgentPresence\x12\x0f\n\x07seen_ms\x18\x08 \x01(\x03\x12.\n\tsandboxes\x18\t \x03(\x0b\x32\x1b.headrace.v1.SandboxAbility\x12\x0c\n\x04jobs\x18\n \x03(\t\x12\x10\n\x08sentence\x18\x0b \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x12\n\x10ListPoolsRequest\"5\n\x11ListPoolsResponse\x12 \n\x05pools\x18\x01 \x03(\x0b\x32\x11.headrace.v1.Pool\"a\n\x04Pool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06paused\x18\x02 \x01(\x08\x12\x0e\n\x06\x61gents\x18\x03 \x01(\r\x12\r\n\x05slots\x18\x04 \x01(\r\x12\x0c\n\x04\x62usy\x18\x05 \x01(\r\x12\x0e\n\x06queued\x18\x06 \x01(\r\"D\n\x11\x44rainAgentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x61gent\x18\x02 \x01(\t\x12\x0c\n\x04undo\x18\x03 \x01(\x08\"D\n\x10PausePoolRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x0e\n\x06paused\x18\x03 \x01(\x08*\xa3\x01\n\rAgentPresence\x12\x1e\n\x1a\x41GENT_PRESENCE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41GENT_PRESENCE_CONNECTED\x10\x01\x12\x1b\n\x17\x41GENT_PRESENCE_DRAINING\x10\x02\x12\x17\n\x13\x41GENT_PRESENCE_GONE\x10\x03\x12\x1e\n\x1a\x41GENT_PRESENCE_QUARANTINED\x10\x04\x32\xf6\x02\n\x0c\x46leetService\x12M\n\nListAgents\x12\x1e.headrace.v1.ListAgentsRequest\x1a\x1f.headrace.v1.ListAgentsResponse\x12J\n\x0bWatchAgents\x12\x1f.headrace.v1.WatchAgentsRequest\x1a\x18.headrace.v1.AgentChange0\x01\x12J\n\tListPools\x12\x1d.headrace.v1.ListPoolsRequest\x1a\x1e.headrace.v1.ListPoolsResponse\x12@\n\nDrainAgent\x12\x1e.headrace.v1.DrainAgentRequest\x1a\x12.headrace.v1.Agent\x12=\n\tPausePool\x12\x1d.headrace.v1.PausePoolRequest\x1a\x11.headrace.v1.Poolb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +34,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_AGENT_LABELSENTRY']._loaded_options = None
   _globals['_AGENT_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_AGENTPRESENCE']._serialized_start=898
-  _globals['_AGENTPRESENCE']._serialized_end=1029
+  _globals['_AGENTPRESENCE']._serialized_start=916
+  _globals['_AGENTPRESENCE']._serialized_end=1079
   _globals['_LISTAGENTSREQUEST']._serialized_start=65
   _globals['_LISTAGENTSREQUEST']._serialized_end=84
   _globals['_LISTAGENTSRESPONSE']._serialized_start=86
@@ -45,19 +45,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AGENTCHANGE']._serialized_start=166
   _globals['_AGENTCHANGE']._serialized_end=277
   _globals['_AGENT']._serialized_start=280
-  _globals['_AGENT']._serialized_end=581
-  _globals['_AGENT_LABELSENTRY']._serialized_start=536
-  _globals['_AGENT_LABELSENTRY']._serialized_end=581
-  _globals['_LISTPOOLSREQUEST']._serialized_start=583
-  _globals['_LISTPOOLSREQUEST']._serialized_end=601
-  _globals['_LISTPOOLSRESPONSE']._serialized_start=603
-  _globals['_LISTPOOLSRESPONSE']._serialized_end=656
-  _globals['_POOL']._serialized_start=658
-  _globals['_POOL']._serialized_end=755
-  _globals['_DRAINAGENTREQUEST']._serialized_start=757
-  _globals['_DRAINAGENTREQUEST']._serialized_end=825
-  _globals['_PAUSEPOOLREQUEST']._serialized_start=827
-  _globals['_PAUSEPOOLREQUEST']._serialized_end=895
-  _globals['_FLEETSERVICE']._serialized_start=1032
-  _globals['_FLEETSERVICE']._serialized_end=1406
+  _globals['_AGENT']._serialized_end=599
+  _globals['_AGENT_LABELSENTRY']._serialized_start=554
+  _globals['_AGENT_LABELSENTRY']._serialized_end=599
+  _globals['_LISTPOOLSREQUEST']._serialized_start=601
+  _globals['_LISTPOOLSREQUEST']._serialized_end=619
+  _globals['_LISTPOOLSRESPONSE']._serialized_start=621
+  _globals['_LISTPOOLSRESPONSE']._serialized_end=674
+  _globals['_POOL']._serialized_start=676
+  _globals['_POOL']._serialized_end=773
+  _globals['_DRAINAGENTREQUEST']._serialized_start=775
+  _globals['_DRAINAGENTREQUEST']._serialized_end=843
+  _globals['_PAUSEPOOLREQUEST']._serialized_start=845
+  _globals['_PAUSEPOOLREQUEST']._serialized_end=913
+  _globals['_FLEETSERVICE']._serialized_start=1082
+  _globals['_FLEETSERVICE']._serialized_end=1456
 # @@protoc_insertion_point(module_scope)

@@ -30,6 +30,8 @@ class _AgentPresenceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AgentPr
     AGENT_PRESENCE_CONNECTED: _AgentPresence.ValueType  # 1
     AGENT_PRESENCE_DRAINING: _AgentPresence.ValueType  # 2
     AGENT_PRESENCE_GONE: _AgentPresence.ValueType  # 3
+    AGENT_PRESENCE_QUARANTINED: _AgentPresence.ValueType  # 4
+    """connected, and takes no job for a reason that a person has to see to"""
 
 class AgentPresence(_AgentPresence, metaclass=_AgentPresenceEnumTypeWrapper): ...
 
@@ -37,6 +39,8 @@ AGENT_PRESENCE_UNSPECIFIED: AgentPresence.ValueType  # 0
 AGENT_PRESENCE_CONNECTED: AgentPresence.ValueType  # 1
 AGENT_PRESENCE_DRAINING: AgentPresence.ValueType  # 2
 AGENT_PRESENCE_GONE: AgentPresence.ValueType  # 3
+AGENT_PRESENCE_QUARANTINED: AgentPresence.ValueType  # 4
+"""connected, and takes no job for a reason that a person has to see to"""
 Global___AgentPresence: _TypeAlias = AgentPresence  # noqa: Y015
 
 @_typing.final
@@ -149,6 +153,7 @@ class Agent(_message.Message):
     SEEN_MS_FIELD_NUMBER: _builtins.int
     SANDBOXES_FIELD_NUMBER: _builtins.int
     JOBS_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     pool: _builtins.str
     slots: _builtins.int
@@ -157,6 +162,8 @@ class Agent(_message.Message):
     presence: Global___AgentPresence.ValueType
     seen_ms: _builtins.int
     """now while it is connected, else when its session ended"""
+    sentence: _builtins.str
+    """why it is quarantined, and how to let it work again"""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -178,10 +185,11 @@ class Agent(_message.Message):
         seen_ms: _builtins.int = ...,
         sandboxes: _abc.Iterable[_agent_pb2.SandboxAbility] | None = ...,
         jobs: _abc.Iterable[_builtins.str] | None = ...,
+        sentence: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy", b"busy", "jobs", b"jobs", "labels", b"labels", "name", b"name", "pool", b"pool", "presence", b"presence", "sandboxes", b"sandboxes", "seen_ms", b"seen_ms", "slots", b"slots", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy", b"busy", "jobs", b"jobs", "labels", b"labels", "name", b"name", "pool", b"pool", "presence", b"presence", "sandboxes", b"sandboxes", "seen_ms", b"seen_ms", "sentence", b"sentence", "slots", b"slots", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

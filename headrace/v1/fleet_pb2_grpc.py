@@ -86,7 +86,8 @@ class FleetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DrainAgent(self, request, context):
-        """Idempotent by request_id. A drained agent finishes what it has and takes nothing new, until undone.
+        """Idempotent by request_id. A drained agent finishes what it has and takes nothing new, until undone. Undoing also
+        lets an agent work again that the coordinator has quarantined.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

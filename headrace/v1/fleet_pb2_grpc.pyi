@@ -38,7 +38,9 @@ class FleetServiceStub:
     ListPools: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListPoolsRequest, _fleet_pb2.ListPoolsResponse]
     """May be repeated: it only reads."""
     DrainAgent: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.DrainAgentRequest, _fleet_pb2.Agent]
-    """Idempotent by request_id. A drained agent finishes what it has and takes nothing new, until undone."""
+    """Idempotent by request_id. A drained agent finishes what it has and takes nothing new, until undone. Undoing also
+    lets an agent work again that the coordinator has quarantined.
+    """
     PausePool: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.PausePoolRequest, _fleet_pb2.Pool]
     """Idempotent by request_id. A paused pool starts nothing, also after a restart, until it is resumed."""
 
@@ -52,7 +54,9 @@ class FleetServiceAsyncStub(FleetServiceStub):
     ListPools: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListPoolsRequest, _fleet_pb2.ListPoolsResponse]  # type: ignore[assignment]
     """May be repeated: it only reads."""
     DrainAgent: _aio.UnaryUnaryMultiCallable[_fleet_pb2.DrainAgentRequest, _fleet_pb2.Agent]  # type: ignore[assignment]
-    """Idempotent by request_id. A drained agent finishes what it has and takes nothing new, until undone."""
+    """Idempotent by request_id. A drained agent finishes what it has and takes nothing new, until undone. Undoing also
+    lets an agent work again that the coordinator has quarantined.
+    """
     PausePool: _aio.UnaryUnaryMultiCallable[_fleet_pb2.PausePoolRequest, _fleet_pb2.Pool]  # type: ignore[assignment]
     """Idempotent by request_id. A paused pool starts nothing, also after a restart, until it is resumed."""
 
@@ -87,7 +91,9 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_pb2.DrainAgentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.Agent, _abc.Awaitable[_fleet_pb2.Agent]]:
-        """Idempotent by request_id. A drained agent finishes what it has and takes nothing new, until undone."""
+        """Idempotent by request_id. A drained agent finishes what it has and takes nothing new, until undone. Undoing also
+        lets an agent work again that the coordinator has quarantined.
+        """
 
     @_abc_1.abstractmethod
     def PausePool(

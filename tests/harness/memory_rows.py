@@ -113,10 +113,11 @@ class Rows:
 
     def reason(self, need: Requirement) -> Reason:
         """Why what requires this is not taken."""
-        connected, offers = {row.agent_id for row in self.sessions.values()}, ({}, {}, {})
+        connected, offers = {row.agent_id for row in self.sessions.values()}, ({}, {}, {}, {})
         for name, row in self.agents.items():
             if row.id in connected:
-                offers[2 if row.leaving else 1 if row.drained else 0][name] = row.hello.offer
+                how = 3 if row.quarantine or row.refusal else 2 if row.leaving else 1 if row.drained else 0
+                offers[how][name] = row.hello.offer
         return reason(need, Fleet(*offers), paused=self.pools[need.pool].paused)
 
     def reaps(self, term: str) -> bool:

@@ -35,6 +35,7 @@ from coordinator.dispatch.port import (
     Want,
 )
 from coordinator.errors import IdentityTaken, LateHello
+from tests.harness.memory_reliance import rely
 from tests.harness.memory_rows import Rows, event_of
 from tests.harness.memory_tables import AgentRow, AttemptRow, LeaseRow, PoolRow, QueueRow, SessionRow
 from tests.harness.memory_timers import release_due
@@ -70,9 +71,16 @@ class MemoryDispatch:
     """`DispatchStore` over rows. `make_token` gives 16 bytes."""
 
     def __init__(
-        self, rows: Rows, bells: Bells, make_token: Callable[[], bytes], transactions: Transactions | None = None
+        self,
+        rows: Rows,
+        bells: Bells,
+        make_token: Callable[[], bytes],
+        transactions: Transactions | None = None,
+        *,
+        quarantine_after: int = 0,
     ) -> None:
         self.rows = rows
+        self._quarantine_after = quarantine_after
         self._bells = bells
         self._make_token = make_token
         self._transactions = transactions or Transactions()
@@ -96,7 +104,7 @@ class MemoryDispatch:
                 raise LateHello("a newer Hello of this agent was here before")
             rows.pools.setdefault(hello.pool, PoolRow())
             agent = known or AgentRow(rows.new_id(), hello)
-            agent.hello, agent.leaving = hello, hello.leaving
+            agent.hello, agent.leaving, agent.refusal = hello, hello.leaving, hello.refusal
             rows.agents[hello.name] = agent
             leases = [each for each in rows.leases.values() if each.agent_id == agent.id]
             held = {each.attempt_id: each.token for each in hello.held}
@@ -118,7 +126,8 @@ class MemoryDispatch:
                 else Verdict(each.attempt_id, resume=False, sentence=over)
                 for each in hello.held
             )
-            return Opened(session_id, agent.id, agent.drained, verdicts), wake | Wake(agents=True)
+            drained = agent.drained or bool(agent.quarantine)
+            return Opened(session_id, agent.id, drained, verdicts), wake | Wake(agents=True)
 
         return await self._commit(body)
 
@@ -262,7 +271,7 @@ class MemoryDispatch:
                     moved.append((now[each.attempt_id], after))
                     now[each.attempt_id] = after
                     told[each.attempt_id] = each
-            return answers, rows.move(moved, told)
+            return answers, rows.move(moved, told) | rely(rows, moved, told, self._quarantine_after)
 
         return await self._commit(body)
 
@@ -303,15 +312,16 @@ class MemoryDispatch:
         rows = self.rows
 
         def body() -> tuple[frozenset[int], Wake]:
-            return frozenset(row.id for row in rows.agents.values() if row.id in agents and row.drained), Wake()
+            drained = [row.id for row in rows.agents.values() if row.drained or row.quarantine]
+            return frozenset(drained) & frozenset(agents), Wake()
 
         return await self._commit(body)
 
-    async def leaving(self, agent_id: int) -> None:
+    async def leaving(self, agent_id: int, refusal: str) -> None:
         rows = self.rows
 
         def body() -> tuple[None, Wake]:
-            rows.agent(agent_id).leaving = True
+            rows.agent(agent_id).leaving, rows.agent(agent_id).refusal = True, refusal
             return None, Wake(agents=True)
 
         await self._commit(body)

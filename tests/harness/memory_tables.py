@@ -81,6 +81,9 @@ class AgentRow:
     hello: Hello
     drained: bool = False
     leaving: bool = False
+    refusal: str = ""
+    errored: int = 0
+    quarantine: str = ""
 
 
 @dataclass

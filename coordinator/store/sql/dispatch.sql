@@ -12,17 +12,17 @@ ORDER BY s.id FOR KEY SHARE;
 INSERT INTO pool (name) VALUES ($1) ON CONFLICT DO NOTHING;
 
 -- lock_agent: one Hello of an identity at a time; no key column is set, for a claim that refers to the agent must not wait for it
-INSERT INTO agent (name, pool, instance, version, labels, slots, sandboxes, leaving, slot_cpu, slot_memory)
-VALUES ($1, $2, $3, $4, $5::jsonb, $6, $7::jsonb, $8, $9, $10)
+INSERT INTO agent (name, pool, instance, version, labels, slots, sandboxes, leaving, slot_cpu, slot_memory, refusal)
+VALUES ($1, $2, $3, $4, $5::jsonb, $6, $7::jsonb, $8, $9, $10, $11)
 ON CONFLICT (name) DO UPDATE SET seen_at = clock_timestamp()
-RETURNING id, drained, instance, hello;
+RETURNING id, drained OR quarantine <> '' AS drained, instance, hello;
 
 -- session_of_agent: taken whole, so that no claim or report of the old session is under way
 SELECT id, instance FROM session WHERE agent_id = $1 FOR UPDATE;
 
 -- write_agent: what the newest session says of it
 UPDATE agent SET pool = $2, instance = $3, version = $4, labels = $5::jsonb, slots = $6, sandboxes = $7::jsonb, leaving = $8,
-                 slot_cpu = $9, slot_memory = $10, hello = $11, seen_at = clock_timestamp()
+                 slot_cpu = $9, slot_memory = $10, refusal = $11, hello = $12, seen_at = clock_timestamp()
 WHERE id = $1;
 
 -- delete_session: fenced by a newer one, expired, or left with nothing in its hands
@@ -114,9 +114,9 @@ ORDER BY g.session_id, g.number;
 SELECT id, run_id FROM attempt WHERE id = ANY($1::bigint[]);
 
 -- attempts: as they are under the run lock
-SELECT a.id, a.job_id, a.run_id, a.token, a.state, a.cause, a.sentence, a.started_report, a.ended_report,
-       l.cancel IS NOT NULL AS canceling, l.session_id, j.rules
-FROM attempt a JOIN job j ON j.id = a.job_id LEFT JOIN lease l ON l.attempt_id = a.id
+SELECT a.id, a.job_id, a.run_id, a.agent_id, a.token, a.state, a.cause, a.sentence, a.started_report, a.ended_report,
+       l.cancel IS NOT NULL AS canceling, l.session_id, j.rules, g.errored AS agent_errored
+FROM attempt a JOIN job j ON j.id = a.job_id JOIN agent g ON g.id = a.agent_id LEFT JOIN lease l ON l.attempt_id = a.id
 WHERE a.id = ANY($1::bigint[]);
 
 -- write_attempts: the history row, with what the agent told
@@ -157,11 +157,18 @@ UPDATE lease SET fencing = $2 WHERE attempt_id = $1;
 SELECT attempt_id, session_id, cancel, cancel_sentence FROM lease
 WHERE session_id = ANY($1::uuid[]) AND cancel IS NOT NULL;
 
--- drained: of these agents
-SELECT id FROM agent WHERE id = ANY($1::bigint[]) AND drained;
+-- drained: of these agents, by a person or by quarantine
+SELECT id FROM agent WHERE id = ANY($1::bigint[]) AND (drained OR quarantine <> '');
 
 -- leaving: by its own decision
-UPDATE agent SET leaving = true WHERE id = $1;
+UPDATE agent SET leaving = true, refusal = $2 WHERE id = $1;
+
+-- lock_reliances: in a transaction of their own, for a Hello locks agents before sessions, and reports hold sessions
+SELECT id, name, errored, quarantine FROM agent WHERE id = ANY($1::bigint[]) ORDER BY id FOR NO KEY UPDATE;
+
+-- write_reliances: what the core thinks of agents now
+UPDATE agent SET errored = u.errored, quarantine = u.quarantine
+FROM unnest($1::bigint[], $2::integer[], $3::text[]) AS u(id, errored, quarantine) WHERE agent.id = u.id;
 
 -- counters: the reaper compares them with what it has seen itself, never with a time
 SELECT id, counter FROM session;
@@ -193,7 +200,8 @@ WHERE attempt_id = ANY($1::bigint[]) AND session_id IS NULL
   AND EXISTS (SELECT 1 FROM singleton WHERE name = 'reaper' AND term = $2);
 
 -- offers: what the connected agents offer, to judge what nobody can take
-SELECT a.name, a.pool, a.labels, a.sandboxes, a.slot_cpu, a.slot_memory, a.drained, a.leaving FROM agent a
+SELECT a.name, a.pool, a.labels, a.sandboxes, a.slot_cpu, a.slot_memory, a.drained, a.leaving,
+       a.quarantine <> '' OR a.refusal <> '' AS quarantined FROM agent a
 WHERE EXISTS (SELECT 1 FROM session s WHERE s.agent_id = a.id);
 
 -- queued_with_other_reason: queued jobs whose reason is not that of their class now; a bounded bite of each class at a time

@@ -1,12 +1,14 @@
 -- agents: all that were ever here, with what they do now; who is connected is seen at this moment
-SELECT a.id, a.name, a.pool, a.labels, a.slots, a.version, a.sandboxes, a.drained, a.leaving,
+SELECT a.id, a.name, a.pool, a.labels, a.slots, a.version, a.sandboxes, a.drained, a.leaving, a.quarantine, a.refusal,
        EXISTS (SELECT 1 FROM session s WHERE s.agent_id = a.id) AS connected,
        CASE WHEN EXISTS (SELECT 1 FROM session s WHERE s.agent_id = a.id) THEN clock_timestamp() ELSE a.seen_at END AS seen_at,
        array(SELECT l.run_id || ' ' || j.key FROM lease l JOIN job j ON j.id = l.job_id WHERE l.agent_id = a.id ORDER BY l.attempt_id) AS jobs
 FROM agent a ORDER BY a.name;
 
--- drain: by a person; stays over restarts of agent and coordinator
-UPDATE agent SET drained = $2 WHERE name = $1 RETURNING id;
+-- drain: by a person; stays over restarts of agent and coordinator. Undone, it lifts a quarantine too
+UPDATE agent SET drained = $2,
+                 quarantine = CASE WHEN $2 THEN quarantine ELSE '' END, errored = CASE WHEN $2 THEN errored ELSE 0 END
+WHERE name = $1 RETURNING id;
 
 -- near_agents: for the sentence about a name that does not exist
 SELECT name FROM agent ORDER BY name LIMIT 200;

@@ -127,7 +127,7 @@ class Replica:
             fleet_is_fixed=False,
             queue_timeout_s=24 * 3600,
         )
-        self._sessions = AgentSessions(dispatch)
+        self._sessions = AgentSessions(dispatch, version="1")
         self._tasks = [
             loop.create_task(self._guarded(part.run()), context=within(self.process))
             for part in (dispatch, self._reaper)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 from collections.abc import Iterator
+from importlib import metadata
 from typing import Any
 
 import grpc
@@ -71,8 +72,9 @@ def connected(running: Daemon, channel: grpc.Channel, hello: agent_pb2.Hello) ->
 
 
 def a_hello(name: str, *sandboxes: agent_pb2.SandboxAbility) -> agent_pb2.Hello:
+    version = metadata.version("headrace")
     return agent_pb2.Hello(
-        instance_id=f"i-{name}", name=name, version="1", pool="default", slots=1, sandboxes=sandboxes
+        instance_id=f"i-{name}", name=name, version=version, pool="default", slots=1, sandboxes=sandboxes
     )
 
 

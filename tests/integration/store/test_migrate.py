@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
+
 import asyncpg
 import pytest
 
 from coordinator.errors import BadInput, StoreDown
-from coordinator.store.migrate import migrate
+from coordinator.store.migrate import migrate, newest_revision
+from coordinator.store.migrations.script import digest
 
 
 @pytest.mark.parametrize("dsn", ["foo", "postgresql://[::1/headrace", "postgresql://a@b:port/c"])
@@ -45,3 +48,31 @@ async def test_a_database_of_another_build_is_refused_before_anything_is_served(
     await connection.close()
     with pytest.raises(BadInput, match="made by another build"):
         await migrate(fresh_database)
+
+
+SPINE = "a816313857356138f2b39fd43d0ecf31c4905364f829cbd2f11e47fbe3466d0f"
+"""Of `0001_spine.sql`, which is in databases of people: what is to be changed is changed by another migration."""
+
+
+async def test_a_database_of_the_first_schema_is_brought_to_the_newest_with_what_is_in_it(fresh_database: str) -> None:
+    """An upgrade is a restart, nothing else."""
+    text = files("coordinator.store.migrations.versions").joinpath("0001_spine.sql").read_text("utf-8")
+    assert digest(text) == SPINE
+    connection = await asyncpg.connect(fresh_database)
+    try:
+        await connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        await connection.execute("CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY)")
+        await connection.execute("INSERT INTO alembic_version VALUES ('0001')")
+        await connection.execute(text)
+        await connection.execute("INSERT INTO schema_script (name, sha256) VALUES ('0001_spine.sql', $1)", SPINE)
+        await connection.execute(
+            "INSERT INTO pool (name) VALUES ('default') ON CONFLICT DO NOTHING;"
+            "INSERT INTO agent (name, pool, instance, version, labels, slots, sandboxes)"
+            " VALUES ('old', 'default', 'i', '0.1.0', '{}', 1, '[]')"
+        )
+        await migrate(fresh_database)
+        assert await connection.fetchval("SELECT version_num FROM alembic_version") == newest_revision()
+        row = await connection.fetchrow("SELECT errored, quarantine, refusal FROM agent WHERE name = 'old'")
+        assert tuple(row) == (0, "", "")
+    finally:
+        await connection.close()

@@ -194,7 +194,7 @@ async def test_a_job_whose_agents_leave_says_so_and_fails_only_when_it_has_waite
     made = await world.run(J("a"))
     opened = await world.open("one")
     await world.open("two")
-    await world.at.leaving(opened.agent_id)
+    await world.at.leaving(opened.agent_id, "")
     await world.at.judge_schedulable(fail=True)
     assert (await world.jobs(made[""]))["a"] == ("queued", "")
     await world.open("two", leaving=True)

@@ -36,6 +36,7 @@ from coordinator.store.extending import PostgresExtensions
 from coordinator.store.new_rows import NewJob, NewRun, NewStage
 from coordinator.store.runs import PostgresRuns
 from coordinator.store.singletons import Singleton
+from coordinator.store.sql import statements
 from headrace.pipeline import Event, expand, load
 from headrace.v1 import agent_pb2, common_pb2, run_pb2
 from headrace.v1.common_pb2 import JobSpec
@@ -44,6 +45,7 @@ from tests.harness.memory_rows import Rows
 from tests.harness.memory_runs import MemoryRuns, MemoryTerm
 from tests.harness.memory_store import MemoryDispatch
 
+FLEET = statements("fleet")
 ABILITIES = (Ability("bubblewrap", frozenset({"full", "none"})),)
 Needs = tuple[str, ...] | None
 
@@ -249,7 +251,8 @@ def started(claimed: Claimed, report: str = "") -> StartedReport:
 
 
 def ended(claimed: Claimed, outcome: AttemptState = AttemptState.PASSED, report: str = "") -> EndedReport:
-    cause = Cause.NONE if outcome is AttemptState.PASSED else Cause.STEP_FAILED
+    causes = {AttemptState.PASSED: Cause.NONE, AttemptState.ERRORED: Cause.ERRORED}
+    cause = causes.get(outcome, Cause.STEP_FAILED)
     name = report or f"e-{claimed.attempt_id}"
     return EndedReport(name, claimed.attempt_id, claimed.token, outcome, cause, "told", b"", {"main": 0})
 
@@ -260,8 +263,9 @@ class MemoryWorld(World):
     def __init__(self) -> None:
         super().__init__()
         self.rows = Rows(lambda: self.now)
-        self.at = MemoryDispatch(self.rows, self.bells, lambda: self.rng.randbytes(16))
-        self.beside = MemoryDispatch(self.rows, self.bells, lambda: self.rng.randbytes(16))
+        self.at, self.beside = (
+            MemoryDispatch(self.rows, self.bells, lambda: self.rng.randbytes(16), quarantine_after=3) for _ in range(2)
+        )
         self.runs = MemoryRuns(self.rows, self.bells)
         self.growing = MemoryExtensions(self.rows, self.bells)
         self.singleton = MemoryTerm(self.rows, "reaper", lambda: self.now, lease_s=30, make_id=self.session_id)
@@ -273,7 +277,10 @@ class MemoryWorld(World):
         self.rows.pools[pool].paused = paused
 
     async def drain(self, agent: str, *, drained: bool) -> None:
-        self.rows.agents[agent].drained = drained
+        row = self.rows.agents[agent]
+        row.drained = drained
+        if not drained:
+            row.errored, row.quarantine = 0, ""
 
     async def jobs(self, run_id: int) -> dict[str, tuple[str, str]]:
         found = [self.rows.jobs[key].job for key in self.rows.runs[run_id].jobs]
@@ -312,8 +319,9 @@ class PostgresWorld(World):
         super().__init__()
         self.database = database
         self.dsn = dsn
-        self.at = PostgresDispatch(database, self.bells, lambda: self.rng.randbytes(16))
-        self.beside = PostgresDispatch(database, self.bells, lambda: self.rng.randbytes(16))
+        self.at, self.beside = (
+            PostgresDispatch(database, self.bells, lambda: self.rng.randbytes(16), quarantine_after=3) for _ in range(2)
+        )
         self.runs = PostgresRuns(database, self.bells, long_lease_s=600.0)
         self.growing = PostgresExtensions(database, self.bells)
         self.singleton = Singleton(database, "reaper", lambda: self.now)
@@ -338,7 +346,7 @@ class PostgresWorld(World):
         await self.fetch("UPDATE pool SET paused = $2 WHERE name = $1", pool, paused)
 
     async def drain(self, agent: str, *, drained: bool) -> None:
-        await self.fetch("UPDATE agent SET drained = $2 WHERE name = $1", agent, drained)
+        await self.fetch(FLEET.drain, agent, drained)
 
     async def jobs(self, run_id: int) -> dict[str, tuple[str, str]]:
         rows = await self.fetch("SELECT key, state, sentence FROM job WHERE run_id = $1 ORDER BY place", run_id)

@@ -47,7 +47,7 @@ def test_a_message_that_would_keep_all_others_waiting_ends_its_own_session(
                 await asyncio.sleep(60)
 
             with pytest.raises(BadInput, match=words):
-                async for _ in AgentSessions(replica.dispatch).serve(said()):
+                async for _ in AgentSessions(replica.dispatch, version="1").serve(said()):
                     pass
 
     simulate(main, 1)
