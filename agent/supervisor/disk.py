@@ -70,9 +70,9 @@ def read_from(path: Path, at: int, most: int) -> bytes:
     """
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
+        most = max(0, min(most, os.fstat(file).st_size - at))  # pread takes the memory of all that it is asked for
         with contextlib.suppress(OSError):
             return os.pread(file, most, at)
-        most = max(0, min(most, os.fstat(file).st_size - at))
         return b"".join(_block(file, begin, min(_BLOCK, at + most - begin)) for begin in range(at, at + most, _BLOCK))
     finally:
         os.close(file)

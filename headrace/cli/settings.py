@@ -43,6 +43,7 @@ OF_DAEMONS = frozenset(
         "PASS_ENV",
         "POOL",
         "PUBLIC_URL",
+        "QUARANTINE_AFTER",
         "QUEUE_TIMEOUT_S",
         "READY_FD",
         "READ_ONLY_PATHS",

@@ -305,6 +305,16 @@ def test_the_fleet_in_words_and_json(world):
     )  # fmt: skip
     assert "arch=arm64" in here.headrace("agents").out
     assert here.headrace("agents").out.splitlines()[1].endswith("  now")
+    here.fake.agents["two"] = fleet_pb2.Agent(
+        name="two",
+        pool="default",
+        presence=fleet_pb2.AGENT_PRESENCE_QUARANTINED,
+        sentence="its disk failed",
+    )
+    shown = here.headrace("agents").out.splitlines()
+    assert "quarantined" in shown[2]
+    assert shown[3] == "two: its disk failed"
+    del here.fake.agents["two"]
     assert "one is draining" in here.headrace("drain", "one").out
     assert json.loads(here.headrace("drain", "one", "--undo", "--json").out)["presence"] == "connected"
     assert "it starts nothing" in here.headrace("pools", "pause", "default").out

@@ -89,6 +89,22 @@ def test_a_drain_that_arrives_again_after_it_was_undone_drains_nothing(
         assert fleet.drain("drained", "third-request").presence == fleet_pb2.AGENT_PRESENCE_DRAINING
 
 
+def test_an_agent_that_no_longer_trusts_its_disk_is_shown_with_the_reason(
+    running: Daemon, channel: grpc.Channel, fleet: Fleet
+) -> None:
+    """Whoever looks for a lost machine finds it, and what to do; no undone drain can heal a disk."""
+    sentence = "the log on the agent's disk could not be synced: Input/output error; it takes no job until …"
+    hello = a_hello("broken")
+    hello.draining, hello.draining_sentence = True, sentence
+    with connected(running, channel, hello):
+        found = next(agent for agent in fleet.agents() if agent.name == "broken")
+        assert (found.presence, found.sentence) == (fleet_pb2.AGENT_PRESENCE_QUARANTINED, sentence)
+        assert fleet.drain("broken", "undo-request", undo=True).presence == fleet_pb2.AGENT_PRESENCE_QUARANTINED
+    with connected(running, channel, a_hello("broken")):
+        found = next(agent for agent in fleet.agents() if agent.name == "broken")
+        assert (found.presence, found.sentence) == (fleet_pb2.AGENT_PRESENCE_CONNECTED, "")
+
+
 def test_a_pause_that_arrives_again_after_the_pool_was_resumed_pauses_nothing(fleet: Fleet) -> None:
     """Or a pool stands still, and nobody has asked for it."""
     assert fleet.pause("default", "pause-request").paused

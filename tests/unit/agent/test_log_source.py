@@ -69,9 +69,7 @@ class TwoMessages:
 
 async def test_the_last_of_many_chatty_logs_is_sent_as_well(tmp_path: Path) -> None:
     """A message has room for some of them: were it always the same ones, the others would wait for their ends."""
-    forwarder = Forwarder(
-        cast("Any", None), ["unused"], rng=random.Random(1), arrived=lambda _: None, damaged=pytest.fail
-    )
+    forwarder = a_forwarder()
     for attempt in range(1, 7):
         folder = tmp_path / str(attempt)
         folder.mkdir()
@@ -95,9 +93,7 @@ async def test_a_frozen_supervisor_holds_up_no_other_log(tmp_path: Path) -> None
     ours, its = socket.socketpair()
     reader, writer = await asyncio.open_connection(sock=ours)
     client = SupervisorClient(tmp_path, reader, writer, 1)
-    forwarder = Forwarder(
-        cast("Any", None), ["unused"], rng=random.Random(1), arrived=lambda _: None, damaged=pytest.fail
-    )
+    forwarder = a_forwarder()
     frozen, other = (forwarder.follow(attempt, b"token", tmp_path / str(attempt)) for attempt in (1, 2))
     frozen.client = client
     other.finish(7, 7)
