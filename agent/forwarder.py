@@ -93,8 +93,8 @@ class LogSource:
 
     @property
     def reached(self) -> Stand:
-        """How far the log was read."""
-        return Stand(self.sent, self._offset or 0)
+        """How far the log was read, as far as that is known."""
+        return Stand() if self._offset is None else Stand(self.sent, self._offset)
 
     @property
     def in_flight(self) -> int:

@@ -153,11 +153,20 @@ def _data(file: Path) -> bytes:
 def _put(file: int, data: bytes, number: int) -> None:
     """Writes a record into a place: its head last."""
     if os.fstat(file).st_size == 0:
-        os.posix_fallocate(file, 0, _ROOM)
+        _take_room(file)
     head = b"%s %d %d %08x %d" % (_WORD, _FORMAT, number, zlib.crc32(data, number), len(data))
     for piece, at in ((bytes(HEAD), 0), (data, HEAD), (head.ljust(HEAD), 0)):
         if os.pwrite(file, piece, at) != len(piece):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _take_room(file: int) -> None:
+    """Where a file system cannot, records have what room there is."""
+    try:
+        os.posix_fallocate(file, 0, _ROOM)
+    except OSError as error:
+        if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:
+            raise
 
 
 def _unframed(data: bytes) -> tuple[int, Record]:

@@ -16,8 +16,8 @@ from coordinator.dispatch.port import Bells, Wake
 from coordinator.store.extending import Basis, Kept, Overtaken, extended, stale
 from coordinator.store.new_rows import NewFragment, NewStage
 from tests.harness.memory_rows import Rows
-from tests.harness.memory_store import Transactions
 from tests.harness.memory_tables import AttemptRow, JobRow, RunRow
+from tests.harness.memory_transactions import Transactions
 
 
 class MemoryExtensions:

@@ -19,9 +19,9 @@ from coordinator.errors import BadInput, Conflict, NotFound, StoreDown
 from coordinator.store.new_rows import NewRun, NewStage
 from coordinator.store.runs import deployments, may_still_run
 from tests.harness.memory_rows import Rows
-from tests.harness.memory_store import Transactions
 from tests.harness.memory_tables import JobRow, RunRow
 from tests.harness.memory_timers import cancel_run
+from tests.harness.memory_transactions import Transactions
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ stores may stand on the same `Rows`, as replicas stand on one database; the rows
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from coordinator.core import attempt as machine
@@ -39,32 +39,9 @@ from tests.harness.memory_reliance import rely
 from tests.harness.memory_rows import Rows, event_of
 from tests.harness.memory_tables import AgentRow, AttemptRow, LeaseRow, PoolRow, QueueRow, SessionRow
 from tests.harness.memory_timers import release_due
+from tests.harness.memory_transactions import Transactions
 
 T = TypeVar("T")
-
-
-async def _nothing(call: str) -> None:
-    del call
-
-
-class Transactions:
-    """How a call reaches the database: `before` and `after` the commit may wait, or raise StoreDown."""
-
-    def __init__(
-        self,
-        before: Callable[[str], Awaitable[None]] = _nothing,
-        after: Callable[[str], Awaitable[None]] = _nothing,
-    ) -> None:
-        self._before = before
-        self._after = after
-
-    async def run(self, body: Callable[[], T]) -> T:
-        """Runs one transaction, named after its function."""
-        name = body.__qualname__.split(".")[1]
-        await self._before(name)
-        result = body()
-        await self._after(name)
-        return result
 
 
 class MemoryDispatch:

@@ -24,7 +24,8 @@ from tests.chaos.simulation.judge import Judge
 from tests.chaos.simulation.line import Clog, Line
 from tests.harness.memory_rows import Rows
 from tests.harness.memory_runs import MemoryRuns, MemoryTerm
-from tests.harness.memory_store import MemoryDispatch, Transactions
+from tests.harness.memory_store import MemoryDispatch
+from tests.harness.memory_transactions import Transactions
 
 T = TypeVar("T")
 

@@ -15,6 +15,7 @@ from agent.forwarder import MESSAGE_RECORDS, SHARE, SHARE_RECORDS, Forwarder, Lo
 from agent.supervisor.client import SupervisorClient
 from agent.supervisor.damage import Damage
 from agent.supervisor.records import Kind
+from agent.supervisor.segments import segments
 from agent.supervisor.spool import Spool
 from coordinator.logs.bounds import MESSAGE_MOST
 from headrace.v1 import log_pb2
@@ -123,3 +124,53 @@ def test_what_is_ours_is_handed_in_as_ours(tmp_path: Path) -> None:
     source = LogSource(1, b"token", tmp_path, lambda: None, pytest.fail)
     source.grown(2)
     assert [record.frame.ours for record in source.take(source.read())] == [True, False]
+
+
+def test_nothing_leaves_the_machine_that_is_not_durable_on_it(tmp_path: Path) -> None:
+    """After a power cut its number would be given to another record, and the coordinator would have both."""
+    spool = Spool(tmp_path)
+    for _ in range(5):
+        spool.append(Kind.FRAME, b".", time_ms=5, section=1, raw_length=1)
+    source = LogSource(1, b"token", tmp_path, lambda: None, pytest.fail)
+    assert source.take(source.read()) == []
+    source.grown(3)
+    assert [record.sequence for record in source.take(source.read())] == [1, 2, 3]
+    assert source.take(source.read()) == []
+    source.grown(5)
+    assert [record.sequence for record in source.take(source.read())] == [4, 5]
+    spool.close()
+
+
+def test_damage_is_told_once_however_often_it_is_read(tmp_path: Path) -> None:
+    """It is counted, and a reconnect reads it again."""
+    spool = Spool(tmp_path)
+    for _ in range(3):
+        spool.append(Kind.FRAME, b"." * 30, time_ms=5, section=1, raw_length=100)
+    spool.close()
+    file = segments(tmp_path)[0].path
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(bytes(data))
+    told: list[tuple[int, Damage]] = []
+    source = LogSource(1, b"token", tmp_path, lambda: None, lambda attempt, damage: told.append((attempt, damage)))
+    source.finish(3, 300)
+    for _ in range(3):
+        source.rewind()
+        taken = source.take(source.read())
+        assert [(record.sequence, record.frame.ours) for record in taken] == [(1, False), (2, True), (3, False)]
+    assert told == [(1, Damage(2, 2, 100))]
+
+
+def test_a_log_whose_files_are_gone_has_its_length_all_the_same(tmp_path: Path) -> None:
+    """The outcome has named it: who waits for the log would wait for ever."""
+    spool = Spool(tmp_path)
+    for _ in range(3):
+        spool.append(Kind.FRAME, b".", time_ms=5, section=1, raw_length=100)
+    spool.close()
+    for each in segments(tmp_path):
+        each.path.unlink()
+    source = LogSource(1, b"token", tmp_path, lambda: None, lambda *_: None)
+    source.finish(3, 300)
+    taken = source.take(source.read())
+    assert [record.sequence for record in taken] == [1, 2, 3]
+    assert sum(record.frame.raw_length for record in taken) == 300

@@ -27,7 +27,8 @@ from coordinator.errors import BadInput, StoreDown
 from coordinator.store.new_rows import NewJob, NewRun, NewStage
 from tests.harness.memory_rows import Rows
 from tests.harness.memory_runs import MemoryRuns
-from tests.harness.memory_store import MemoryDispatch, Transactions
+from tests.harness.memory_store import MemoryDispatch
+from tests.harness.memory_transactions import Transactions
 from tests.harness.virtual_time import simulate
 
 OFFER = Offer("default", (), (Ability("bubblewrap", frozenset({"none"})),))

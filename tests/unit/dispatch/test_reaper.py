@@ -12,7 +12,8 @@ from coordinator.dispatch.reaper import Reaper, Watch
 from coordinator.errors import StoreDown
 from tests.harness.memory_rows import Rows
 from tests.harness.memory_runs import MemoryTerm
-from tests.harness.memory_store import MemoryDispatch, Transactions
+from tests.harness.memory_store import MemoryDispatch
+from tests.harness.memory_transactions import Transactions
 from tests.harness.virtual_time import simulate
 
 

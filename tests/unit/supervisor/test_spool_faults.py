@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import shutil
 import tempfile
@@ -359,3 +360,22 @@ def test_what_a_broken_spool_has_kept_does_not_change_any_more(tmp_path: Path) -
     spool.finish_sync(under_way, under_way.run())
     assert spool.synced.sequence == 0
     spool.close()
+
+
+def test_a_sector_that_cannot_be_read_costs_what_is_in_it_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk gives an error for the whole of a read that touches it."""
+    written = spooled(tmp_path, [(Kind.FRAME, random.Random(n).randbytes(900)) for n in range(12)])
+    real, bad = os.pread, 6_000
+
+    def pread(file: int, size: int, at: int) -> bytes:
+        if at <= bad < at + size:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(file, size, at)
+
+    monkeypatch.setattr(os, "pread", pread)
+    found = all_of(tmp_path)
+    assert [record.sequence for record in found] == list(range(1, 13))
+    lost = [read.sequence for read, original in zip(found, written, strict=True) if read != original]
+    assert lost == [5, 6, 7, 8, 9]
