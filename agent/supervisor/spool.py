@@ -97,6 +97,8 @@ class Spool:
         self.broken = ""
         """Why nothing more is taken; empty: all is well."""
         self.acknowledged = 0
+        self.over = False
+        """Whether the outcome is written."""
         self._disk.reserve(folder / "reserve", _ON_DISK)
         self._segment, self._file, self._size = self._recover()
 
@@ -179,6 +181,7 @@ class Spool:
                 raise SpoolFull("the disk is full") from error
             return self.append(kind, payload, time_ms=time_ms, section=section, raw_length=raw_length, ours=ours)
         self._stand = Stand(record.sequence, record.offset + raw_length, section)
+        self.over = kind is Kind.OUTCOME
         return record
 
     def _write(self, record: Record) -> None:

@@ -10,7 +10,10 @@ from agent.supervisor.loop import Loop
 from agent.supervisor.spool import Spool, Sync
 
 _REST_MS: Final = 20
-"""Between two syncs: a chatty job would have its disk do nothing else. What is told of a log is later by that."""
+_SHARE: Final = 4
+_LONGEST_MS: Final = 1_000
+"""Between two syncs rest 20 ms, or four times what the last one took, at most a second: the disk is the jobs' too. What
+is told of a log is later by that. The outcome waits for none of it."""
 _LEAVE_S: Final = 5.0
 
 
@@ -24,16 +27,22 @@ class Syncing:
         self._thread: threading.Thread | None = None
         self._sync: Sync | None = None
         self._error: OSError | None = None
+        self._began: int | None = None
         self._next = 0
         loop.watch(self._bell, self._ended)
 
     def tick(self, now: int) -> int | None:
         """Begins a sync if it is time. Returns for how many milliseconds it is not; None: nothing is to be done."""
-        if self._sync is not None or not self.spool.unsynced:
+        if self._sync is not None:
             return None
-        if now < self._next:
+        if self._began is not None:  # one has ended since
+            self._next = now + min(_LONGEST_MS, max(_REST_MS, _SHARE * (now - self._began)))
+            self._began = None
+        if not self.spool.unsynced:
+            return None
+        if now < self._next and not self.spool.over:
             return self._next - now
-        self._next = now + _REST_MS
+        self._began = now
         self._sync = self.spool.begin_sync()
         self._thread = threading.Thread(target=self._run, args=(self._sync,), daemon=True)
         self._thread.start()

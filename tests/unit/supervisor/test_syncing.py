@@ -72,3 +72,26 @@ def test_a_sync_that_fails_is_not_begun_again(tmp_path: Path) -> None:
     assert len(disk.calls) == 1
     syncing.close()
     spool.close()
+
+
+def test_a_slow_disk_is_left_to_the_jobs_most_of_the_time_and_an_outcome_does_not_wait(tmp_path: Path) -> None:
+    """Fifty syncs a second are nothing to one disk, and all that another one can do."""
+    disk, loop = FaultyDisk(), Loop()
+    spool = Spool(tmp_path, disk=disk)
+    syncing = Syncing(loop, spool)
+
+    def synced_at(began: int, ended: int) -> int | None:
+        spool.append(Kind.FRAME, b"x", time_ms=1, section=1, raw_length=1)
+        assert syncing.tick(began) is None
+        loop.run(lambda: loop.stop() if spool.synced.sequence == spool.sequence else 5)
+        spool.append(Kind.FRAME, b"x", time_ms=1, section=1, raw_length=1)
+        return syncing.tick(ended)
+
+    assert synced_at(1_000, 1_001) == 20
+    assert synced_at(2_000, 2_100) == 400
+    assert synced_at(3_000, 9_000) == 1_000
+    spool.append(Kind.OUTCOME, b"{}", time_ms=1, section=1)
+    syncing.tick(9_001)
+    loop.run(lambda: loop.stop() if spool.synced.sequence == spool.sequence else 5)
+    syncing.close()
+    spool.close()
