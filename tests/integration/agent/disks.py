@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +31,8 @@ def thin(folder: Path, below: Path) -> Iterator[Path]:
         image = below / "image"
         with image.open("wb") as file:
             file.truncate(256 << 20)
-        subprocess.run(["mkfs.ext4", "-q", "-O", "^has_journal", "-E", "nodiscard", image], check=True)
+        make = shutil.which("mkfs.ext4", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+        subprocess.run([make, "-q", "-O", "^has_journal", "-E", "nodiscard", image], check=True)
         folder.mkdir(parents=True, exist_ok=True)
         subprocess.run(["mount", "-o", "loop", image, folder], check=True)
         try:
