@@ -18,7 +18,7 @@ import zstandard
 from agent.clock import Clock
 from agent.problems import JobProblem
 from agent.supervisor.client import SupervisorClient, SupervisorGone
-from agent.supervisor.damage import Stand
+from agent.supervisor.damage import Stand, length_of
 from agent.supervisor.reading import SpoolReader
 from agent.supervisor.records import Kind, Record, shortened
 from agent.supervisor.results import Ended, SupervisorState
@@ -148,7 +148,7 @@ def _closed(folder: Path, sentence: str, now: int, limit: int, known: Stand) -> 
 
 def _cut_off(stand: Stand, text: str, disk: str) -> LogEnd:
     ending = f"*** headrace: {text} ***"
-    return LogEnd(stand.sequence + 1, stand.offset + len(ending.encode()) + 1, ending, disk)
+    return LogEnd(stand.sequence + 1, stand.offset + length_of(ending), ending, disk)
 
 
 def _readable(folder: Path, known: Stand) -> Stand:

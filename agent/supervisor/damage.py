@@ -39,6 +39,11 @@ def sentence(missing: int) -> str:
     return f"*** headrace: {missing} bytes of this log were damaged on the agent's disk ***"
 
 
+def length_of(text: str) -> int:
+    """Bytes of the log that a text of ours takes, with the end of its line."""
+    return len(text.encode()) + 1
+
+
 def filled(stand: Stand, until: Stand, text: str) -> Iterator[Record]:
     """Records from behind `stand` up to `until`, that one included. `until.section`: the one that what follows is in.
 

@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Final
 
-from agent.supervisor.damage import Damage, Stand, filled, sentence
+from agent.supervisor.damage import Damage, Stand, filled, length_of, sentence
 from agent.supervisor.disk import read_from
 from agent.supervisor.records import Kind, Record, decode, sound_after
 from agent.supervisor.segments import Segment, segments
@@ -112,7 +112,9 @@ class SpoolReader:
             if following is None:
                 break
             self._segment, self._at = following, 0
-        if end is not None and self._sure:
+        if end is not None and ending:
+            yield from self._up_to(Stand(last, end.offset - length_of(ending)))
+        if end is not None:
             yield from self._up_to(end, ending)
 
     def _sound_ones(self, last: int) -> Generator[Record, None, bool]:

@@ -347,6 +347,20 @@ def test_what_was_written_and_never_synced_does_not_count_when_the_log_ends_befo
     assert zstandard.decompress(found[-1].payload) == b"the end.\n"
 
 
+def test_damage_in_front_of_an_end_that_no_record_tells_is_told_by_itself(tmp_path: Path) -> None:
+    """A disk that fails has often failed before."""
+    written = spooled(tmp_path, [(Kind.FRAME, b"kept\n"), (Kind.FRAME, b"x" * 300)])
+    file = segments(tmp_path)[0].path
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    reader = SpoolReader(tmp_path)
+    found = reader.read(1, end=Stand(3, 305 + len("the end.\n")), ending="the end.")
+    text = [zstandard.decompress(record.payload).rstrip(b"\0") for record in found]
+    assert text[2] == b"the end.\n"
+    assert text[1] == b"*** headrace: 300 bytes of this log were damaged on the agent's disk ***\n"
+    assert found[0] == written[0]
+    assert reader.damages == [(2, 2, 300)]
+
+
 def test_what_a_broken_spool_has_kept_does_not_change_any_more(tmp_path: Path) -> None:
     """A sync is under way when a write fails; the outcome, with the length of the log, may have gone by its end."""
     disk = FaultyDisk()
