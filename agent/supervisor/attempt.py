@@ -116,7 +116,7 @@ class Attempt:
     def step(self, asked: dict[str, Any], answer: Answer) -> None:
         """Runs a step and answers with its result; asked again: the same one."""
         number = asked["number"]
-        self._end_if_it_must(self._clocks.boot())  # who stood still since the last round may be asked before the next one
+        self._end_if_due(self._clocks.boot())  # who stood still since the last round may be asked before the next one
         if number in self._results:
             answer(self._results[number])
         elif number == self._state.step:
@@ -188,7 +188,7 @@ class Attempt:
     def tick(self) -> int | None:
         """What is due is done. Returns for how many milliseconds nothing will be."""
         now = self._clocks.boot()
-        self._end_if_it_must(now)
+        self._end_if_due(now)
         full = self._meter.last.pids_max > self._before.pids_max
         if self._state.due is not None and now >= self._state.due:
             self._meter.read()
@@ -210,7 +210,7 @@ class Attempt:
         waits = [due - now for due in dues if due is not None]
         return min(waits) if waits else None
 
-    def _end_if_it_must(self, now: int) -> None:
+    def _end_if_due(self, now: int) -> None:
         """Its time is over, or its log cannot be kept."""
         broken = (Cause.ERRORED, self._writer.broken) if self._writer.broken else None
         if not self.over and self._state.phase is not Phase.ENDING and (why := broken or overdue(self._terms, now)):
