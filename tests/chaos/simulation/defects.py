@@ -20,10 +20,11 @@ from coordinator.core.attempt import Attempt, AttemptEvent, Ended, Gone
 from coordinator.core.job import Job
 from coordinator.core.states import ATTEMPT_OUTCOMES, AttemptState
 from coordinator.dispatch import dispatcher
-from coordinator.dispatch.port import Beat, GivenUp, Hello, Observed, Opened, Permit, Pulse
+from coordinator.dispatch.port import Beat, GivenUp, Hello, Observed, Opened, Pulse
 from coordinator.dispatch.reaper import Watch
 from coordinator.dispatch.session import Session
 from tests.chaos.simulation import supervisor
+from tests.chaos.simulation.machine import SimulatedJobs
 from tests.harness.memory_runs import MemoryRuns
 from tests.harness.memory_store import MemoryDispatch
 
@@ -71,15 +72,13 @@ def what_was_never_acknowledged_is_renewed(put: Swaps) -> None:
     heartbeat = put.swap(MemoryDispatch, "heartbeat", beat)
 
 
-def everybody_gets_the_permit(put: Swaps) -> None:
-    """A deployment starts whoever holds it."""
+def a_deployment_asks_for_no_permit(put: Swaps) -> None:
+    """Whoever has the assignment begins."""
 
-    async def granted(self: MemoryDispatch, attempt_id: int, token: bytes, nonce: str) -> Permit:
-        await permit(self, attempt_id, token, nonce)
-        self.rows.ids += 1
-        return Permit(granted=True, fencing_token=self.rows.ids)
+    async def granted(self: SimulatedJobs, *_: Any) -> bool:
+        return True
 
-    permit = put.swap(MemoryDispatch, "permit", granted)
+    put.swap(SimulatedJobs, "_permit", granted)
 
 
 def a_permit_ends_with_its_session(put: Swaps) -> None:
@@ -217,7 +216,7 @@ DEFECTS: Mapping[str, Callable[[Swaps], None]] = MappingProxyType(
             any_token_is_believed,
             a_late_outcome_is_believed,
             what_was_never_acknowledged_is_renewed,
-            everybody_gets_the_permit,
+            a_deployment_asks_for_no_permit,
             a_permit_ends_with_its_session,
             a_lost_deployment_is_tried_again,
             nobody_fences_the_older_session,
