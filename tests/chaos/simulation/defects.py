@@ -16,9 +16,8 @@ from agent.session import Session as AgentSession
 from coordinator.core import attempt as machine
 from coordinator.core import job as jobs
 from coordinator.core import plan
-from coordinator.core.attempt import Attempt, AttemptEvent, Ended, Gone
+from coordinator.core.attempt import Attempt, AttemptEvent, Gone
 from coordinator.core.job import Job
-from coordinator.core.states import ATTEMPT_OUTCOMES, AttemptState
 from coordinator.dispatch import dispatcher
 from coordinator.dispatch.port import Beat, GivenUp, Hello, Observed, Opened, Pulse
 from coordinator.dispatch.reaper import Watch
@@ -54,13 +53,6 @@ def any_token_is_believed(put: Swaps) -> None:
         return step(attempt, event if isinstance(event, Gone) else dataclasses.replace(event, token=attempt.token))
 
     step = put.swap(machine, "step", credulous)
-
-
-def a_late_outcome_is_believed(put: Swaps) -> None:
-    """An attempt that was given up may still end."""
-    table = dict(machine.TABLE)
-    table[AttemptState.LOST, Ended] = ATTEMPT_OUTCOMES
-    put.swap(machine, "TABLE", table)
 
 
 def what_was_never_acknowledged_is_renewed(put: Swaps) -> None:
@@ -120,21 +112,6 @@ def the_reaper_trusts_old_sights(put: Swaps) -> None:
     """What was seen before an outage or a takeover counts."""
     put.swap(Watch, "forget", lambda self: None)
     put.swap(Watch, "forget_these", lambda self, **_: None)
-
-
-def the_reaper_does_not_repeat_the_counter(put: Swaps) -> None:
-    """A session that has just spoken up is expired all the same."""
-
-    async def blind(self: MemoryDispatch, counters: Mapping[str, int], term: str) -> Sequence[str]:
-        now = {key: self.rows.sessions[key].counter for key in counters if key in self.rows.sessions}
-        return await expire(self, now, term)
-
-    def hasty(self: Watch, observed: Observed, now: float) -> tuple[dict[str, int], list[int]]:
-        still, orphans = see(self, observed, now)
-        return {key: -1 for key in observed.counters if key in still}, orphans
-
-    expire = put.swap(MemoryDispatch, "expire", blind)
-    see = put.swap(Watch, "see", hasty)
 
 
 def out_of_contact_is_for_ever(put: Swaps) -> None:
@@ -214,14 +191,12 @@ DEFECTS: Mapping[str, Callable[[Swaps], None]] = MappingProxyType(
         each.__name__: each
         for each in (
             any_token_is_believed,
-            a_late_outcome_is_believed,
             what_was_never_acknowledged_is_renewed,
             a_deployment_asks_for_no_permit,
             a_permit_ends_with_its_session,
             a_lost_deployment_is_tried_again,
             nobody_fences_the_older_session,
             the_reaper_trusts_old_sights,
-            the_reaper_does_not_repeat_the_counter,
             out_of_contact_is_for_ever,
             the_supervisor_has_no_deadline,
             an_unknown_claim_is_ignored,
