@@ -26,6 +26,7 @@ from starlette.applications import Starlette
 from coordinator.api.access import Caller, Tokens
 from coordinator.api.agent_service import AgentService, AgentSessions
 from coordinator.api.blob_service import BlobService
+from coordinator.api.expansions import Expansions
 from coordinator.api.extensions import Extensions
 from coordinator.api.fleet_service import FleetService
 from coordinator.api.guard import Guard
@@ -52,6 +53,7 @@ from coordinator.store.artifacts import Artifacts
 from coordinator.store.database import Database
 from coordinator.store.dispatching import PostgresDispatch
 from coordinator.store.embedded import EmbeddedError, EmbeddedPostgres
+from coordinator.store.expanding import PostgresExpansions
 from coordinator.store.extending import PostgresExtensions
 from coordinator.store.migrate import migrate
 from coordinator.store.runs import PostgresRuns
@@ -260,6 +262,7 @@ class _Parts:
             run_url=settings.public_url,
         )
         self.extensions = Extensions(PostgresExtensions(database, self.bells), run_url=settings.public_url)
+        self.expansions = Expansions(PostgresExpansions(database, self.bells), self.bells, run_url=settings.public_url)
         self.logs = LogService(self.writer, LogReader(database, blobs, self.log_bells))
         self.blobs = BlobService(Artifacts(database), blobs)
         self.health = Health(self.why_not_ready, _SERVICES)
@@ -374,7 +377,7 @@ class _Loops:
 @contextlib.asynccontextmanager
 async def _loops(parts: _Parts, postgres: EmbeddedPostgres | None) -> AsyncIterator[_Loops]:
     running = (
-        *(parts.dispatch, parts.reaper, parts.wakes, parts.writer),
+        *(parts.dispatch, parts.reaper, parts.wakes, parts.writer, parts.expansions),
         *(parts.compactor, parts.expiry, parts.health),
     )
     tasks = [asyncio.create_task(part.run(), name=type(part).__name__) for part in running]

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
+from headrace.pipeline import bounds as planned
 from headrace.pipeline import (
     cells,
-    checks,
     expressions,
     language,
     matrix_form,
@@ -26,6 +26,7 @@ PLACES = {
     Sees.FILE: "`pool`, the name of an `environment`",
     Sees.CELL: "`run`",
     Sees.JOB: "`env` of pipeline, stage, job and service; `image`",
+    Sees.MATRIX: "the values of a `matrix`",
     Sees.JOB_IF: "a job's `if`",
     Sees.STAGE_IF: "a stage's `if`",
     Sees.STEP: "a step's `env`, cache keys, a job's `outputs`",
@@ -61,14 +62,15 @@ def bounds() -> str:
     """What one file may hold."""
     of_file = f"{nodes.MAX_BYTES >> 20} MiB, {nodes.MAX_LINES:,} lines, {nodes.MAX_NODES:,} values after anchors"
     of_run = f"{cells.MAX_JOBS:,} jobs a run, copies counted; {language.MAX_STEPS} steps a job"
+    of_matrix = f"{matrix_form.MAX_KEYS} keys of a matrix, {matrix_form.MAX_VALUES:,} values each"
     different = f"{expressions.MOST_DIFFERENT:,} different ones, of {expressions.MOST_CHARS:,} characters together"
     lines = [
         f"{of_file} are expanded, a depth of {nodes.MAX_DEPTH}; bytes and values of included files are counted",
         f"{sharing.MAX_INCLUDES} included files; {sharing.MAX_EXTENDS} templates that extend one another in a row",
-        f"{of_run}, {checks.MAX_PLANNED_STEPS:,} in all copies; {matrix_form.MAX_KEYS} keys of a matrix",
+        f"{of_run}, {planned.MAX_PLANNED_STEPS:,} in all copies; {of_matrix}",
         f"{expressions.MAX_CHARS:,} characters of an expression; {different}; {shapes.MAX_EXPRESSIONS} in one text",
         f"a pattern whose length times its repetitions is over {patterns.MOST_OF_ONE:,} is refused",
-        f"{checks.MAX_ENV_BYTES >> 20} MiB of environment over all jobs",
+        f"{planned.MAX_ENV_BYTES >> 20} MiB of environment over all jobs",
     ]
     return "\n".join(f"- {each}" for each in lines)
 

@@ -68,9 +68,10 @@ class Extensions:
         jobs = [job for job in extension.plan.jobs if job.key in extension.jobs]
         ids = await self._store.allocate(len(jobs))
         url = f"{self._run_url}/runs/{basis.run_id}" if self._run_url else ""
-        planned = Planned(_asked(basis), extension.plan, basis.run_id, url, basis.trusted)
+        planned = Planned(asked_of(basis), extension.plan, basis.run_id, url, basis.trusted)
         try:
             new = NewFragment(
+                revision=basis.revision,
                 step=request.step,
                 number=len(basis.fragments) + 1,
                 sha256=hashlib.sha256(request.text).digest(),
@@ -88,19 +89,21 @@ class Extensions:
         return wire.ExtendResponse(added=len(jobs))
 
 
-def _asked(basis: Basis) -> run_pb2.CreateRunRequest:
+def asked_of(basis: Basis) -> run_pb2.CreateRunRequest:
+    """The request that a run was made by."""
     asked = run_pb2.CreateRunRequest.FromString(basis.asked)
     asked.pipeline_text = basis.text
     return asked
 
 
 def _planned(basis: Basis, text: bytes) -> Extension:
-    before = [_fragment(each) for each in basis.fragments]
+    before = [fragment_of(each) for each in basis.fragments]
     job = basis.job
-    return fragments.extend(origin_of(_asked(basis)), before, text, job)
+    return fragments.extend(origin_of(asked_of(basis)), before, text, job, basis.lists)
 
 
-def _fragment(kept: Kept) -> Fragment:
+def fragment_of(kept: Kept) -> Fragment:
+    """A fragment as the language takes it."""
     return Fragment(kept.text, kept.job, kept.pool)
 
 

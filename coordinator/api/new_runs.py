@@ -119,9 +119,11 @@ def new_jobs(planned: Planned, jobs: Sequence[PlannedJob], job_ids: Sequence[int
     groups = {group.name for group in plan.groups}
     found = []
     for job_id, job in zip(job_ids, jobs, strict=True):
-        spec = _spec(planned, job)
-        spec.run_id, spec.job_id, spec.run_url = planned.run_id, job_id, planned.run_url
         late = list(late_expressions(job))
+        spec = common.JobSpec()
+        if not job.expands:  # what stands for others is given to no agent
+            spec = _spec(planned, job)
+            spec.run_id, spec.job_id, spec.run_url = planned.run_id, job_id, planned.run_url
         if late:
             spec.context = json.dumps({**job.context, "run": about}).encode()
         found.append(
@@ -175,7 +177,10 @@ def _rules(job: PlannedJob, plan: Plan, *, is_guarded: bool, is_grouped: bool) -
         group=job.name if is_grouped else "",
         concurrency=job.concurrency,
         guarded=is_guarded,
-        by_needs=is_guarded and job.needs is not None,
+        by_needs=is_guarded and job.needs is not None and not job.waits_for_stages,
+        expands=bool(job.expands),
+        expander=job.name if job.late_cell else "",
+        by_stages=job.waits_for_stages,
         stage_survives=is_guarded and survives(plan.stages[job.stage].condition),
     )
 
@@ -214,7 +219,7 @@ def _requirement(job: PlannedJob, *, trusted: bool) -> Requirement:
     sandbox = SandboxKind.DOCKER if job.image or job.services else job.sandbox
     asks = job.resources
     return Requirement(
-        job.pool,
+        job.pool or "default",
         tuple(sorted(job.requires.items())),
         sandbox,
         job.network,

@@ -8,6 +8,7 @@ from typing import Any
 
 from coordinator.api.agent_messages import cause_value
 from coordinator.core.door_rules import decisions_from_json, rules_from_json
+from coordinator.core.rules import Rules
 from coordinator.core.rules import rules_from_json as job_rules
 from coordinator.store.views import Row, RunView
 from headrace.v1 import agent_pb2 as agents
@@ -22,7 +23,7 @@ def run_message(view: RunView) -> wire.Run:
     """A run as it is shown, with the jobs that are in the view, in the order of the file."""
     row = view.run
     source = common.Source.FromString(row["source"])
-    jobs = sorted(view.jobs, key=lambda each: each["place"])
+    jobs = sorted((job for job in view.jobs if job["id"] not in view.expanded), key=lambda each: each["place"])
     attempts = view.attempts or {}
     return wire.Run(
         id=row["id"],
@@ -62,14 +63,16 @@ def _stage_message(row: Row) -> wire.Stage:
     return made
 
 
-def job_message(row: Row, attempts: Sequence[Row]) -> wire.Job:
-    """A job as it is shown."""
+def job_message(row: Row, attempts: Sequence[Row], *, expanded: bool = False) -> wire.Job:
+    """A job as it is shown. `expanded`: cells stand for it."""
+    rules = job_rules(row["rules"])
+    needs = _needs(row["needs"], rules)
     return wire.Job(
         id=row["id"],
         key=row["key"],
         stage=row["stage"],
-        needs=row["needs"] or (),
-        waits_for_stages=row["needs"] is None,
+        needs=needs or (),
+        waits_for_stages=needs is None,
         state=common.JobState.Value(f"JOB_STATE_{row['state'].upper()}"),
         cause=cause_value(row["cause"]),
         sentence=row["sentence"],
@@ -79,11 +82,20 @@ def job_message(row: Row, attempts: Sequence[Row]) -> wire.Job:
         pool=row["pool"],
         name=row["name"],
         cell=row["cell"],
-        may_fail=job_rules(row["rules"]).allow_failure,
+        may_fail=rules.allow_failure,
+        expanded=expanded,
         outputs=row["outputs"],
         due_ms=_ms(row["due_at"]),
         attempts=[_attempt_message(each) for each in attempts],
     )
+
+
+def _needs(needs: Sequence[str] | None, rules: Rules) -> Sequence[str] | None:
+    """Its needs without the jobs that cells stand for; None: all earlier stages."""
+    if needs is None or (rules.by_stages and len(needs) == 1):
+        return None
+    with_cells = {need.split("[", 1)[0] for need in needs if "[" in need} | {rules.expander}
+    return [need for need in needs if need not in with_cells]
 
 
 def _attempt_message(row: Row) -> wire.Attempt:

@@ -153,7 +153,10 @@ def _changes(view: RunView, seen: int) -> list[wire.RunChange]:
     if not seen:
         return [wire.RunChange(sequence=run.sequence, snapshot=run)]
     attempts = view.attempts or {}
-    found = [(job["sequence"], wire.RunChange(job=job_message(job, attempts.get(job["id"], ())))) for job in view.jobs]
+    found = []
+    for job in view.jobs:
+        message = job_message(job, attempts.get(job["id"], ()), expanded=job["id"] in view.expanded)
+        found.append((job["sequence"], wire.RunChange(job=message)))
     if view.run["run_sequence"] > seen:
         del run.jobs[:]
         found.append((view.run["run_sequence"], wire.RunChange(run=run)))

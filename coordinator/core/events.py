@@ -116,8 +116,22 @@ class Asked:
     unfinished: int
     failed: int
     decider: str
-    asks: bool
     upstream_failed: bool = False
+    asks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Expanded:
+    """The cells that it stands for are there; or there are none, by the verdict."""
+
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Vanished:
+    """Its matrix has this cell no more."""
+
+    sentence: str
 
 
 JobEvent = (
@@ -135,4 +149,6 @@ JobEvent = (
     | Unschedulable
     | Noted
     | Asked
+    | Expanded
+    | Vanished
 )

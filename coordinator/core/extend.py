@@ -7,15 +7,16 @@ adds has not ended, so no gate from its own stage on is open, and no later stage
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from coordinator.core.events import DependenciesEnded, JobEvent, Skipped
 from coordinator.core.job import Job
+from coordinator.core.passing import seen_of
 from coordinator.core.plan import Graph
 from coordinator.core.rules import Verdict
 from coordinator.core.run import Run, counted
 from coordinator.core.stages import Door, DoorState, Gate
-from coordinator.core.states import Cause
+from coordinator.core.states import Cause, JobState
 
 
 class CannotExtend(Exception):
@@ -43,11 +44,13 @@ class Addition:
     """Those that are new."""
     guarded: frozenset[int] = frozenset()
     """Those of all stages that have a door, or are to have one now."""
+    more: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """Further needs of jobs that are there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Extended:
-    """What is to be stored. `jobs`: the added ones alone, all of them waiting."""
+    """What is to be stored. `jobs`: the added ones, all of them waiting, and those that wait for more now."""
 
     run: Run
     jobs: Mapping[int, Job]
@@ -76,27 +79,47 @@ def extend(now: Standing, parent: int, addition: Addition) -> Extended:
     """The rows of a run to which a step of the job `parent` adds something. Raises CannotExtend with one sentence."""
     numbers = _numbers(now.graph.stages, addition.stages)
     present = next(job.stage for job in now.jobs if job.id == parent)
+    _refuse(now.run, {numbers[stage]: door for stage, door in now.doors.items()}, numbers[present], addition)
+    return grown(now, addition)
+
+
+def grown(now: Standing, addition: Addition) -> Extended:
+    """The rows of a run with what is added to it, whoever adds it."""
+    numbers = _numbers(now.graph.stages, addition.stages)
     doors = {numbers[stage]: door for stage, door in now.doors.items()}
-    _refuse(now.run, doors, numbers[present], addition)
-    jobs = {job.id: replace(job, stage=numbers[job.stage]) for job in now.jobs}
-    jobs |= {job.id: job for job in addition.jobs}
+    there = {job.id: replace(job, stage=numbers[job.stage]) for job in now.jobs}
+    jobs = there | {job.id: job for job in addition.jobs}
     before = {numbers[gate.stage]: replace(gate, stage=numbers[gate.stage]) for gate in now.gates}
     guarded = addition.guarded | frozenset(doors)
     after = _gates(before, addition, guarded)
     shut = frozenset(stage for stage in guarded if stage not in doors or doors[stage].state is not DoorState.OPEN)
-    whole = _Whole(jobs, {**now.graph.needs, **addition.needs}, after, shut)
+    needs = {**now.graph.needs, **addition.needs}
+    needs |= {key: (*needs.get(key, ()), *more) for key, more in addition.more.items()}
+    whole = _Whole(jobs, needs, after, shut)
     rows = {job.id: _with_counters(job, whole) for job in addition.jobs}
     run = now.run
     for row in rows.values():
-        run = counted(run, None, row)
+        run = counted(run, there.get(row.id), row)
+    waiting = {
+        key: _waiting_for_more(jobs[key], [jobs[need] for need in more])
+        for key, more in _waited_for(now.graph, addition, frozenset(there)).items()
+        if key not in rows and jobs[key].state is JobState.WAITING
+    }
     return Extended(
         run,
-        rows,
+        rows | waiting,
         gates={stage: gate for stage, gate in after.items() if gate != before.get(stage)},
         moved={old: new for old, new in numbers.items() if old != new},
         doors=addition.guarded - frozenset(doors) - addition.stages,
         events=tuple((key, _first_event(row)) for key, row in rows.items() if row.rules.skip or not row.unfinished),
     )
+
+
+def _waited_for(graph: Graph, addition: Addition, there: frozenset[int]) -> dict[int, tuple[int, ...]]:
+    """By job that is there, what it waits for besides: further needs, and what it needs that was over and is back."""
+    back = {job.id for job in addition.jobs if job.id in there}
+    found = {key: tuple(need for need in needs if need in back) for key, needs in graph.needs.items()} if back else {}
+    return found | {key: (*found.get(key, ()), *more) for key, more in addition.more.items()}
 
 
 def _numbers(stages: int, new: frozenset[int]) -> dict[int, int]:
@@ -136,14 +159,9 @@ def _with_counters(job: Job, whole: _Whole) -> Job:
     door = int(job.stage in whole.shut)
     if (needs := whole.needs.get(job.id)) is not None:
         found = [whole.jobs[key] for key in needs]
-        failed = [each for each in found if each.over and each.counts_as_failed]
-        return replace(
-            job,
-            unfinished=sum(not each.over for each in found) + door,
-            failed=len(failed),
-            decider=failed[0].key if failed else "",
-            upstream_failed=any(each.over and each.fails_below for each in found),
-        )
+        failed, decider, upstream = seen_of(job, found)
+        unfinished = sum(not each.over for each in found) + door
+        return replace(job, unfinished=unfinished, failed=failed, decider=decider, upstream_failed=upstream)
     gate = whole.gates.get(job.stage - 1)
     if door or gate is None:
         return replace(job, unfinished=door)
@@ -152,6 +170,17 @@ def _with_counters(job: Job, whole: _Whole) -> Job:
     if whole.gates[job.stage].guarded:
         return job  # its door has judged what comes before
     return replace(job, failed=gate.failed, decider=gate.decider, upstream_failed=gate.upstream_failed)
+
+
+def _waiting_for_more(job: Job, more: Sequence[Job]) -> Job:
+    failed, decider, upstream = seen_of(job, more)
+    return replace(
+        job,
+        unfinished=job.unfinished + sum(not each.over for each in more),
+        failed=job.failed + failed,
+        decider=job.decider or decider,
+        upstream_failed=job.upstream_failed or upstream,
+    )
 
 
 def _first_event(job: Job) -> JobEvent:

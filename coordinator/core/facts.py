@@ -22,6 +22,8 @@ class Ended:
     state: JobState
     cell: str = ""
     outputs: str = ""
+    expands: bool = False
+    """It stands for its cells."""
 
 
 def needs_of(dependencies: Iterable[Ended]) -> dict[str, Any]:
@@ -30,15 +32,19 @@ def needs_of(dependencies: Iterable[Ended]) -> dict[str, Any]:
     for each in dependencies:
         # One that is skipped now may have run before a retry: that was another time.
         outputs = json.loads(each.outputs) if each.outputs and each.state is not JobState.SKIPPED else {}
-        if not each.cell:
+        if not each.cell and not each.expands:
             found[each.name] = {"outcome": each.state.value, "outputs": outputs}
             continue
         of = found.setdefault(each.name, {"outcome": JobState.PASSED.value, "cells": []})
-        cell = json.loads(each.cell)
-        of["cells"].append({"matrix": cell.get("matrix", {}), "outcome": each.state.value, "outputs": outputs})
-        outcomes = [JobState(one["outcome"]) for one in of["cells"]]
-        of["outcome"] = next((worst.value for worst in _WORST if worst in outcomes), JobState.PASSED.value)
+        if not each.expands:
+            matrix = json.loads(each.cell).get("matrix", {})
+            of["cells"].append({"matrix": matrix, "outcome": each.state.value, "outputs": outputs})
+        of["outcome"] = _worst(JobState(of["outcome"]), each.state).value
     return found
+
+
+def _worst(one: JobState, other: JobState) -> JobState:
+    return next((worst for worst in _WORST if worst in {one, other}), JobState.PASSED)
 
 
 def given(needs: Mapping[str, Any]) -> bytes:

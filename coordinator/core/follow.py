@@ -24,6 +24,7 @@ from coordinator.core.events import (
     Skipped,
 )
 from coordinator.core.job import Job, Place, step
+from coordinator.core.passing import passed_on
 from coordinator.core.rules import Standing, Verdict, judged
 from coordinator.core.run import Run, counted
 from coordinator.core.run import judged as judged_run
@@ -52,11 +53,11 @@ class LoadBehind:
 
 @dataclass(frozen=True, slots=True)
 class LoadFacts:
-    """Wanted: what the conditions of these jobs look at: a mapping of job id to values. `states`: of jobs that have
-    changed by now, and are not written yet."""
+    """Wanted: what the conditions of these jobs look at: a mapping of job id to values. `ended`: jobs that have ended
+    by now, and are not written yet."""
 
     jobs: tuple[int, ...]
-    states: Mapping[int, JobState] = field(default_factory=dict)
+    ended: Mapping[int, Job] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +178,19 @@ def _tell_dependents(work: _Work, ended: Sequence[Job]) -> Generator[Need, Answe
     by_id = {job.id: job for job in ended}
     for source_id, dependent in rows:
         source = by_id[source_id]
-        failed = int(source.counts_as_failed)
-        decider = source.key if failed else ""
-        work.tell(dependent, DependenciesEnded(1, failed, decider, upstream_failed=source.fails_below))
+        if dependent.rules.expander == source.key and source.state is not JobState.PASSED:
+            work.tell(dependent, Skipped(_as_its_expander(source)))
+            continue
+        failed, decider, upstream_failed = passed_on(source, dependent)
+        work.tell(dependent, DependenciesEnded(1, failed, decider, upstream_failed=upstream_failed))
+
+
+def _as_its_expander(source: Job) -> Verdict:
+    """What a cell is told whose matrix nobody knows any more: whatever its own `if` says, it does not run."""
+    if source.state is JobState.FAILED:  # one that was allowed to holds up nobody: nor do its cells
+        cause = Cause.SKIPPED_BY_DEPENDENCY if source.counts_as_failed else Cause.SKIPPED_BY_CONDITION
+        return Verdict(cause, f"`{source.key}` did not pass", source.key)
+    return Verdict(source.cause, source.sentence, source.decider)
 
 
 # Conditions
@@ -192,7 +203,7 @@ def _decide(work: _Work) -> Generator[Need, Answer, None]:
     asking = tuple(key for key in ids if work.jobs[key].rules.condition is not None and not work.jobs[key].admitted)
     values: Mapping[int, Mapping[str, Any]] = {}
     if asking:
-        values = yield LoadFacts(asking, {key: job.state for key, job in work.jobs.items() if job.over})
+        values = yield LoadFacts(asking, {key: job for key, job in work.jobs.items() if job.over})
     for key in ids:
         job = work.jobs[key]
         verdict = Verdict()

@@ -17,14 +17,16 @@ from coordinator.core.events import (
     DelayOver,
     DependenciesEnded,
     Entered,
+    Expanded,
     JobEvent,
     LetIn,
     Noted,
     Skipped,
     Unschedulable,
+    Vanished,
 )
 from coordinator.core.rules import NO_RULES, Ending, Rules, Verdict, delay_ms, names, rule_for
-from coordinator.core.states import JOB_OVER, AttemptState, Cause, IllegalTransition, JobState
+from coordinator.core.states import JOB_OVER, NEVER_BEGUN, AttemptState, Cause, IllegalTransition, JobState
 from headrace.pipeline.plan import RetryOn
 
 # What the machinery failed at is tried again so often, unless the pipeline says otherwise.
@@ -99,12 +101,27 @@ class Job:
         """For what follows it: failed, canceled, or skipped because of a dependency."""
         if self.state is JobState.SKIPPED:
             return self.cause is Cause.SKIPPED_BY_DEPENDENCY
-        return self.has_failed or self.state is JobState.CANCELED
+        return self.has_failed or (self.state is JobState.CANCELED and not self.has_vanished)
 
     @property
     def has_failed(self) -> bool:
         """Whether it failed by itself, and that counts."""
         return self.state is JobState.FAILED and not self.rules.allow_failure
+
+    @property
+    def has_vanished(self) -> bool:
+        """Whether it is a cell that its matrix has no more. It counts for nothing."""
+        return self.cause is Cause.CELL_VANISHED
+
+    @property
+    def may_run_again(self) -> bool:
+        """Whether a retry of what it depends on reaches it."""
+        return not self.rules.skip and not self.has_vanished
+
+    @property
+    def is_expanding(self) -> bool:
+        """Whether the cells that it stands for are to be made now."""
+        return self.rules.expands and self.admitted and self.state is JobState.WAITING
 
     @property
     def fails_below(self) -> bool:
@@ -151,6 +168,9 @@ TABLE: dict[tuple[JobState, type[JobEvent]], frozenset[JobState]] = {
     (W, ApprovalAsked): frozenset({W, B}),
     (W, DelayOver): frozenset({Q}),
     (W, Entered): _DECIDED,
+    (W, Expanded): frozenset({JobState.PASSED, JobState.SKIPPED, JobState.FAILED}),
+    (W, Vanished): frozenset({JobState.CANCELED}),
+    (JobState.SKIPPED, Vanished): frozenset({JobState.CANCELED}),  # one that does not run for this event
     (W, Canceled): frozenset({JobState.CANCELED}),
     (Q, Canceled): frozenset({JobState.CANCELED}),
     (B, Canceled): frozenset({JobState.CANCELED}),
@@ -186,6 +206,12 @@ def step(job: Job, event: JobEvent) -> Job:
             after = replace(job, state=JobState.FAILED, cause=Cause.UNSCHEDULABLE, sentence=event.sentence)
         case Noted():
             after = replace(job, sentence=event.sentence)
+        case Expanded():
+            after = _expanded(job, event.verdict)
+        case Vanished():
+            after = replace(
+                job, state=JobState.CANCELED, cause=Cause.CELL_VANISHED, sentence=event.sentence, awaits=False
+            )
         case _:
             after = _before_it_runs(job, event)
     if after.state not in targets or after.unfinished < 0:
@@ -275,6 +301,8 @@ def _decided(job: Job) -> Job:
 def _judged(job: Job, event: Decided) -> Job:
     if event.verdict.cause is not Cause.NONE:
         return _not_run(job, event.verdict)
+    if job.rules.expands:
+        return replace(job, unfinished=1, admitted=True, sentence="its matrix is being worked out")
     if event.held:
         return replace(job, unfinished=1, admitted=True, place=Place.HELD, sentence=event.held)
     place = Place.TAKEN if job.rules.group else Place.NONE
@@ -285,17 +313,6 @@ def _judged(job: Job, event: Decided) -> Job:
     return _ready(taken)
 
 
-def held(job: Job, group: str) -> Job:
-    """A job that nothing else holds, in a run that has no place in its group yet."""
-    unfinished, sentence = job.unfinished + 1, waits_with_its_run(group)
-    return replace(job, state=W, unfinished=unfinished, turn=Turn.RUN_WAITS, cause=Cause.NONE, sentence=sentence)
-
-
-def waits_with_its_run(group: str) -> str:
-    """What is said of a job whose run has no place in its group yet."""
-    return f"its run waits for a place in the group `{group}`"
-
-
 def _entered(job: Job) -> Job:
     if job.turn is Turn.RUN_WAITS:
         return _decided(replace(job, unfinished=job.unfinished - 1, turn=Turn.NONE, sentence=""))
@@ -303,11 +320,18 @@ def _entered(job: Job) -> Job:
 
 
 def _not_run(job: Job, verdict: Verdict) -> Job:
-    state = {Cause.EXPRESSION_FAILED: JobState.FAILED, Cause.CANCELED: JobState.CANCELED}.get(
-        verdict.cause, JobState.SKIPPED
-    )
+    state = JobState.CANCELED if verdict.cause is Cause.CANCELED else JobState.SKIPPED
+    state = JobState.FAILED if verdict.cause in NEVER_BEGUN else state
     decider = verdict.decider or job.decider
     return replace(job, state=state, cause=verdict.cause, sentence=verdict.sentence, decider=decider, awaits=False)
+
+
+def _expanded(job: Job, verdict: Verdict) -> Job:
+    if not job.is_expanding:
+        raise IllegalTransition(job, Expanded(verdict))
+    if verdict.cause is not Cause.NONE:
+        return _not_run(job, verdict)
+    return replace(job, state=JobState.PASSED, unfinished=0, sentence="", asks=False)
 
 
 def _ready(job: Job) -> Job:

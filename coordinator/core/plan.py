@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from coordinator.core.events import Asked, DependenciesEnded, Entered, JobEvent, Skipped
-from coordinator.core.job import Job, Place, Turn, held, step, waits_with_its_run
+from coordinator.core.job import Job, Place, Turn, step
+from coordinator.core.passing import seen_of
 from coordinator.core.rules import Verdict
 from coordinator.core.run import Run, counted, judged
 from coordinator.core.stages import DoorState, Gate
@@ -75,14 +76,31 @@ def begin(run_id: int, jobs: Sequence[Job], graph: Graph) -> Rows:
 def hold(rows: Rows) -> Rows:
     """The rows of a run that has no place in its group yet: whatever could begin waits for it, also before a door."""
     waiting = {*rows.queued, *(key for key, _ in rows.events)}
-    jobs = {key: held(job, rows.run.group) if key in waiting else job for key, job in rows.jobs.items()}
+    jobs = {key: _held(job, rows.run.group) if key in waiting else job for key, job in rows.jobs.items()}
     for key, job in jobs.items():
         if job.stage in rows.doors and job.waits_for_its_door:
-            jobs[key] = replace(job, sentence=waits_with_its_run(rows.run.group))
+            jobs[key] = replace(job, sentence=_waits_with_its_run(rows.run.group))
     run = rows.run
     for key in waiting:
         run = counted(run, rows.jobs[key], jobs[key])
     return replace(rows, run=run, jobs=jobs, queued=(), events=(), doors=())
+
+
+def _waits_with_its_run(group: str) -> str:
+    """What is said of a job whose run has no place in its group yet."""
+    return f"its run waits for a place in the group `{group}`"
+
+
+def _held(job: Job, group: str) -> Job:
+    """A job that nothing else holds, in a run that has no place in its group yet."""
+    return replace(
+        job,
+        state=JobState.WAITING,
+        unfinished=job.unfinished + 1,
+        turn=Turn.RUN_WAITS,
+        cause=Cause.NONE,
+        sentence=_waits_with_its_run(group),
+    )
 
 
 def enter(jobs: Iterable[Job], gates: Sequence[Gate], doors: Mapping[int, DoorState]) -> Rows:
@@ -202,6 +220,8 @@ def _held_back(job: Job) -> str:
 
 
 def _chosen(run: Run, jobs: Sequence[Job], wanted: str) -> frozenset[int]:
+    # Nobody knows the cells of these: what stands for them comes before them.
+    unknown = {job.key: job.id for job in jobs if job.rules.expands and job.state is not JobState.PASSED}
     if wanted:
         found = [job for job in jobs if job.key == wanted]
         if not found:
@@ -211,6 +231,12 @@ def _chosen(run: Run, jobs: Sequence[Job], wanted: str) -> frozenset[int]:
             raise CannotRetry(f"`{wanted}` of run {run.id} waits for an approval: nothing of it has run yet")
         if not (found[0].over or found[0].state is JobState.BLOCKED):
             raise CannotRetry(f"`{wanted}` of run {run.id} has not ended: it is {found[0].state}")
+        if found[0].has_vanished:
+            raise CannotRetry(f"`{wanted}` is a cell of `{found[0].rules.expander}` no more: {found[0].sentence}")
+        if (expander := found[0].rules.expander) in unknown:
+            raise CannotRetry(
+                f"`{wanted}` cannot run before `{expander}` is expanded again: retry `{expander}` instead"
+            )
         if found[0].rules.skip:
             raise CannotRetry(f"`{wanted}` does not run for this event: {found[0].rules.skip}")
         return frozenset(job.id for job in found)
@@ -219,6 +245,7 @@ def _chosen(run: Run, jobs: Sequence[Job], wanted: str) -> frozenset[int]:
     failed = frozenset(
         job.id for job in jobs if job.counts_as_failed or (job.state is JobState.BLOCKED and not job.awaits)
     )
+    failed |= {unknown[job.rules.expander] for job in jobs if job.id in failed and job.rules.expander in unknown}
     if not failed and run.blocked:
         raise CannotRetry(f"run {run.id} waits for an approval, and nothing of it has failed")
     if not failed:
@@ -245,7 +272,7 @@ def _downstream(chosen: frozenset[int], jobs: Sequence[Job], graph: Graph) -> fr
         lowest = min(lowest, by_id[found].stage)
         after = [key for stage, key in behind_gates if stage > lowest]
         for dependent in (*followers.get(found, ()), *after):
-            if dependent not in again and not by_id[dependent].rules.skip:
+            if dependent not in again and by_id[dependent].may_run_again:
                 again.add(dependent)
                 frontier.append(dependent)
     for key in sorted(again - chosen):
@@ -266,7 +293,7 @@ def _asked(
     event = _standing_of(job, standing, gates, graph)
     # A deployment that has run, or was about to ask, asks again; one that never came to its turn just waits. Who asks
     # for the whole run has named what begins at once, and not what is behind it.
-    named = job.key == wanted or (job.id in chosen and not event.unfinished)
+    named = wanted in {job.key, job.rules.expander or job.key} or (job.id in chosen and not event.unfinished)
     return replace(event, asks=not named and (job.asks if job.state is JobState.WAITING else job.at_most_once))
 
 
@@ -274,10 +301,7 @@ def _standing_of(job: Job, standing: Mapping[int, Job], gates: Sequence[Gate], g
     needs = graph.needs.get(job.id)
     if needs is not None:
         found = [standing[key] for key in needs]
-        failed = [each for each in found if each.over and each.counts_as_failed]
-        unfinished = sum(not each.over for each in found)
-        upstream = any(each.over and each.fails_below for each in found)
-        return Asked(unfinished, len(failed), failed[0].key if failed else "", asks=False, upstream_failed=upstream)
+        return Asked(sum(not each.over for each in found), *seen_of(job, found), asks=False)
     if job.stage == 0:
         return Asked(0, 0, "", asks=False)
     gate = gates[job.stage - 1]

@@ -29,6 +29,12 @@ class Rules:
     """The group of jobs that it enters when it is otherwise ready."""
     by_needs: bool = False
     """In a guarded stage: it has `needs`, and looks at these alone."""
+    expands: bool = False
+    """It stands for the cells of a matrix whose values are known when what it needs has run, and never runs itself."""
+    expander: str = ""
+    """Key of the job that stands for this cell, and lets it go; empty: nobody does."""
+    by_stages: bool = False
+    """A cell whose expander waits for all earlier stages."""
     stage_survives: bool = False
     """The `if` of its stage is judged though the run is canceled."""
 
@@ -45,7 +51,7 @@ class Rules:
     @property
     def are_judged(self) -> bool:
         """Whether there is something to look at before the job may be queued."""
-        return self.condition is not None or bool(self.group) or self.concurrency is not None
+        return self.condition is not None or bool(self.group) or self.concurrency is not None or self.expands
 
 
 NO_RULES = Rules()
@@ -74,7 +80,17 @@ def rules_to_json(rules: Rules) -> str:
         found["retry"] = [rules.retry.max, on, rules.retry.delay_ms, rules.retry.backoff]
     if rules.concurrency is not None:
         found["concurrency"] = [rules.concurrency.group, rules.concurrency.limit, rules.concurrency.when_full]
-    for name in ("skip", "allow_failure", "group", "guarded", "by_needs", "stage_survives"):
+    for name in (
+        "skip",
+        "allow_failure",
+        "group",
+        "guarded",
+        "by_needs",
+        "expands",
+        "expander",
+        "by_stages",
+        "stage_survives",
+    ):
         if value := getattr(rules, name):
             found[name] = value
     return json.dumps(found)

@@ -50,10 +50,14 @@ def counted(run: Run, before: Job | None, after: Job) -> Run:
         unfinished=run.unfinished + (not after.over) - (before is not None and not before.over),
         active=run.active + difference(frozenset({JobState.QUEUED, JobState.RUNNING})),
         blocked=run.blocked + difference(frozenset({JobState.BLOCKED})),
-        canceled=run.canceled + difference(frozenset({JobState.CANCELED})),
+        canceled=run.canceled + _counts_as_canceled(after) - (before is not None and _counts_as_canceled(before)),
         failed=run.failed + after.has_failed - had_failed,
         warned=run.warned + _warns(after) - (before is not None and _warns(before)),
     )
+
+
+def _counts_as_canceled(job: Job) -> bool:
+    return job.state is JobState.CANCELED and not job.has_vanished
 
 
 def _warns(job: Job) -> bool:

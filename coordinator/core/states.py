@@ -69,10 +69,13 @@ class Cause(StrEnum):
     CANCELED = "canceled"
     SKIPPED_BY_CONDITION = "skipped_by_condition"
     SKIPPED_BY_DEPENDENCY = "skipped_by_dependency"
+    CELL_VANISHED = "cell_vanished"
 
 
 RUN_OVER = frozenset({RunState.PASSED, RunState.FAILED, RunState.CANCELED})
 JOB_OVER = frozenset({JobState.PASSED, JobState.FAILED, JobState.CANCELED, JobState.SKIPPED})
+NEVER_BEGUN = frozenset({Cause.EXPRESSION_FAILED, Cause.ERRORED})
+"""Causes for which a job fails that nobody has begun."""
 ATTEMPT_LIVE = frozenset({AttemptState.LEASED, AttemptState.RUNNING})
 ATTEMPT_OUTCOMES = frozenset(
     {

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterator
 
 from coordinator.dispatch.port import Wake
 
-QUEUE, CANCELS, AGENTS, GROUPS = "queue", "cancels", "agents", "groups"
+QUEUE, CANCELS, AGENTS, GROUPS, EXPANSIONS = "queue", "cancels", "agents", "groups", "expansions"
 
 
 def run_topic(run_id: int) -> Hashable:
@@ -48,6 +48,8 @@ class LocalBells:
             self._wake(AGENTS)
         if wake.groups:
             self._wake(GROUPS)
+        if wake.expansions:
+            self._wake(EXPANSIONS)
         for run_id in wake.runs:
             self._wake(run_topic(run_id))
 

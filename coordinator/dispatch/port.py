@@ -314,6 +314,7 @@ class Wake:
     agents: bool = False
     runs: frozenset[int] = frozenset()
     groups: bool = False
+    expansions: bool = False
 
     def __or__(self, other: Wake) -> Wake:
         return Wake(
@@ -322,10 +323,11 @@ class Wake:
             self.agents or other.agents,
             self.runs | other.runs,
             self.groups or other.groups,
+            self.expansions or other.expansions,
         )
 
     def __bool__(self) -> bool:
-        return bool(self.queue or self.cancels or self.agents or self.runs or self.groups)
+        return self != Wake()
 
 
 class Bells(Protocol):

@@ -99,8 +99,8 @@ async def _stage(db: Connection, asked: Mapping[int, LoadStage], answers: dict[i
 
 async def _facts(db: Connection, asked: Mapping[int, LoadFacts], answers: dict[int, Any]) -> None:
     jobs = [job for need in asked.values() for job in need.jobs]
-    states = {job: state for need in asked.values() for job, state in need.states.items()}
-    needs = await needs_of_jobs(db, jobs, states)
+    over = {key: job for need in asked.values() for key, job in need.ended.items()}
+    needs = await needs_of_jobs(db, jobs, over)
     contexts = {row["id"]: row["context"] for row in await db.fetch(SQL.contexts, jobs)}
     for run_id, need in asked.items():
         answers[run_id] = {
@@ -110,13 +110,17 @@ async def _facts(db: Connection, asked: Mapping[int, LoadFacts], answers: dict[i
 
 
 async def needs_of_jobs(
-    db: Connection, jobs: Sequence[int], states: Mapping[int, JobState] | None = None
+    db: Connection, jobs: Sequence[int], over: Mapping[int, Job] | None = None
 ) -> dict[int, dict[str, Any]]:
-    """`needs` of these jobs, as expressions see it now. `states`: of jobs whose rows are not written yet."""
+    """`needs` of these jobs, as expressions see it now. `over`: jobs that have ended, and are not written yet."""
     ended: dict[int, list[Ended]] = defaultdict(list)
     for row in await db.fetch(SQL.needs_of, jobs):
-        state = (states or {}).get(row["id"], JobState(row["state"]))
-        ended[row["dependent"]].append(Ended(row["name"], state, row["cell"], row["outputs"]))
+        known = (over or {}).get(row["id"])
+        if known is not None and known.has_vanished:
+            continue
+        state = JobState(row["state"]) if known is None else known.state
+        expands = job_rules(row["rules"]).expands
+        ended[row["dependent"]].append(Ended(row["name"], state, row["cell"], row["outputs"], expands))
     return {job: needs_of(found) for job, found in ended.items()}
 
 

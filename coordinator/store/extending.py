@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import asyncpg
 
 from coordinator.core.door_rules import rules_from_json
 from coordinator.core.extend import Addition, CannotExtend, Extended, Standing, extend
@@ -16,9 +19,10 @@ from coordinator.errors import Conflict, StaleToken
 from coordinator.store.answers import gate_of, job_of
 from coordinator.store.database import Connection, Database
 from coordinator.store.inserting import classes_of, follow_up, insert_cells, insert_edges, insert_jobs, insert_stages
-from coordinator.store.new_rows import NewFragment
+from coordinator.store.new_rows import Growth, NewFragment, NewJob
 from coordinator.store.settle import lock_runs, write
 from coordinator.store.sql import statements
+from headrace.pipeline.late_matrix import Lists
 
 SQL = statements("extending")
 RUNS = statements("runs")
@@ -49,6 +53,10 @@ class Basis:
     text: bytes
     trusted: bool
     fragments: tuple[Kept, ...]
+    lists: Lists
+    """What matrices from expressions have come to."""
+    revision: int
+    """How often the run has grown, and its matrices have changed."""
 
 
 class Overtaken(Exception):
@@ -68,21 +76,7 @@ class PostgresExtensions:
             row = await db.fetchrow(SQL.basis, attempt_id, token)
             if row is None:
                 raise stale(attempt_id)
-            kept = await db.fetch(SQL.fragments, row["run_id"])
-        return Basis(
-            run_id=row["run_id"],
-            job_id=row["job_id"],
-            job=row["key"],
-            depth=row["depth"],
-            asked=row["asked"],
-            text=row["pipeline_text"],
-            trusted=row["trusted"],
-            fragments=tuple(
-                Kept(each["job_id"], each["name"], each["pool"], each["step"], each["sha256"], each["text"],
-                     each["added"])
-                for each in kept
-            ),
-        )  # fmt: skip
+            return await basis_of(db, row)
 
     async def allocate(self, jobs: int) -> Sequence[int]:
         """Ids for jobs. Those that are not used in the end are gaps, nothing more."""
@@ -101,7 +95,7 @@ class PostgresExtensions:
             parent = await db.fetchval(SQL.still_lives, attempt_id, token)
             if run is None or parent is None:
                 raise stale(attempt_id)
-            if await db.fetchval(SQL.count_fragments, run_id) != new.number - 1:
+            if await db.fetchval(SQL.revision, run_id) != new.revision:
                 raise Overtaken
             wake = await _extend(db, run, parent, new)
         self._bells.ring(wake)
@@ -122,7 +116,29 @@ def extended(now: Standing, parent: int, new: NewFragment, ids: Mapping[str, int
         raise Conflict(str(error)) from error
 
 
-async def _standing(db: Connection, run: Run) -> Standing:
+async def basis_of(db: Connection, row: asyncpg.Record) -> Basis:
+    """What a run is made of by now, from a row about one of its jobs."""
+    kept = await db.fetch(SQL.fragments, row["run_id"])
+    lists = await db.fetch(SQL.lists, row["run_id"])
+    return Basis(
+        run_id=row["run_id"],
+        job_id=row["job_id"],
+        job=row["key"],
+        depth=row["depth"],
+        asked=row["asked"],
+        text=row["pipeline_text"],
+        trusted=row["trusted"],
+        fragments=tuple(
+            Kept(each["job_id"], each["name"], each["pool"], each["step"], each["sha256"], each["text"], each["added"])
+            for each in kept
+        ),
+        lists={each["key"]: json.loads(each["lists"]) for each in lists},
+        revision=await db.fetchval(SQL.revision, row["run_id"]),
+    )
+
+
+async def standing_of(db: Connection, run: Run) -> Standing:
+    """A whole run whose row is locked."""
     jobs = [job_of(row) for row in await db.fetch(RUNS.jobs_of_run, run.id)]
     needs = {row["id"]: tuple(row["needs"]) for row in await db.fetch(RUNS.edges_of_run, run.id)}
     gates, doors = [], {}
@@ -136,10 +152,26 @@ async def _standing(db: Connection, run: Run) -> Standing:
 
 
 async def _extend(db: Connection, run: Run, parent: int, new: NewFragment) -> Wake:
-    classes = await classes_of(db, new.jobs)
-    now = await _standing(db, run)
+    now = await standing_of(db, run)
     ids = {job.key: job.id for job in now.jobs}
     made = extended(now, parent, new, ids)
+    await db.execute(
+        SQL.insert_fragment, run.id, new.number, parent, new.step, new.sha256, new.text, len(new.jobs)
+    )  # fmt: skip
+    return await grow(db, run, made, new, jobs=new.jobs, edges=new.edges(ids))
+
+
+async def grow(
+    db: Connection,
+    run: Run,
+    made: Extended,
+    new: Growth,
+    *,
+    jobs: Sequence[NewJob],
+    edges: Mapping[int, tuple[int, ...]],
+) -> Wake:
+    """Writes what a run gets in addition: `jobs` are those of it that are new; and what follows."""
+    classes = await classes_of(db, jobs)
     if new.new_stages:
         moved = (list(made.moved), list(made.moved.values()))
         sequence = await db.fetchval(SQL.bump_run, run.id)
@@ -151,11 +183,8 @@ async def _extend(db: Connection, run: Run, parent: int, new: NewFragment) -> Wa
         await db.execute(SQL.make_doors, run.id, list(made.doors), [new.stages[i].rules for i in made.doors])
     await insert_cells(db, run.id, new.groups)
     place = await db.fetchval(SQL.next_place, run.id)
-    await insert_jobs(db, run.id, new.jobs, made.jobs, classes, first_place=place)
-    await insert_edges(db, run.id, new.edges(ids))
-    await db.execute(
-        SQL.insert_fragment, run.id, new.number, parent, new.step, new.sha256, new.text, len(new.jobs)
-    )  # fmt: skip
+    await insert_jobs(db, run.id, jobs, made.jobs, classes, first_place=place)
+    await insert_edges(db, run.id, edges)
     gates = {stage: gate for stage, gate in made.gates.items() if stage not in new.new_stages}
     # Written as changed, so that they have the sequence by which watchers see them.
     wake = await write(db, [Changes(made.run, made.jobs, gates, (), ())], {run.id: run})

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+from coordinator.core.expansion import Cells
 from coordinator.core.job import Job
 from coordinator.core.matching import Requirement
 from coordinator.core.plan import Graph, Rows, begin, hold
-from coordinator.core.rules import NO_RULES, Rules
+from coordinator.core.rules import NO_RULES, Rules, Verdict
 from coordinator.core.stages import Group
 from headrace.pipeline.plan import Concurrency
 
@@ -99,17 +102,14 @@ class NewRun:
         return hold(replace(rows, run=replace(rows.run, group=self.concurrency.group)))
 
 
-@dataclass(frozen=True, slots=True)
-class NewFragment:
-    """What a step adds to its run. `text`: as it was written; `number`: from 1, in the order of coming."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Growth:
+    """What a run gets in addition. `revision`: how often it had grown when this was planned."""
 
-    step: int
-    number: int
-    sha256: bytes
-    text: bytes
+    revision: int
     stages: tuple[NewStage, ...]
     """All stages of the run, as they are then."""
-    new_stages: frozenset[int]
+    new_stages: frozenset[int] = frozenset()
     jobs: tuple[NewJob, ...]
     """Those that are added."""
     groups: tuple[Group, ...] = ()
@@ -123,3 +123,45 @@ class NewFragment:
     def guarded(self) -> frozenset[int]:
         """Stages that have a door."""
         return frozenset(index for index, stage in enumerate(self.stages) if stage.rules)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewFragment(Growth):
+    """What a step adds to its run. `text`: as it was written; `number`: from 1, in the order of coming."""
+
+    step: int
+    number: int
+    sha256: bytes
+    text: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewCells(Growth):
+    """What a matrix from expressions has come to. `jobs`: all its cells, whether the run has them by now or not."""
+
+    job_id: int
+    """Of the job that stands for them."""
+    needs: Mapping[str, Any]
+    """`needs`, as the expressions have seen them."""
+    lists: str = "{}"
+    """JSON: what they have given, by key of the matrix."""
+    all_needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Of the jobs of the run that name some, by key: those of its plan."""
+    verdict: Verdict = field(default_factory=Verdict)
+    """Why there are none."""
+
+    def values(self) -> dict[str, str]:
+        """By key of a cell, its values: equal texts for equal ones."""
+        return {job.key: values_of_cell(job.cell) for job in self.jobs}
+
+    def cells(self, there: Mapping[str, int]) -> Cells:
+        """The cells as the core wants them. `there`: the ids of the run's jobs, by key."""
+        new = [job for job in self.jobs if job.key not in there]
+        ids = {**there, **{job.key: job.id for job in new}}
+        needs = {ids[key]: tuple(ids[need] for need in found) for key, found in self.all_needs.items() if key in ids}
+        return Cells(self.values(), [job.row for job in new], needs, self.verdict)
+
+
+def values_of_cell(cell: str) -> str:
+    """A cell as text that is equal for equal values: true is not 1."""
+    return json.dumps(json.loads(cell), sort_keys=True)

@@ -137,7 +137,19 @@ async def write(db: Connection, changes: Sequence[Changes], before: Mapping[int,
         await _give_needs(db, list(places))
         await db.execute(SQL.enqueue, *_columns(list(places.values()), 5), *_columns(raised, 3))
     groups = await _change_groups(db, touched)
-    return Wake(queue=bool(places), runs=frozenset(sequences), groups=groups)
+    expansions = await _mark_expansions(db, touched)
+    return Wake(queue=bool(places), runs=frozenset(sequences), groups=groups, expansions=expansions)
+
+
+async def _mark_expansions(db: Connection, touched: Sequence[Changes]) -> bool:
+    """Jobs that stand for cells become due when their turn has come, and are not when it is over."""
+    found = [(job, each.run.id) for each in touched for job in each.jobs.values() if job.rules.expands]
+    due = [(job.id, run_id) for job, run_id in found if job.is_expanding]
+    if due:
+        await db.execute(SQL.expand, *_columns(due, 2))
+    if over := [job.id for job, _ in found if not job.is_expanding]:
+        await db.execute(SQL.expand_no_more, over)
+    return bool(due)
 
 
 async def _change_groups(db: Connection, touched: Sequence[Changes]) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 import asyncpg
 
+from coordinator.core.rules import rules_from_json
 from coordinator.dispatch.port import Bells, Wake
 from coordinator.errors import NotFound
 from coordinator.store.database import Database
@@ -32,6 +33,8 @@ class RunView:
     stages: Sequence[Row] = ()
     jobs: Sequence[Row] = ()
     attempts: Mapping[int, Sequence[Row]] | None = None
+    expanded: frozenset[int] = frozenset()
+    """Those of its jobs that cells stand for."""
 
 
 class Views:
@@ -64,7 +67,11 @@ class Views:
             attempts: dict[int, list[asyncpg.Record]] = {}
             for row in await db.fetch(RUNS.attempts_shown, [job["id"] for job in jobs]):
                 attempts.setdefault(row["job_id"], []).append(row)
-        return RunView(_with_json(run, "parameters"), stages, jobs, attempts)
+            # One that has ended otherwise than by being expanded says why there are no cells, or no others.
+            standing = [job["id"] for job in jobs if job["state"] in ("waiting", "passed") and _expands(job)]
+            expanded = await db.fetch(RUNS.with_cells, standing) if standing else []
+        hidden = frozenset(row["id"] for row in expanded)
+        return RunView(_with_json(run, "parameters"), stages, jobs, attempts, hidden)
 
     async def runs(self, repository: str, before: int, limit: int) -> Sequence[RunView]:
         """Runs without their jobs, newest first."""
@@ -111,6 +118,10 @@ class Views:
                 name: await db.fetchval(getattr(FLEET, name))
                 for name in ("lost_sight", "waiting_for_nothing", "queued_without_place")
             }
+
+
+def _expands(job: Row) -> bool:
+    return rules_from_json(job["rules"]).expands
 
 
 def _with_json(row: asyncpg.Record, *columns: str) -> Row:

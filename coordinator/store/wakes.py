@@ -25,6 +25,7 @@ _GATHER_S = 0.01
 # A payload holds 8,000 bytes, and a bigint with its comma up to 21: what does not fit goes in another one.
 _MOST_NUMBERS = 150
 _AGAIN_S = 2.0
+_KINDS = ("queue", "cancels", "agents", "groups", "expansions")
 
 
 class Wakes:
@@ -100,13 +101,13 @@ class Wakes:
             return
         kinds = said["kinds"]
         runs = frozenset(said["runs"])
-        self._heard(Wake("queue" in kinds, "cancels" in kinds, "agents" in kinds, runs, "groups" in kinds))
+        self._heard(Wake(runs=runs, **{name: name in kinds for name in _KINDS}))
         if said["logs"]:
             self._grew(frozenset(said["logs"]))
 
 
 def _payloads(replica: str, wake: Wake, logs: list[int]) -> list[str]:
-    kinds = [name for name in ("queue", "cancels", "agents", "groups") if getattr(wake, name)]
+    kinds = [name for name in _KINDS if getattr(wake, name)]
     runs = sorted(wake.runs)
     payloads = []
     while kinds or runs or logs:

@@ -62,7 +62,9 @@ class Board:
         if change.run is not None:
             stages = self.run.stages if self.run else ()
             self.run = replace(change.run, stages=change.run.stages or stages)
-        self._jobs.update((job.key, job) for job in found)
+        for job in found:
+            self._jobs.pop(job.key, None) if job.expanded else self._jobs.update({job.key: job})
+        found = [job for job in found if not job.expanded]
         self._choose_pane()
         return found
 

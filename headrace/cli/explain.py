@@ -81,6 +81,11 @@ def _jobs(plan: Plan, copies: list[PlannedJob], about: dict[str, ExplainedJob]) 
         fast = ", the first that fails cancels the others" if group and group.fail_fast else ""
         what = "cell" if first.matrix else "shard"
         yield f"  job {first.name}: {len(cells)} {what}{'s' * (len(cells) != 1)}{shards}{most}{fast}"
+    if first.expands:
+        yield from (
+            f"    {line}" for line in (*_verdict(first, about[first.key]), *_shared(plan, first, about[first.key]))
+        )
+        return
     shared = [part for part in _where(first) if all(part in _where(each) for each in cells)]
     for cell in cells:
         own = [part for part in _where(cell) if part not in shared] if len(copies) > 1 or first.matrix else []
@@ -102,7 +107,10 @@ def _verdict(job: PlannedJob, about: ExplainedJob) -> Iterator[str]:
     """What its stage decides stands there already."""
     if job.skip:
         yield from (f"would not run: {each}" for each in about.reasons)
-    elif job.condition is not None:
+        return
+    if job.expands:
+        yield about.reasons[0]
+    if job.condition is not None:
         yield f"judged once what it waits for has ended: `if: {' '.join(job.condition.text.split())}`"
 
 

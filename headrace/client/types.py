@@ -201,6 +201,8 @@ class Job(Value):
     may_fail: bool = False
     outputs: Mapping[str, object] = field(default_factory=dict)
     due_at: datetime | None = None
+    expanded: bool = False
+    """Among changes: its cells stand for it from now on, and it is no job of the run any more."""
 
     @property
     def ended(self) -> bool:

@@ -153,6 +153,7 @@ def job(message: run_pb2.Job) -> types.Job:
         may_fail=message.may_fail,
         outputs=mapping(message.outputs),
         due_at=moment(message.due_ms),
+        expanded=message.expanded,
     )
 
 

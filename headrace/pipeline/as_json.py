@@ -40,6 +40,8 @@ def _job(plan: Plan, job: PlannedJob) -> dict[str, Any]:
     del found["context"]  # what the event and the plan say already
     found["stage"] = plan.stages[job.stage].name
     found["delivery"] = str(job.delivery)
+    for name in ("late_cell", "waits_for_stages", *(() if job.expands else ("expands",))):
+        del found[name]  # said of few
     return dict(found)
 
 

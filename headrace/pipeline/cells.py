@@ -48,7 +48,8 @@ def cells_of(
         made = [dict(zip(values, each, strict=True)) for each in itertools.product(*values.values())]
     kept, unmatched = _without(made, exclude)
     kept += [each.value for each in include]
-    keys = tuple(dict.fromkeys(key for cell in kept for key in cell))
+    # Those of the matrix always, and first: a cell is called alike whatever stands beside it.
+    keys = tuple(dict.fromkeys((*values, *(key for cell in kept for key in cell))))
     return Cells(tuple({key: cell.get(key) for key in keys} for cell in kept), unmatched)
 
 
@@ -81,11 +82,15 @@ def _values(cell: Cell, keys: tuple[str, ...]) -> _Values:
     return tuple((type(cell[key]), cell[key]) for key in keys)
 
 
-def copies(job: JobDef) -> int:
-    """How many jobs it becomes at most, as far as that is known when the file is loaded."""
+def copies(job: JobDef, lists: Mapping[str, Sequence[Scalar]] | None = None) -> int:
+    """How many jobs it becomes at most, as far as that is known. `lists`: by key, what expressions have given."""
     if job.matrix is None:
         return max(1, job.parallel)
-    sizes = [1 if isinstance(each, Late) else len(each) for each in job.matrix.values.values()]
+    found = {
+        key: (lists or {}).get(key, (None,)) if isinstance(each, Late) else each
+        for key, each in job.matrix.values.items()
+    }
+    sizes = [len(each) for each in found.values()]
     return max(1, job.parallel) * min(math.prod(sizes) + len(job.matrix.include), MAX_JOBS)
 
 

@@ -6,20 +6,16 @@ Everything here is linear in jobs plus needs; sets of jobs are bit sets, so that
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from headrace.pipeline.artifact_checks import check_artifacts
+from headrace.pipeline.bounds import MAX_ENV_BYTES, MAX_PLANNED_STEPS, env_bytes
 from headrace.pipeline.cells import MAX_JOBS, TooManyCells, cells_of, copies, described, double
 from headrace.pipeline.expression_checks import check_expressions
 from headrace.pipeline.model import JobDef, Late, Pipeline, Placed
 from headrace.pipeline.plan import Network, SandboxKind
 from headrace.pipeline.problems import Report, shown
-
-MAX_PLANNED_STEPS = 50_000
-"""Of all jobs of a run, every copy counted."""
-MAX_ENV_BYTES, ENTRY_BYTES = 16 << 20, 64
-"""Of the environments of all jobs, and what an entry costs beside its text."""
 
 
 def check(pipeline: Pipeline, report: Report) -> None:
@@ -112,16 +108,19 @@ def _check_matrix(job: JobDef, report: Report) -> int:
     matrix = job.matrix
     if matrix is None:
         return 1
-    for each in matrix.values.values():
-        if isinstance(each, Late):
-            report.add(each.place, "a matrix from an expression is not built yet: write its values for now")
-            return 0
     values = {key: each for key, each in matrix.values.items() if not isinstance(each, Late)}
+    all_known = len(values) == len(matrix.values)
     try:
-        found = cells_of(values, matrix.include, matrix.exclude, most=MAX_JOBS)
+        found = cells_of(values, matrix.include, matrix.exclude if all_known else (), most=MAX_JOBS)
     except TooManyCells as error:
         report.add(matrix.place, f"the matrix makes {error} cells; a run has at most {MAX_JOBS:,} jobs")
         return 0
+    if not all_known:
+        # What its lists will make of it is looked at when they are known; what is double by now, stays so.
+        made = (cells_of(values, most=MAX_JOBS).cells, cells_of({}, matrix.include, most=MAX_JOBS).cells)
+        if (twice := double(made[0]) or double(made[1])) is not None:
+            report.add(matrix.place, f"the cell {described(twice)} stands there twice; remove one")
+        return max(1, len(found.cells))
     if not found.cells and values and all(values.values()):
         report.add(matrix.place, "the matrix is empty once `exclude` has taken its cells; leave one, or remove the job")
     if (twice := double(found.cells)) is not None:
@@ -208,18 +207,13 @@ def _ancestors(pipeline: Pipeline, needs: dict[str, list[Placed[str]]], order: l
     return found
 
 
-def _size(env: Mapping[str, str | Late]) -> int:
-    texts = (name + (each.node.text if isinstance(each, Late) else each) for name, each in env.items())
-    return sum(len(each) + ENTRY_BYTES for each in texts)
-
-
 def _check_env(pipeline: Pipeline, report: Report) -> None:
     """The plan repeats each job's whole environment: what a small file may blow up is bounded."""
-    total, of_pipeline = 0, _size(pipeline.env)
+    total, of_pipeline = 0, env_bytes(pipeline.env)
     for stage in pipeline.stages:
-        of_stage = _size(stage.env)
+        of_stage = env_bytes(stage.env)
         for job in stage.jobs:
-            total += (of_pipeline + of_stage + _size(job.env)) * copies(job)
+            total += (of_pipeline + of_stage + env_bytes(job.env)) * copies(job)
             if total > MAX_ENV_BYTES:
                 message = f"the environments of all jobs together hold more than {MAX_ENV_BYTES >> 20} MiB"
                 report.add(job.name.place, f"{message}; hand long values over as files")

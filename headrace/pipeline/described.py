@@ -120,7 +120,10 @@ KEYS: dict[str, dict[str, About]] = {
         "grace": About("between TERM and KILL when it is canceled or out of time; left out: 10s", "30s"),
         "artifacts": About("what it keeps", [{"name": "dist", "paths": ["dist/*.whl"]}]),
         "checkout": About("`false`: no checkout; else how much of the history, and what else", {"depth": 50}),
-        "matrix": About("a job for each combination of values", {"python": ["3.11", "3.12"]}),
+        "matrix": About(
+            "a job for each combination of values; a list may come from an expression, also from outputs of `needs`",
+            {"python": ["3.11", "3.12"], "part": "${{ json(needs.list.outputs.parts) }}"},
+        ),
         "parallel": About("copies of it (of each cell), told apart by `shard.index` from 1 to `shard.total`", 3),
         "if": _IF,
         "allow_failure": About(

@@ -6,14 +6,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from headrace.pipeline.cells import MAX_JOBS, TooManyCells, cells_of, described, label
+from headrace.pipeline.bounds import Bounds
+from headrace.pipeline.cells import MAX_JOBS, described, label
 from headrace.pipeline.event import Event, parameters_of, static_values
-from headrace.pipeline.model import ConcurrencyDef, JobDef, Late, Pipeline, Placed, StageDef
+from headrace.pipeline.late_matrix import (
+    Lists,
+    as_cell,
+    cells_by_now,
+    late_values,
+    plan_expander,
+    values_by_now,
+    why_empty,
+)
+from headrace.pipeline.model import ConcurrencyDef, JobDef, Pipeline, Placed, StageDef
 from headrace.pipeline.plan import Concurrency, Group, Plan, PlannedJob, PlannedStage, SandboxKind, Shard
 from headrace.pipeline.planning import Resolver, plan_job, plan_stage
 from headrace.pipeline.problems import Report, shown
+from headrace.pipeline.values import Text
 
 Cell = Mapping[str, Any]
+_Found = tuple[Mapping[str, Sequence[Any]], tuple[Cell, ...]]
+"""The values of a matrix, and its cells."""
 
 
 @dataclass(slots=True)
@@ -24,52 +37,92 @@ class _Expansion:
     resolver: Resolver
     sandbox: SandboxKind | None
     most: int
+    lists: Lists
     jobs: list[PlannedJob] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     keys: dict[str, list[str]] = field(default_factory=dict)
     """By name of a job in the file, the keys of the jobs that it becomes."""
+    room: int = field(init=False)
+    bounds: Bounds = field(init=False)
+    counts: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.room = self.most
+        self.bounds = Bounds(self.pipeline, self.report)
+        # The loader has counted the others.
+        self.counts = any(map(late_values, self.pipeline.jobs))
 
     def stage(self, index: int, stage: StageDef) -> PlannedStage:
-        resolver = self.resolver
-        planned, skip, env = plan_stage(self.pipeline, stage, resolver)
+        planned, skip, env = plan_stage(self.pipeline, stage, self.resolver)
         for job in stage.jobs:
-            for cell, shard in self._copies(job):
-                if len(self.jobs) >= self.most:
-                    message = f"the pipeline has more than {self.most:,} jobs; a run has no more"
-                    self.report.add(job.name.place, message)
+            is_late = bool(late_values(job))
+            outside = self.resolver.with_env(env) if is_late else self.resolver
+            found = self._cells(job, outside)
+            if is_late and (waits := self._expander(job, found, outside, env, index)) is not None:
+                self._add(job, replace(waits, environment=planned.environment, skip=skip or waits.skip))
+            cells = found[1] if found else ()
+            if self.counts and not self.bounds.hold(stage, job, max(1, job.parallel) * len(cells)):
+                return planned
+            for cell, shard in _copies(job, cells):
+                if not self._has_room(job):
                     return planned
-                key = job.key + label(cell, shard.index if shard else 0)
-                self.keys.setdefault(job.key, []).append(key)
                 made = plan_job(
-                    self.pipeline, job, resolver.within(cell, shard), env, stage_index=index, sandbox=self.sandbox
+                    self.pipeline, job, self.resolver.within(cell, shard), env, stage_index=index, sandbox=self.sandbox
                 )
-                self.jobs.append(
-                    replace(made, key=key, name=job.key, environment=planned.environment, skip=skip or made.skip)
+                key = job.key + label(cell, shard.index if shard else 0)
+                self._add(
+                    job, replace(made, key=key, name=job.key, environment=planned.environment, skip=skip or made.skip)
                 )
         return planned
 
-    def _copies(self, job: JobDef) -> Iterator[tuple[Cell, Shard | None]]:
+    def _has_room(self, job: JobDef) -> bool:
+        self.room -= 1
+        if self.room < 0:
+            message = f"the pipeline has more than {self.most:,} jobs; a run has no more"
+            self.report.add(job.name.place, message)
+        return self.room >= 0
+
+    def _add(self, job: JobDef, made: PlannedJob) -> None:
+        self.keys.setdefault(job.key, []).append(made.key)
+        self.jobs.append(made)
+
+    def _expander(
+        self, job: JobDef, found: _Found | None, outside: Resolver, env: Mapping[str, Text], index: int
+    ) -> PlannedJob | None:
+        """What stands for cells that are not known by now, or of which there are none; None: they need nobody."""
+        has_cells = bool(found and found[1])
+        if has_cells and job.key not in self.lists:
+            return None
+        if not has_cells and not self._has_room(job):
+            return None
+        skip = why_empty(job, found[0]) if found and not has_cells and job.key not in self.lists else ""
+        return plan_expander(self.pipeline, job, outside, env, stage_index=index, skip=skip)
+
+    def _cells(self, job: JobDef, outside: Resolver) -> _Found | None:
+        """The values of its matrix and its cells; None: they are not known yet."""
         matrix = job.matrix
-        cells: tuple[Cell, ...] = ({},)
-        if matrix is not None:
-            values = {key: each for key, each in matrix.values.items() if not isinstance(each, Late)}
-            try:
-                found = cells_of(values, matrix.include, matrix.exclude, most=self.most)
-            except TooManyCells as error:
-                self.report.add(matrix.place, f"the matrix makes {error} cells; a run has at most {self.most:,} jobs")
-                return
-            cells = found.cells
-            for each in found.unmatched:
-                where = self.report.where(each.place)
-                self.warnings.append(f"{where}: {described(each.value)} excludes no cell of `{job.name.value}`")
-            if matrix.max_parallel or matrix.fail_fast:
-                self.groups.append(Group(job.key, matrix.max_parallel, matrix.fail_fast))
-        for cell in cells:
-            for index in range(1, job.parallel + 1):
-                yield cell, Shard(index, job.parallel)
-            if not job.parallel:
-                yield cell, None
+        if matrix is None:
+            return {}, ({},)
+        values = values_by_now(job, outside, self.lists)
+        if values is None:
+            return None
+        found = cells_by_now(job, values, self.report, most=self.most)
+        for each in found.unmatched:
+            where = self.report.where(each.place)
+            self.warnings.append(f"{where}: {described(each.value)} excludes no cell of `{job.name.value}`")
+        if found.cells and (matrix.max_parallel or matrix.fail_fast):
+            self.groups.append(Group(job.key, matrix.max_parallel, matrix.fail_fast))
+        return values, found.cells
+
+
+def _copies(job: JobDef, cells: tuple[Cell, ...]) -> Iterator[tuple[Cell, Shard | None]]:
+    """Each cell, as often as the job is to run side by side."""
+    for cell in cells:
+        for index in range(1, job.parallel + 1):
+            yield cell, Shard(index, job.parallel)
+        if not job.parallel:
+            yield cell, None
 
 
 def expand(
@@ -80,13 +133,15 @@ def expand(
     sandbox: SandboxKind | None = None,
     most: int = MAX_JOBS,
     added: frozenset[str] = frozenset(),
+    lists: Lists | None = None,
 ) -> Plan:
     """The plan of a pipeline for an event. The same arguments always give an equal plan.
 
     `only` keeps one job (all its cells, or one by its key) and all that it needs, over all its dependencies; stages
     that are left without jobs go, the others keep their order. `sandbox` stands for the sandbox of every job,
     whatever the file says; docker's image is then dropped where the sandbox takes none. `most`: jobs of a run.
-    `added`: jobs (by their names) that steps have added to the run: they stay whatever `only` says.
+    `added`: jobs (by their names) that steps have added to the run: they stay whatever `only` says. `lists`: what
+    matrices from expressions have come to by now; without, one job stands for the cells of each.
 
     Raises `PipelineError` for a parameter that is wrong or missing, for a job `only` that there is not, and for an
     expression that cannot be evaluated or whose value cannot stand where it does.
@@ -96,11 +151,12 @@ def expand(
     params = parameters_of(pipeline, event, report, first)
     report.raise_if_any()
     resolver = Resolver(report, static_values(event, params))
-    expansion = _Expansion(pipeline, event, report, resolver, sandbox, most)
+    expansion = _Expansion(pipeline, event, report, resolver, sandbox, most, lists or {})
     stages = tuple(expansion.stage(index, stage) for index, stage in enumerate(pipeline.stages))
     group = _group(pipeline.concurrency, resolver)
     needs = {each.key: _keys(each.needs, expansion.keys) for stage in pipeline.stages for each in stage.jobs}
-    jobs = [job if job.needs is None else replace(job, needs=needs[job.name]) for job in expansion.jobs]
+    late = {job.key for job in expansion.jobs if job.expands}
+    jobs = [_with_keys(job, needs[job.name], is_late=job.name in late) for job in expansion.jobs]
     if only:
         known = [*expansion.keys, *(job.key for job in jobs)]
         if only not in known:
@@ -121,6 +177,12 @@ def expand(
         parameters=params,
         warnings=tuple(expansion.warnings),
     )
+
+
+def _with_keys(job: PlannedJob, needs: tuple[str, ...] | None, *, is_late: bool) -> PlannedJob:
+    if is_late and not job.expands:
+        return as_cell(job, needs)
+    return job if job.needs is None else replace(job, needs=needs)
 
 
 def _group(group: ConcurrencyDef | None, resolver: Resolver) -> Concurrency | None:

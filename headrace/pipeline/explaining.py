@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from headrace.pipeline.event import Event
 from headrace.pipeline.late import late_expressions, roots_of
+from headrace.pipeline.late_matrix import template_text
 from headrace.pipeline.model import Pipeline
 from headrace.pipeline.plan import Plan, PlannedJob
 from headrace.pipeline.scopes import STATIC
@@ -65,6 +66,12 @@ def _job(plan: Plan, job: PlannedJob) -> ExplainedJob:
 def _later(plan: Plan, job: PlannedJob) -> tuple[Runs, tuple[str, ...]]:
     stage = plan.stages[job.stage]
     found = []
+    if job.expands:
+        waits = "what it waits for has ended"
+        if job.needs:
+            waits = f"{', '.join(f'`{each}`' for each in job.needs[:5])}{' and others' * (len(job.needs) > 5)} is done"
+        gives = ", ".join(f"{key}: {template_text(each)}" for key, each in job.expands.items())
+        found.append(f"its cells are known when {waits} ({gives})")
     if stage.condition is not None:
         found.append(f"judged once the stages before have ended: {_shown(stage.condition)} of the stage")
     if stage.approval is not None:

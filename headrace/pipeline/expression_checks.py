@@ -10,6 +10,7 @@ from headrace.pipeline.cel_tree import Const, Tree
 from headrace.pipeline.cells import copies
 from headrace.pipeline.expressions import MOST_CHARS, MOST_DIFFERENT, STATUS, Checker
 from headrace.pipeline.known import Checked, Scope, Type
+from headrace.pipeline.matrix_form import MatrixValues
 from headrace.pipeline.model import (
     ArtifactDef,
     CacheDef,
@@ -27,7 +28,7 @@ from headrace.pipeline.model import (
 from headrace.pipeline.nodes import Scalar
 from headrace.pipeline.patterns import refused_pattern
 from headrace.pipeline.problems import Place, Report
-from headrace.pipeline.scopes import JobScopes, Scopes
+from headrace.pipeline.scopes import JobScopes, Scopes, late_keys
 from headrace.pipeline.shapes import Flag
 from headrace.pipeline.templates import OPENING, Piece, pieces
 
@@ -77,10 +78,9 @@ class _Checking:
         """Everything in a job, its steps included."""
         for late in _late(job.env.values()):
             self.check(late, scopes.scope(late.sees, inner=True))
+        unknown = late_keys(job)
         for each in _of_job(job):
-            self.check(each, scopes.scope(each.sees, job.steps))
-        keys = job.matrix.values if job.matrix else {}
-        unknown = frozenset(key for key, values in keys.items() if isinstance(values, Late))
+            self.check(each, scopes.scope(each.sees, job.steps), unknown)
         for number, step in enumerate(job.steps):
             for each in _of_step(step):
                 self.check(each, scopes.scope(each.sees, job.steps[:number]), unknown)
@@ -88,9 +88,7 @@ class _Checking:
 
     def _count(self, job: JobDef) -> None:
         """The plan evaluates the expressions of every copy."""
-        everything = (*_late(job.env.values()), *_of_job(job), *(each for step in job.steps for each in _of_step(step)))
-        own = sum(len(each.template.expressions) if isinstance(each, Late) else 1 for each in everything)
-        before, self.evaluated[0] = self.evaluated[0], self.evaluated[0] + own * copies(job)
+        before, self.evaluated[0] = self.evaluated[0], self.evaluated[0] + expressions_in(job) * copies(job)
         if before <= MOST_EVALUATED < self.evaluated[0]:
             message = f"the copies of all jobs hold {self.evaluated[0]:,} expressions by here"
             self.report.add(job.name.place, f"{message}; a run has at most {MOST_EVALUATED:,}")
@@ -113,6 +111,13 @@ class _Checking:
             checked = self._checked(piece.text, piece.at, what.node, scope)
             if checked is None:
                 continue
+            if what.sees is Sees.FILE and unknown and _looks_at_whole_matrix(checked):
+                message = "`matrix` may not be looked up here by a value: some of its values come from an expression"
+                self.report.add(what.node.place_of(piece.at), message)
+            if isinstance(what.shape, MatrixValues) and checked.type not in {Type.LIST, Type.ANY}:
+                self.report.add(
+                    what.node.place_of(piece.at), f"{what.what} takes a list, and this is {_one(checked.type)}"
+                )
             if not whole and checked.type is Type.LIST:
                 message = "a list cannot stand within a text; use it as a whole value"
                 self.report.add(what.node.place_of(piece.at), message)
@@ -150,6 +155,7 @@ class _Checking:
         if found is None:
             return ""  # it does not compile: that is said
         own = all(use.path[0] in _OWN and not (use.path[1:2] and use.path[1] in unknown) for use in found.uses)
+        own = own and not (unknown and _looks_at_whole_matrix(found))
         if found.calls & STATUS or (own and not found.calls & {"hash"}):
             return ""  # what is wrong with it is said where everything is checked
         expression = "${{" + piece.text + "}}" if "\n" not in piece.text and len(piece.text) < 200 else "${{ … }}"
@@ -159,6 +165,17 @@ class _Checking:
         if variable is not None:
             mend = f'Write `"${variable[1]}"`: it is in the environment of the step'
         return f"`{expression}` may not stand in `run`: no quoting makes it safe. {mend}"
+
+
+def expressions_in(job: JobDef) -> int:
+    """How many expressions a copy of it holds."""
+    everything = (*_late(job.env.values()), *_of_job(job), *(each for step in job.steps for each in _of_step(step)))
+    return sum(len(each.template.expressions) if isinstance(each, Late) else 1 for each in everything)
+
+
+def _looks_at_whole_matrix(checked: Checked) -> bool:
+    """Whether it looks at `matrix` by a key that is known only later: it may be any."""
+    return any(use.path == ("matrix",) for use in checked.uses)
 
 
 def _one(kind: Type) -> str:

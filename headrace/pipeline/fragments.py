@@ -6,15 +6,17 @@ whole is checked and expanded as a file is: names, needs, artifacts and expressi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from headrace.pipeline.checks import check
 from headrace.pipeline.event import Event
 from headrace.pipeline.expand import expand
 from headrace.pipeline.language import FRAGMENT
+from headrace.pipeline.late_matrix import Lists, lists_of, why_empty
 from headrace.pipeline.loading import read_whole
-from headrace.pipeline.model import FragmentDef, JobDef, Pipeline, Placed, StageDef
+from headrace.pipeline.model import FragmentDef, JobDef, Pipeline, Placed, Scalar, StageDef
 from headrace.pipeline.nodes import parse
 from headrace.pipeline.plan import Plan, PlannedJob, SandboxKind
 from headrace.pipeline.problems import PipelineError, Place, Problem, Report, shown
@@ -50,6 +52,17 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
+class Expanded:
+    """A run's plan with the cells of a matrix from expressions. `values`: what these have given, by its keys; `cells`:
+    the jobs that it makes, in order; `why_empty`: why there are none, a sentence."""
+
+    plan: Plan
+    values: Mapping[str, Sequence[Scalar]]
+    cells: tuple[PlannedJob, ...]
+    why_empty: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Extension:
     """A run's plan with what a fragment adds. `jobs`: keys of those that are new; `stages`: indexes of new ones."""
 
@@ -60,25 +73,60 @@ class Extension:
     """Of the name of the stage that is added to, or of the first new stage."""
 
 
-def extend(origin: Origin, before: Sequence[Fragment], text: bytes, parent: str) -> Extension:
-    """The plan of a run after `before`, in order, and `text`, which a step of the job with the key `parent` wrote.
+def expand_matrix(
+    origin: Origin, before: Sequence[Fragment], lists: Lists, key: str, known: Mapping[str, Any]
+) -> Expanded:
+    """The plan of a run after `before`, with the cells of the job `key`. `lists`: of matrices that were expanded
+    before; `known`: what its expressions see now, `needs` and `run`.
 
-    Raises `PipelineError` with every mistake of the new fragment, and for more than it may add.
+    Raises `PipelineError` for an expression that fails, for a value that can be none of a matrix, and for more cells
+    than a run may have.
     """
+    growing = _grown(origin, before)
+    values = lists_of(growing.pipeline, origin.event, key, known, growing.report)
+    growing.report.raise_if_any()
+    plan = _expanded(origin, growing, {**lists, key: values})
+    cells = tuple(job for job in plan.jobs if job.name == key and job.late_cell)
+    defined = {job.key: job for job in growing.pipeline.jobs}[key]
+    if (pool := growing.pools.get(key)) is not None:
+        for each in cells:
+            if each.pool != pool:
+                message = (
+                    f"`{each.key}` asks for the pool {shown(each.pool)}, and the job that added it runs in `{pool}`"
+                )
+                growing.report.add(_place(defined.pool, defined), f"{message}; an added job runs in that pool too")
+                growing.report.raise_if_any()
+    return Expanded(plan, values, cells, "" if cells else why_empty(defined, values))
+
+
+def _grown(origin: Origin, before: Sequence[Fragment]) -> _Growing:
     report = Report(origin.file)
     pipeline, shared = read_whole(origin.text, origin.file, origin.read, report)
     growing = _Growing(pipeline, shared, report)
     for number, fragment in enumerate(before, 1):
         growing.take(fragment, f"{FILE} ({number})")
     report.raise_if_any()
-    first = _expanded(origin, growing)
+    return growing
+
+
+def extend(
+    origin: Origin, before: Sequence[Fragment], text: bytes, parent: str, lists: Lists | None = None
+) -> Extension:
+    """The plan of a run after `before`, in order, and `text`, which a step of the job with the key `parent` wrote.
+    `lists`: of matrices that were expanded before.
+
+    Raises `PipelineError` with every mistake of the new fragment, and for more than it may add.
+    """
+    growing = _grown(origin, before)
+    report = growing.report
+    first = _expanded(origin, growing, lists or {})
     known, adding = growing.added, {job.key: job for job in first.jobs}[parent]
     try:
         growing.refuse_what_is_there(growing.take(Fragment(text, adding.name, adding.pool), FILE))
         report.raise_if_any()
         check(growing.pipeline, report)
         report.raise_if_any()
-        plan = _expanded(origin, growing)
+        plan = _expanded(origin, growing, lists or {})
         _check_rights(growing, plan, growing.added - known, adding)
         report.raise_if_any()
     except PipelineError as error:
@@ -93,9 +141,9 @@ def extend(origin: Origin, before: Sequence[Fragment], text: bytes, parent: str)
     )
 
 
-def _expanded(origin: Origin, growing: _Growing) -> Plan:
+def _expanded(origin: Origin, growing: _Growing, lists: Lists) -> Plan:
     return expand(
-        growing.pipeline, origin.event, only=origin.only, sandbox=origin.sandbox, added=frozenset(growing.added)
+        growing.pipeline, origin.event, only=origin.only, sandbox=origin.sandbox, added=growing.added, lists=lists
     )
 
 
@@ -111,6 +159,8 @@ class _Growing:
     below: dict[str, str] = field(default_factory=dict)
     """By name of an added stage, the stage that was present then."""
     place: Place = field(default_factory=lambda: Place(1, 1))
+    pools: dict[str, str] = field(default_factory=dict)
+    """By added job, the pool of the job that has added it."""
 
     def take(self, fragment: Fragment, name: str) -> Pipeline:
         """Puts a fragment in. Returns the pipeline as it was before."""
@@ -127,7 +177,9 @@ class _Growing:
         else:
             self._add_stages(stages, present)
         self.pipeline = self.pipeline.with_keys()
-        self.added |= {job.key for job in self.pipeline.jobs} - {job.key for job in before.jobs}
+        new = {job.key for job in self.pipeline.jobs} - {job.key for job in before.jobs}
+        self.added |= new
+        self.pools |= dict.fromkeys(new, fragment.pool)
         return before
 
     def _stage_of(self, job: str) -> int:
@@ -195,7 +247,7 @@ def _check_rights(growing: _Growing, plan: Plan, added: frozenset[str], parent: 
             if secret.value not in parent.secrets:
                 message = f"{shown(job.name)} names the secret {shown(secret.value)}, which is none of {adds}"
                 report.add(secret.place, f"{message}; an added job has no other secrets")
-        if job.pool != parent.pool:
+        if job.pool not in {"", parent.pool}:  # empty: each of its cells is looked at when it is known
             message = f"{shown(job.name)} asks for the pool {shown(job.pool)}, and {adds}, runs in `{parent.pool}`"
             report.add(_place(written.pool, written), f"{message}; an added job runs in that pool too")
         if job.environment not in {"", parent.environment}:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping as AnyMapping
 from dataclasses import dataclass
@@ -15,9 +16,13 @@ from headrace.pipeline.problems import Report, shown
 from headrace.pipeline.records import ListOf
 from headrace.pipeline.shapes import MAX_NAME, NAME, Flag, Schema, Templated, bad_name, kind_of, scalar
 from headrace.pipeline.templates import OPENING
+from headrace.pipeline.values import described
 
 MAX_VALUES = 1_000
 MAX_KEYS = 50
+MAX_TEXT = 200
+"""Characters of a value."""
+MOST_NUMBER = 1 << 62
 _SETTINGS = ("include", "exclude", "max_parallel", "fail_fast")
 
 
@@ -34,7 +39,8 @@ class MatrixForm:
             "max_parallel": Whole(MAX_VALUES, least=1).schema(),
             "fail_fast": Flag().schema(),
         }
-        values = ListOf(MatrixValue(), "a value", most=MAX_VALUES).schema()
+        listed = ListOf(MatrixValue(), "a value", most=MAX_VALUES).schema()
+        values = {"anyOf": [listed, {"type": "string", "pattern": r"\$\{\{"}]}
         return {"type": "object", "properties": settings, "additionalProperties": values}
 
     def read(self, node: Node, what: str, report: Report) -> MatrixDef | None:
@@ -90,7 +96,11 @@ def _is_key(key: Scalar, report: Report) -> bool:
 def _values(name: str, node: Node, report: Report) -> tuple[Value, ...] | Late | None:
     what = f"the matrix key {shown(name)}"
     if isinstance(node, Scalar) and OPENING in node.text:
-        return Templated(MatrixValues(), Sees.JOB).read(node, what, report)  # type: ignore[no-any-return]  # a Late
+        late: Late | None = Templated(MatrixValues(), Sees.MATRIX).read(node, what, report)
+        if late is not None and len(late.template.parts) > 1:
+            example = "`${{ json(needs.list.outputs.all) }}`"
+            report.add(node.place, f"{what} takes a list: one expression alone, such as {example}")
+        return late
     found = ListOf(MatrixValue(), f"a value of {what}", most=MAX_VALUES).read(node, what, report)
     return None if found is None else tuple(each.value for each in found)
 
@@ -106,6 +116,33 @@ class MatrixValues:
     def read(self, node: Node, what: str, report: Report) -> None:
         """Never called: a list is no text."""
         report.add(node.place, f"{what} must be a list")
+
+    def values(self, given: Any) -> tuple[Value, ...] | str:
+        """The values of a list that an expression gave; or what is wrong with it, as a clause."""
+        if not isinstance(given, list):
+            return f"a list is wanted, and this is {described(given)}"
+        if len(given) > MAX_VALUES:
+            return f"it gives {len(given):,} values; a key of a matrix takes at most {MAX_VALUES:,}"
+        for number, each in enumerate(given, 1):
+            if wrong := _wrong(each):
+                return f"value {number} of its list {wrong}"
+        return tuple(given)
+
+
+def _wrong(value: Any) -> str:
+    """Why it can be no value of a matrix; empty: it can."""
+    match value:
+        case None | bool():
+            return ""
+        case str():
+            fits = value.isprintable() and len(value) <= MAX_TEXT
+            return "" if fits else f"is not one line of at most {MAX_TEXT} characters"
+        case int():
+            return "" if abs(value) < MOST_NUMBER else "is a number beyond 62 bits; hand it over as a string"
+        case float():
+            return "" if math.isfinite(value) else "is no number that has an end"
+        case _:
+            return f"is {described(value)}; a value is a string, a number, true, false or null"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +168,8 @@ class MatrixValue:
             message = f"{what} is the number {value!r}, not {shown(found.text)}; put quotes around it"
             report.add(node.place, message)
             return None
-        if isinstance(value, str) and (not value.isprintable() or len(value) > 200):
-            report.add(node.place, f"{what} must be one line of at most 200 characters")
+        if isinstance(value, str) and (not value.isprintable() or len(value) > MAX_TEXT):
+            report.add(node.place, f"{what} must be one line of at most {MAX_TEXT} characters")
             return None
         return Placed(value, node.place)
 
@@ -145,7 +182,7 @@ def _typed(node: Scalar) -> Value:
             number = int(node.text)
         except ValueError:
             return float(node.text) if re.fullmatch(r"[-+0-9.eE]{1,30}", node.text) else node.text
-        return number if abs(number) < 1 << 62 else node.text
+        return number if abs(number) < MOST_NUMBER else node.text
     return node.text
 
 

@@ -53,6 +53,8 @@ class Sees(StrEnum):
     """The cell's literal values alone: what may stand in `run:`."""
     JOB = "job"
     """Also `needs` and `run`: known when the job begins."""
+    MATRIX = "matrix"
+    """The same but for the cell, which comes of it: known when what the job needs has run."""
     JOB_IF = "job if"
     """The same, and how the dependencies ended."""
     STAGE_IF = "stage if"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from headrace.pipeline.values import Expression, Text
+from headrace.pipeline.values import Expression, Template, Text
 
 
 class Shell(StrEnum):
@@ -293,6 +293,13 @@ class PlannedJob:
     junit: tuple[str, ...] = ()
     context: Mapping[str, Any] = field(default_factory=dict)
     """What expressions see that is known by now: event, branch, tag, commit, params, matrix, shard."""
+    expands: Mapping[str, Template] = field(default_factory=dict)
+    """By key of its matrix, what gives its values. Not empty: it stands for its cells and never runs itself; they are
+    added when what it needs has run."""
+    late_cell: bool = False
+    """It is a cell of such a job, which bears its `name` as its key."""
+    waits_for_stages: bool = False
+    """A late cell whose job names no needs."""
 
     @property
     def delivery(self) -> Delivery:

@@ -85,7 +85,7 @@ class Resolver:
             if not isinstance(found, str | bool):
                 found = text_of(given.template, self.values, compute=self.compute)
         except EvaluationFailed as error:
-            self.report.add(_place(error, given.place), error.sentence)
+            self.report.add(place_of(error, given.place), error.sentence)
             return default
         read: T | None = given.shape.read(_scalar(given.node, found), given.what, self.report)
         return default if read is None else read
@@ -143,7 +143,7 @@ class Resolver:
             if truth_of(expression, self.values, compute=self.compute):
                 return None, ""
         except EvaluationFailed as error:
-            self.report.add(_place(error, condition.node.place), error.sentence)
+            self.report.add(place_of(error, condition.node.place), error.sentence)
             return None, ""
         return None, f"the `if` of {of} is false: {explained(expression, self.values, self.checker)}"
 
@@ -162,7 +162,7 @@ def explained(expression: Expression, values: Mapping[str, Any], checker: Checke
     return f"`{' '.join(expression.text.split())}`" + (f", with {', '.join(parts[:8])}" if parts else "")
 
 
-def _place(error: EvaluationFailed, around: Place) -> Place:
+def place_of(error: EvaluationFailed, around: Place) -> Place:
     """Where the expression stands within the value at `around`."""
     found = re.search(r":([0-9]+):([0-9]+)$", error.expression.place)
     return Place(int(found[1]), int(found[2]), around.file) if found else around
@@ -330,7 +330,7 @@ def _script(script: str | Late, resolver: Resolver) -> str:
     try:
         return text_of(_always_text(script.template), resolver.values, compute=resolver.compute)
     except EvaluationFailed as error:
-        resolver.report.add(_place(error, script.place), error.sentence)
+        resolver.report.add(place_of(error, script.place), error.sentence)
         return ""
 
 

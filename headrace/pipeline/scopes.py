@@ -21,6 +21,7 @@ NAMES: Mapping[Sees, tuple[str, ...]] = {
     Sees.CELL: ("matrix", "shard"),
     Sees.JOB: (*_STATIC_NAMES, "needs", "run"),
     Sees.JOB_IF: (*_STATIC_NAMES, "needs", "run"),
+    Sees.MATRIX: ("event", "branch", "tag", "commit", "params", "env", "needs", "run"),
     Sees.STAGE_IF: ("event", "branch", "tag", "commit", "params", "env", "outputs"),
     Sees.STEP: (*_STATIC_NAMES, "needs", "run", "steps"),
     Sees.STEP_IF: (*_STATIC_NAMES, "needs", "run", "steps"),
@@ -56,6 +57,11 @@ _ELSEWHERE = {
     "commit": "`commit` may not stand here",
     "env": "`env` is not known here: a variable sees those of outer levels alone, and a pool or an approval none",
     **dict.fromkeys(STATUS, _STATUS_ELSEWHERE),
+}
+_OF_MATRIX = {
+    **_ELSEWHERE,
+    "matrix": "`matrix` is what comes of this: its values may look at `needs`, `params` and the event",
+    "shard": "`shard` is not known here: the values of a matrix are the same for all its cells",
 }
 
 
@@ -142,7 +148,8 @@ class StageScopes:
             outer["matrix"] = _matrix(job)
         if job.parallel:
             outer["shard"] = _SHARD
-        return JobScopes(outer, {**outer, "env": _env(self.checker, outer["env"], job.env)})
+        inside = {**outer, "env": _env(self.checker, outer["env"], job.env)}
+        return JobScopes(outer, inside, _written(job, outer["matrix"]) if job.matrix else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +158,14 @@ class JobScopes:
 
     outer: Mapping[str, Known]
     known: Mapping[str, Known]
+    written: Keys | None = None
+    """The matrix without the keys whose values come from expressions."""
 
     def scope(self, sees: Sees, before: Iterable[StepDef] = (), *, inner: bool = False) -> Scope:
         """What stands in the job; `before`: the steps that have run by then."""
+        inner = inner or sees is Sees.MATRIX
+        if sees is Sees.FILE and self.written is not None:
+            return _scope(sees, {**self.known, "matrix": self.written})
         if inner or "steps" not in NAMES[sees]:
             return _scope(sees, self.outer if inner else self.known)
         step = Keys({"outcome": Type.TEXT, "outputs": Keys({}, open=True)})
@@ -167,7 +179,8 @@ def _scope(sees: Sees, known: Mapping[str, Known]) -> Scope:
         functions |= STATUS
     if sees in {Sees.STEP, Sees.STEP_IF}:
         functions.add("hash")
-    return Scope({name: known[name] for name in NAMES[sees] if name in known}, frozenset(functions), _ELSEWHERE)
+    elsewhere = _OF_MATRIX if sees is Sees.MATRIX else _ELSEWHERE
+    return Scope({name: known[name] for name in NAMES[sees] if name in known}, frozenset(functions), elsewhere)
 
 
 def _env(checker: Checker, outer: Known, env: Mapping[str, str | Late]) -> Known:
@@ -209,6 +222,20 @@ def _matrix(job: JobDef) -> Keys:
         unknown |= (in_values | set(values)) - set(cell.value)
     unknown |= set(values) - in_values if in_values else set()
     return Keys({key: Type.ANY if key in unknown else type_of(found) for key, found in values.items()})
+
+
+def _written(job: JobDef, matrix: Known) -> Keys:
+    assert isinstance(matrix, Keys)
+    late = late_keys(job)
+    names = {key: each for key, each in matrix.names.items() if key not in late}
+    hint = " that may choose this: its values come from an expression" if late else ""
+    return Keys(names, of=hint)
+
+
+def late_keys(job: JobDef) -> frozenset[str]:
+    """Keys of its matrix whose values come from expressions."""
+    values = job.matrix.values if job.matrix else {}
+    return frozenset(key for key, each in values.items() if isinstance(each, Late))
 
 
 def _need(job: JobDef) -> Keys:

@@ -81,6 +81,8 @@ class _CauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Cause.ValueType
     """its own, or its stage's, `if` was false"""
     CAUSE_SKIPPED_BY_DEPENDENCY: _Cause.ValueType  # 52
     """a dependency failed or was skipped because of one"""
+    CAUSE_CELL_VANISHED: _Cause.ValueType  # 53
+    """after a retry its matrix has this cell no more: it counts for nothing"""
 
 class Cause(_Cause, metaclass=_CauseEnumTypeWrapper):
     """Why a job did not pass, or why an attempt ended as it did. A closed list: whoever meets a value that it does
@@ -141,6 +143,8 @@ CAUSE_SKIPPED_BY_CONDITION: Cause.ValueType  # 51
 """its own, or its stage's, `if` was false"""
 CAUSE_SKIPPED_BY_DEPENDENCY: Cause.ValueType  # 52
 """a dependency failed or was skipped because of one"""
+CAUSE_CELL_VANISHED: Cause.ValueType  # 53
+"""after a retry its matrix has this cell no more: it counts for nothing"""
 Global___Cause: _TypeAlias = Cause  # noqa: Y015
 
 class _RunState:

@@ -566,6 +566,7 @@ class Job(_message.Message):
     OUTPUTS_FIELD_NUMBER: _builtins.int
     DUE_MS_FIELD_NUMBER: _builtins.int
     WAITS_FOR_STAGES_FIELD_NUMBER: _builtins.int
+    EXPANDED_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     key: _builtins.str
     stage: _builtins.int
@@ -590,6 +591,8 @@ class Job(_message.Message):
     """when its next try may begin; 0: it does not pause"""
     waits_for_stages: _builtins.bool
     """it names no needs: it waits for all earlier stages"""
+    expanded: _builtins.bool
+    """its cells stand for it, and it is shown no more; only among changes"""
     @_builtins.property
     def needs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -617,10 +620,11 @@ class Job(_message.Message):
         outputs: _builtins.str = ...,
         due_ms: _builtins.int = ...,
         waits_for_stages: _builtins.bool = ...,
+        expanded: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cause", b"cause", "cell", b"cell", "due_ms", b"due_ms", "ended_ms", b"ended_ms", "id", b"id", "key", b"key", "may_fail", b"may_fail", "name", b"name", "needs", b"needs", "outputs", b"outputs", "pool", b"pool", "queued_ms", b"queued_ms", "sentence", b"sentence", "stage", b"stage", "started_ms", b"started_ms", "state", b"state", "waits_for_stages", b"waits_for_stages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cause", b"cause", "cell", b"cell", "due_ms", b"due_ms", "ended_ms", b"ended_ms", "expanded", b"expanded", "id", b"id", "key", b"key", "may_fail", b"may_fail", "name", b"name", "needs", b"needs", "outputs", b"outputs", "pool", b"pool", "queued_ms", b"queued_ms", "sentence", b"sentence", "stage", b"stage", "started_ms", b"started_ms", "state", b"state", "waits_for_stages", b"waits_for_stages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

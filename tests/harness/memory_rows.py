@@ -30,7 +30,7 @@ from coordinator.core.follow import (
     Need,
     follow,
 )
-from coordinator.core.job import Turn
+from coordinator.core.job import Job, Turn
 from coordinator.core.matching import Fleet, Reason, Requirement, reason
 from coordinator.core.run import Run
 from coordinator.core.states import ATTEMPT_LIVE, RUN_OVER, AttemptState, JobState
@@ -206,7 +206,7 @@ class Rows:
                 door = row.doors[need.stage]
                 return replace(door, values={**door.values, "outputs": seen})
             case LoadFacts():
-                return {key: {**json.loads(self.jobs[key].context or "{}"), "needs": self._needs(row, key, need.states)}
+                return {key: {**json.loads(self.jobs[key].context or "{}"), "needs": self.needs(row, key, need.ended)}
                         for key in need.jobs}  # fmt: skip
             case LoadGroup():
                 cells = [job for job in jobs if job.rules.group == need.name and not job.over]
@@ -214,12 +214,14 @@ class Rows:
             case _:
                 assert_never(need)
 
-    def _needs(self, row: RunRow, key: int, states: Mapping[int, JobState] | None = None) -> dict[str, Any]:
-        needed = [self.jobs[each] for each in row.graph.needs.get(key, ())]
-        return needs_of(
-            Ended(each.name, (states or {}).get(each.job.id, each.job.state), each.cell, each.outputs)
-            for each in needed
-        )
+    def needs(self, row: RunRow, key: int, over: Mapping[int, Job] | None = None) -> dict[str, Any]:
+        """`needs` of a job, as expressions see it now."""
+        of, found = self.jobs[key], []
+        for each in sorted(row.graph.needs.get(key, ()), key=row.jobs.index):
+            needed, job = self.jobs[each], (over or {}).get(each, self.jobs[each].job)
+            if not job.has_vanished and (needed.name != of.name or not of.cell):
+                found.append(Ended(needed.name, job.state, needed.cell, needed.outputs, job.rules.expands))
+        return needs_of(found)
 
     def write(self, changes: Sequence[Changes]) -> Wake:
         """Writes what the core decided."""
@@ -241,9 +243,11 @@ class Rows:
             for key in each.unqueued:
                 self.queue.pop(key, None)
         groups = self._change_groups(touched)
+        expansions = any(job.is_expanding for each in touched for job in each.jobs.values())
         queued = sorted(key for each in touched for key in each.queued)
         self._enqueue(queued)
-        return Wake(queue=bool(queued), runs=frozenset(each.run.id for each in touched), groups=groups)
+        runs = frozenset(each.run.id for each in touched)
+        return Wake(queue=bool(queued), runs=runs, groups=groups, expansions=expansions)
 
     def join(self, run_id: int, job_id: int | None, group: Concurrency) -> None:
         """Takes a place at the end; whoever is there already keeps its own."""
@@ -287,7 +291,7 @@ class Rows:
             place = QueueRow(row.class_id, self.runs[row.run_id].priority, row.vt, self.clock())
             self.queue.setdefault(key, place)
             if row.wants_needs:
-                row.given = given(self._needs(self.runs[row.run_id], key))
+                row.given = given(self.needs(self.runs[row.run_id], key))
 
     # Attempts
 

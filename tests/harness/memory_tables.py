@@ -29,6 +29,8 @@ class RunRow:
     groups: dict[str, Group] = field(default_factory=dict)
     expires: dict[int, float] = field(default_factory=dict)
     fragments: list[Kept] = field(default_factory=list)
+    lists: dict[int, tuple[int, str]] = field(default_factory=dict)
+    """By job, how often its matrix was expanded, and with what."""
 
 
 @dataclass

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,23 +45,24 @@ class Player:
         """Writes the scripts, and returns the pipeline that runs them."""
         self.folder.mkdir(parents=True)
         tree = YAML(typ="safe").load(self.scenario.pipeline)
-        jobs = self.scenario.plan().jobs
+        # With all cells that it ever gets: what they are is known when it has been played once.
+        jobs = [job for job in _planned(self.scenario) if not job.expands]
         for index, stage in enumerate(tree["stages"]):
             for name, job in stage["jobs"].items():
                 copies = [each for each in jobs if each.stage == index and each.name.split("/")[-1] == name]
-                self._rewrite(job, copies)
+                self._rewrite(f"{index}-{name}", job, copies)
         text = io.BytesIO()
         YAML().dump(tree, text)
         return text.getvalue()
 
-    def _rewrite(self, job: dict[str, Any], copies: list[PlannedJob]) -> None:
+    def _rewrite(self, name: str, job: dict[str, Any], copies: list[PlannedJob]) -> None:
         job["checkout"] = False
         if "timeout" in job:
             job["timeout"] = "5s"
         if self.hurries and "delay" in job.get("retry", {}):
             job["retry"]["delay"] = f"{seconds(job['retry']['delay']) // DELAY_OVER}s"
         for number, step in enumerate(job["steps"]):
-            script = self.folder / f"{copies[0].name.replace('/', '.')}-{copies[0].stage}-{number}.sh"
+            script = self.folder / f"{name}-{number}.sh"
             script.write_text("\n".join(self._script(copies, number)) + "\n")
             step["run"] = f". {shlex.quote(str(script))}"
             step["shell"] = "sh"
@@ -132,6 +133,16 @@ class Player:
         """What the first step of the newest attempt found in its environment."""
         file = self._path(f"env-{name}", key)
         return file.read_text() if file.exists() else None
+
+
+def _planned(scenario: Scenario) -> Iterable[PlannedJob]:
+    """Its jobs, with all cells that it ever gets."""
+    jobs = scenario.plan().jobs
+    if not any(job.expands for job in jobs):
+        return jobs
+    scene = Scene(scenario)
+    scene.play()
+    return scene.first.jobs.values()
 
 
 def _hurries(scenario: Scenario) -> bool:

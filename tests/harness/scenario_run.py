@@ -70,6 +70,12 @@ class SceneRun:
         self.plan = self.scenario.plan()
         self.jobs = {job.key: job for job in self.plan.jobs}
 
+    def learn(self) -> None:
+        """Takes in the cells of matrices that have become known."""
+        lists = self.rows.runs[self.id].lists
+        known = {self.rows.jobs[key].job.key: json.loads(told) for key, (_, told) in lists.items()}
+        self.jobs |= {job.key: job for job in self.scenario.plan(known).jobs}
+
     # Agents
 
     def planned(self, claimed: Claimed) -> PlannedJob:
@@ -204,8 +210,14 @@ class SceneRun:
         return self.rows.runs[self.id].run.state.value
 
     def states(self) -> dict[str, str]:
-        """By key, the job's state."""
-        return {job.key: job.state.value for job in self.all}
+        """By key, the state of each job that is shown."""
+        with_cells = {job.rules.expander for job in self.all}
+        shown = (JobState.FAILED, JobState.SKIPPED, JobState.CANCELED)
+        return {
+            job.key: job.state.value
+            for job in self.all
+            if not (job.rules.expands and job.key in with_cells) or job.state in shown
+        }
 
     def sentence(self, key: str) -> str:
         """What is said of a job."""

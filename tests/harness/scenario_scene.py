@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from coordinator.api.expansions import Expansions
 from coordinator.api.new_runs import new_run
 from coordinator.core.matching import Ability
 from coordinator.core.stages import Decision
 from coordinator.core.states import RUN_OVER
+from coordinator.dispatch.bells import LocalBells
 from coordinator.dispatch.port import Hello, Wake, Want
 from coordinator.errors import Conflict
+from coordinator.store.expanding import DueMatrix
+from headrace.pipeline.fragments import Expanded
 from headrace.v1 import common_pb2 as common
 from headrace.v1 import run_pb2 as wire
+from tests.harness.memory_extending import MemoryExtensions
 from tests.harness.memory_rows import Rows
 from tests.harness.memory_runs import MemoryRuns
 from tests.harness.memory_store import MemoryDispatch
@@ -29,6 +34,10 @@ FIRST = ""
 def seconds(text: str) -> int:
     """Of a duration like `4d`."""
     return int(text[:-1]) * _UNITS[text[-1]]
+
+
+async def _here(plan: Callable[[DueMatrix], Expanded], due: DueMatrix) -> Expanded:
+    return plan(due)
 
 
 @dataclass
@@ -63,6 +72,8 @@ class Scene:
         tokens = iter(range(1 << 30))
         self.dispatch = MemoryDispatch(self.rows, self.bells, lambda: next(tokens).to_bytes(16, "big"))
         self.people = MemoryRuns(self.rows, self.bells)
+        growing = MemoryExtensions(self.rows, self.bells)
+        self.expansions = Expansions(growing, LocalBells(), run_url="", aside=_here)
         self.requests = iter(f"request-{number}" for number in range(1 << 30))
 
     @property
@@ -84,7 +95,10 @@ class Scene:
             self.rows.pools[pool] = type(self.rows.pools["default"])()
         event = scenario.event
         source = common.Source(repository="r", commit="0" * 40, path="/r", branch=event.branch, tag=event.tag)
-        request = wire.CreateRunRequest(source=source, event=event.type)
+        request = wire.CreateRunRequest(
+            source=source, event=event.type, pipeline_text=scenario.pipeline, pipeline_file="pipeline.yml",
+            included=scenario.files, parameters=event.params,
+        )  # fmt: skip
         run.id, ids = at_once(self.people.allocate(len(run.plan.jobs)))
         at_once(self.people.create(next(self.requests), new_run(request, run.plan, run.id, ids, "")))
         self.runs[name] = run
@@ -99,6 +113,9 @@ class Scene:
         """Lets agents work until nothing more can happen by itself."""
         while True:
             at_once(self.dispatch.release_due())
+            expanded = at_once(self.expansions.once())
+            for run in self.runs.values() if expanded else ():
+                run.learn()
             want = [Want("s", 10_000, 1)]
             claimed = at_once(self.dispatch.claim(sorted(self.rows.classes), want))
             by_id = {run.id: run for run in self.runs.values()}
@@ -106,7 +123,7 @@ class Scene:
                 by_id[each.run_id].start(each)
             self.peak |= Counter(run.planned(each).name for run, each in self._running())
             ended = [each for run, each in list(self._running()) if run.ends(each)]
-            if not claimed and not ended and not self.bells.answered():
+            if not claimed and not ended and not expanded and not self.bells.answered():
                 return
 
     def _running(self) -> Iterator[tuple[SceneRun, Any]]:

@@ -23,7 +23,7 @@ warns: part of a warning of the plan
 problem: part of the sentence that the run is refused with; `jobs` is empty then
 run: passed                            # pending running blocked passed failed canceled
 warnings: 1
-jobs: {wheel: passed}                  # every job of the plan
+jobs: {wheel: passed}                  # every job of the plan, and every cell that came later
 says: {unit: part of its sentence}
 steps: {unit: [passed, failed, skipped]}   # of its newest attempt; canceled, too
 outputs: {wheel: {version: "1.2"}}
@@ -47,6 +47,7 @@ from ruamel.yaml import YAML
 
 from headrace.pipeline import Event, Plan, PlannedJob, expand, load
 from headrace.pipeline.event import PullRequest
+from headrace.pipeline.late_matrix import Lists
 
 FOLDER = Path(__file__).parents[1] / "scenarios"
 _OF_A_RUN = "run warnings jobs says steps outputs env tries"
@@ -136,8 +137,9 @@ class Scenario:
         told = {name: each for name, each in {**self.expected, **action}.items() if name in {"event", "results"}}
         return replace(self, expected={**told, **self.expected["runs"][action["start"]]})
 
-    def plan(self) -> Plan:
-        return expand(load(self.pipeline, "pipeline.yml", self.files.get), self.event)
+    def plan(self, lists: Lists | None = None) -> Plan:
+        """`lists`: what matrices from expressions have come to."""
+        return expand(load(self.pipeline, "pipeline.yml", self.files.get), self.event, lists=lists)
 
     def told(self, job: PlannedJob, attempt: int) -> Told:
         """What an attempt (from 1) of a job does."""

@@ -13,8 +13,12 @@ FROM fragment f JOIN job j ON j.id = f.job_id WHERE f.run_id = $1 ORDER BY f.num
 -- insert_fragment: once a job and step; its number is taken under the run's lock
 INSERT INTO fragment (run_id, number, job_id, step, sha256, text, added) VALUES ($1, $2, $3, $4, $5, $6, $7);
 
--- count_fragments: whether another one came while this one was planned
-SELECT count(*)::integer FROM fragment WHERE run_id = $1;
+-- revision: how often a run has grown, and its matrices have changed: whether something else came while this was planned
+SELECT ((SELECT count(*) FROM fragment WHERE run_id = $1)
+        + (SELECT coalesce(sum(revision), 0) FROM expansion WHERE run_id = $1))::bigint;
+
+-- lists: what matrices from expressions have come to
+SELECT j.key, e.lists FROM expansion e JOIN job j ON j.id = e.job_id WHERE e.run_id = $1 ORDER BY e.job_id;
 
 -- lift_stages: first out of the way, because the key is checked row by row
 UPDATE stage SET index = -1 - u.after FROM unnest($2::integer[], $3::integer[]) AS u(before, after)

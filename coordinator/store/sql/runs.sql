@@ -55,9 +55,10 @@ INSERT INTO stage (run_id, index, name, environment, unfinished, failed, decider
 SELECT $1, * FROM unnest($2::integer[], $3::text[], $4::text[], $5::integer[], $6::integer[], $7::text[], $8::text[], $9::text[], $10::text[])
     AS s(index, name, environment, unfinished, failed, decider, door, rules, url);
 
--- insert_cells: matrices with a bound, or that end at the first failure
+-- insert_cells: matrices with a bound, or that end at the first failure; one that is expanded anew has its row
 INSERT INTO cells (run_id, name, max_parallel, fail_fast)
-SELECT $1, * FROM unnest($2::text[], $3::integer[], $4::boolean[]) AS c(name, max_parallel, fail_fast);
+SELECT $1, * FROM unnest($2::text[], $3::integer[], $4::boolean[]) AS c(name, max_parallel, fail_fast)
+ON CONFLICT DO NOTHING;
 
 -- insert_jobs: all that come at once in one statement; `needs` comes as JSON because arrays of arrays must be square
 INSERT INTO job (id, run_id, stage, place, key, needs, spec, cls, pool, at_most_once, environment, state, unfinished, failed, decider,
@@ -126,6 +127,10 @@ SELECT a.id, a.job_id, a.try, a.state, g.name AS agent, a.cause, a.sentence, a.s
        coalesce((SELECT l.bytes FROM log l WHERE l.attempt_id = a.id AND l.stream = 'main'), 0) AS log_bytes
 FROM attempt a JOIN agent g ON g.id = a.agent_id
 WHERE a.job_id = ANY($1::bigint[]) AND a.state <> 'returned' ORDER BY a.id;
+
+-- with_cells: of these jobs, which stand for cells, those that have some
+SELECT DISTINCT j.id FROM job j JOIN job c ON c.run_id = j.run_id AND c.name = j.name AND c.cell <> ''
+WHERE j.id = ANY($1::bigint[]);
 
 -- group_of_run: the one that it enters
 SELECT concurrency FROM run WHERE id = $1;

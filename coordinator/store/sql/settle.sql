@@ -157,10 +157,10 @@ WHERE cells.run_id = u.run_id AND cells.name = u.name;
 -- contexts: what the conditions of these jobs see of their event
 SELECT id, context FROM job WHERE id = ANY($1::bigint[]);
 
--- needs_of: how the needs of these jobs have ended
-SELECT d.dependent, n.id, n.name, n.key, n.state, n.cell, n.outputs
-FROM dependency d JOIN job n ON n.id = d.job_id
-WHERE d.dependent = ANY($1::bigint[]) ORDER BY d.dependent, n.place;
+-- needs_of: how the needs of these jobs have ended; not what stands for the job itself, nor cells that there are no more
+SELECT d.dependent, n.id, n.name, n.key, n.state, n.cell, n.outputs, n.rules
+FROM dependency d JOIN job n ON n.id = d.job_id JOIN job j ON j.id = d.dependent
+WHERE d.dependent = ANY($1::bigint[]) AND (n.name <> j.name OR j.cell = '') AND n.cause <> 'cell_vanished' ORDER BY d.dependent, n.place;
 
 -- want_needs: of the jobs that are queued now, those whose agent evaluates `needs`
 SELECT id FROM job WHERE id = ANY($1::bigint[]) AND wants_needs;
@@ -186,3 +186,10 @@ SELECT run_id, index FROM stage WHERE door = 'asked' AND expires_at <= clock_tim
 
 -- leave_group: runs that are over, and jobs that are
 DELETE FROM group_member WHERE (job_id IS NULL AND run_id = ANY($1::bigint[])) OR job_id = ANY($2::bigint[]) RETURNING group_id;
+
+-- expand: jobs whose cells are to be made now
+INSERT INTO expansion_due (job_id, run_id) SELECT * FROM unnest($1::bigint[], $2::bigint[]) AS u(job_id, run_id)
+ON CONFLICT DO NOTHING;
+
+-- expand_no_more: those that were, and are not
+DELETE FROM expansion_due WHERE job_id = ANY($1::bigint[]);

@@ -76,3 +76,20 @@ async def test_a_database_of_the_first_schema_is_brought_to_the_newest_with_what
         assert tuple(row) == (0, "", "")
     finally:
         await connection.close()
+
+
+async def test_a_database_of_the_version_before_gets_what_is_new(fresh_database: str) -> None:
+    """Nothing that was there changes: whoever still runs the version before goes on beside this one."""
+    await migrate(fresh_database)
+    connection = await asyncpg.connect(fresh_database)
+    columns = "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_schema = 'public'"
+    after = set(await connection.fetch(columns))
+    await connection.execute("DROP TABLE expansion, expansion_due")
+    await connection.execute("DELETE FROM schema_script WHERE name = '0003_late_matrices.sql'")
+    await connection.execute("UPDATE alembic_version SET version_num = '0002'")
+    before = set(await connection.fetch(columns))
+    await migrate(fresh_database)
+    assert set(await connection.fetch(columns)) == after
+    assert {row["table_name"] for row in after - before} == {"expansion", "expansion_due"}
+    assert await connection.fetchval("SELECT version_num FROM alembic_version") == newest_revision()
+    await connection.close()

@@ -220,6 +220,9 @@ async def test_what_follows_an_outcome_is_found_by_index(both: dict[str, Full]) 
     behind = await full.plan(SETTLE.behind, [1000500], [1])
     assert "Seq Scan" not in behind.scans("job")
     assert behind.rows <= 110, "of one run at most"
+    needs = await full.plan(SETTLE.needs_of, [1049901, 1049902])
+    assert "Seq Scan" not in needs.scans("dependency") | needs.scans("job")
+    assert needs.rows <= 8
     locked = await full.plan(SETTLE.lock_runs, [1000500, 1000501])
     assert locked.scans("run") == {"run_pkey"}
 

@@ -12,10 +12,12 @@ from typing import Any
 
 import asyncpg
 
+from coordinator.api.expansions import Expansions, ExpansionStore
 from coordinator.api.extensions import Extensions, ExtensionStore
 from coordinator.api.new_runs import new_run
 from coordinator.core.matching import Ability, Requirement
 from coordinator.core.states import AttemptState, Cause
+from coordinator.dispatch.bells import LocalBells
 from coordinator.dispatch.port import (
     Answer,
     Beat,
@@ -32,6 +34,7 @@ from coordinator.dispatch.port import (
 )
 from coordinator.store.database import Database
 from coordinator.store.dispatching import PostgresDispatch
+from coordinator.store.expanding import PostgresExpansions
 from coordinator.store.extending import PostgresExtensions
 from coordinator.store.new_rows import NewJob, NewRun, NewStage
 from coordinator.store.runs import PostgresRuns
@@ -80,6 +83,7 @@ class World:
     runs: Any
     bells: Heard
     growing: ExtensionStore
+    expanding: ExpansionStore
 
     def __init__(self) -> None:
         self.rng = random.Random(7)
@@ -188,9 +192,15 @@ class World:
         found = await self.at.report([started(claimed, report)])
         return found[0]
 
-    async def end(self, claimed: Claimed, outcome: AttemptState = AttemptState.PASSED, report: str = "") -> Answer:
-        found = await self.at.report([ended(claimed, outcome, report)])
+    async def end(
+        self, claimed: Claimed, outcome: AttemptState = AttemptState.PASSED, report: str = "", outputs: str = ""
+    ) -> Answer:
+        found = await self.at.report([replace(ended(claimed, outcome, report), outputs=outputs)])
         return found[0]
+
+    async def expand(self) -> int:
+        """A replica works out the matrices that are due; how many there were."""
+        return await Expansions(self.expanding, LocalBells(), run_url="").once()
 
     async def beat(self, session: str, highest: int, *held: Claimed) -> bool:
         pulse = await self.at.heartbeat([Beat(session, highest, frozenset(each.attempt_id for each in held))])
@@ -267,7 +277,7 @@ class MemoryWorld(World):
             MemoryDispatch(self.rows, self.bells, lambda: self.rng.randbytes(16), quarantine_after=3) for _ in range(2)
         )
         self.runs = MemoryRuns(self.rows, self.bells)
-        self.growing = MemoryExtensions(self.rows, self.bells)
+        self.growing = self.expanding = MemoryExtensions(self.rows, self.bells)
         self.singleton = MemoryTerm(self.rows, "reaper", lambda: self.now, lease_s=30, make_id=self.session_id)
 
     async def term(self) -> str:
@@ -324,6 +334,7 @@ class PostgresWorld(World):
         )
         self.runs = PostgresRuns(database, self.bells, long_lease_s=600.0)
         self.growing = PostgresExtensions(database, self.bells)
+        self.expanding = PostgresExpansions(database, self.bells)
         self.singleton = Singleton(database, "reaper", lambda: self.now)
 
     @classmethod

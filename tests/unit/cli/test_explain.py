@@ -159,3 +159,31 @@ def test_its_json_is_as_documented(kind):
     found = explanation_to_json(explanation())
     json.dumps(found)
     assert list(found["event"]) == ["type", "branch", "tag", "commit", "params", "pull_request", "changed"]
+
+
+def test_a_matrix_that_comes_later_says_when_its_cells_are_known():
+    """Nobody is to look for cells that cannot be there yet."""
+    pipeline = load(
+        b"""
+stages:
+  - name: test
+    jobs:
+      list: {steps: [{id: l, run: make}], outputs: {all: "${{ steps.l.outputs.all }}"}}
+      unit: {needs: [list], if: always(), matrix: {part: "${{ json(needs.list.outputs.all) }}"}, steps: [{run: make}]}
+      none: {matrix: {part: "${{ branch == 'x' ? ['a'] : [] }}"}, steps: [{run: make}]}
+      report: {needs: [unit], steps: [{run: make}]}
+""",
+        "headrace.yml",
+    )
+    plan = expand(pipeline, PUSH)
+    told = explain(pipeline, plan, PUSH)
+    lines = explained(plan, told).splitlines()
+    at = lines.index("  job unit")
+    assert lines[at + 1 : at + 4] == [
+        "    its cells are known when `list` is done (part: json(needs.list.outputs.all))",
+        "    judged once what it waits for has ended: `if: always()`",
+        "    waits for list",
+    ]
+    assert any(line.strip().startswith("would not run: its matrix is empty: `branch == 'x'") for line in lines)
+    unit = explanation_to_json(told)["jobs"][1]
+    assert (unit["runs"], unit["waits_for"]) == ("later", ["list"])

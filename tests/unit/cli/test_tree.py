@@ -67,6 +67,18 @@ def test_cells_that_are_alike_have_one_row():
     ]
 
 
+def test_cells_take_the_place_of_the_job_that_stood_for_them():
+    """It is no job beside them: neither shown nor counted."""
+    made = board(job("list"), job("unit", JobState.WAITING, sentence="its matrix is being worked out"))
+    assert rows(made)[1] == "· unit  its matrix is being worked out"
+    stood = job("unit", JobState.PASSED, expanded=True)
+    assert made.apply(RunChange(2, job=stood)) == []
+    for each in (cell("3.11", JobState.WAITING), cell("3.12", JobState.WAITING)):
+        made.apply(RunChange(2, job=each))
+    assert [each.key for each in made.whole().jobs] == ["list", "unit[python=3.11]", "unit[python=3.12]"]
+    assert rows(made)[1] == "· unit  2 cells"
+
+
 def test_cells_that_differ_stand_below_their_name():
     """Which of them failed is the question."""
     assert rows(board(cell("3.11", JobState.FAILED), cell("3.12"))) == [

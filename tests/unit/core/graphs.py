@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from hypothesis import strategies as st
 
 from coordinator.core.events import Canceled
+from coordinator.core.expansion import Cells, expand
 from coordinator.core.extend import Addition, Standing, extend
 from coordinator.core.follow import (
     LoadBehind,
@@ -210,6 +211,18 @@ class Table:
         self.graph = Graph(self.graph.stages + len(addition.stages), needs, frozenset(self.doors))
         self.apply(*made.events)
 
+    def expand(self, expander: int, cells: Cells) -> None:
+        """The matrix of a job has become known, as one transaction."""
+        there = {job.id: job.key for job in self.jobs.values() if job.rules.expander == self.jobs[expander].key}
+        made = expand(self.standing(), expander, there, cells)
+        self.run = made.extended.run
+        self.jobs |= made.extended.jobs
+        self.gates |= made.extended.gates
+        needs = {**self.graph.needs, **{key: cells.needs[key] for key in made.added}}
+        needs |= {key: (*needs[key], *more) for key, more in made.more.items()}
+        self.graph = replace(self.graph, needs=needs)
+        self.apply(*made.extended.events)
+
     def _answer(self, need):
         jobs = list(self.jobs.values())
         match need:
@@ -239,6 +252,11 @@ class Table:
         if job.id in self.graph.needs:
             return [self.jobs[need] for need in self.graph.needs[job.id]]
         return [each for each in self.jobs.values() if each.stage < job.stage]
+
+    def above(self, job: Job) -> list[Job]:
+        """The same, as a cell means it that leaves the stages before its own to its expander."""
+        found = self.dependencies(job)
+        return [*found, *self.dependencies(found[0])] if job.rules.by_stages else found
 
     def holders(self, job: Job) -> list[Job]:
         """What it waits for: its dependencies, and what its stage's door waits for."""

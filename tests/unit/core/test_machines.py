@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -23,13 +24,15 @@ from coordinator.core.events import (
     DelayOver,
     DependenciesEnded,
     Entered,
+    Expanded,
     LetIn,
     Noted,
     Skipped,
     Unschedulable,
+    Vanished,
 )
 from coordinator.core.job import ERRORED_BUDGET, LOST_BUDGET, Job
-from coordinator.core.rules import Verdict
+from coordinator.core.rules import Rules, Verdict
 from coordinator.core.run import Run
 from coordinator.core.states import (
     ATTEMPT_LIVE,
@@ -122,6 +125,10 @@ JOB_EVENTS = [
     Asked(1, 0, "", asks=False),
     Asked(0, 1, "x", asks=False),
     Asked(0, 0, "", asks=True),
+    Expanded(Verdict()),
+    Expanded(Verdict(Cause.SKIPPED_BY_CONDITION, "empty")),
+    Expanded(Verdict(Cause.EXPRESSION_FAILED, "no list")),
+    Vanished("no more"),
 ]
 
 
@@ -138,6 +145,8 @@ def test_a_job_goes_where_its_table_says_and_nowhere_else(state, event, at_most_
     """One table, no default, no hop through a third state."""
     holds = isinstance(event, LetIn)  # the door is one of those that it waits for
     job = Job(1, "unit", 0, state, at_most_once=at_most_once, unfinished=int(holds))
+    if isinstance(event, Expanded):  # only what stands for cells, and is due
+        job = replace(job, rules=Rules(expands=True), admitted=True)
     targets = jobs.TABLE.get((state, type(event)))
     if targets is None:
         with pytest.raises(IllegalTransition, match="unit"):
