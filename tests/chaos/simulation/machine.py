@@ -242,7 +242,7 @@ class Machine:
         self.gone = False
         """For ever."""
         self.longest = rng.choice((60.0, 400.0))
-        """Seconds that commands take at most."""
+        """Seconds that the commands of a deployment take at most."""
         self.process = Process()
         self.crashes = 0
         self._instance = self.new_id()
@@ -265,6 +265,7 @@ class Machine:
         return record is not None and not record.nothing_to_report
 
     def supervise(self, record: Record) -> None:
+        longest = self.longest if record.at_most_once else 60.0
         self.supervisors[record.attempt_id] = supervisor = Supervisor(
             job_id=record.job_id,
             attempt_id=record.attempt_id,
@@ -277,7 +278,7 @@ class Machine:
             ),
             nonce=self.new_id(),
             lasts=self.rng.choice(
-                (0.05, self.rng.uniform(0.1, 5), self.rng.uniform(5, 60), self.rng.uniform(5, self.longest))
+                (0.05, self.rng.uniform(0.1, 5), self.rng.uniform(5, 60), self.rng.uniform(5, longest))
             ),
             outcome_by_itself=self.rng.choices(("passed", "failed", "errored", "timed_out"), (85, 8, 5, 2))[0],
             judge=self.judge,

@@ -206,7 +206,7 @@ class World:
             while self._asking or not self._all_over():
                 await self.retry_blocked()
                 await asyncio.sleep(5.0)
-        await asyncio.sleep(60.0)
+        await asyncio.sleep(35.0)
 
     async def retry_blocked(self) -> None:
         for run_id, row in list(self.rows.runs.items()):
