@@ -23,7 +23,10 @@ def run_message(view: RunView) -> wire.Run:
     """A run as it is shown, with the jobs that are in the view, in the order of the file."""
     row = view.run
     source = common.Source.FromString(row["source"])
-    jobs = sorted((job for job in view.jobs if job["id"] not in view.expanded), key=lambda each: each["place"])
+    # Cells that were added stand where the job stood that they are.
+    stood = {job["key"]: job["place"] for job in view.jobs if job["id"] in view.expanded}
+    jobs = [job for job in view.jobs if job["id"] not in view.expanded]
+    jobs.sort(key=lambda each: (stood.get(each["name"], each["place"]), each["place"]))
     attempts = view.attempts or {}
     return wire.Run(
         id=row["id"],
