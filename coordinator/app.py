@@ -179,14 +179,17 @@ async def run(settings: Settings, stop: asyncio.Event, ready: Callable[[], objec
         if not dsn:
             postgres = await up.enter_async_context(EmbeddedPostgres(data.postgres, sockets=_short_folder()))
             dsn = postgres.dsn
-        await migrate(dsn)
-        database = await up.enter_async_context(Database.open(dsn, size=settings.database_connections))
+        direct = settings.database_direct_url.get_secret_value()
+        await migrate(direct or dsn)
+        database = await up.enter_async_context(
+            Database.open(dsn, size=settings.database_connections, pooler=bool(direct))
+        )
         if postgres is not None:
             # The lock of the data directory proves that no other replica lives: nobody has to be waited for.
             await clear_terms(database)
         blobs = await up.enter_async_context(_blobs(settings, data, address_of(sockets[1])))
         metrics = Metrics()
-        parts = _Parts(settings, database, dsn, blobs, metrics)
+        parts = _Parts(settings, database, direct or dsn, blobs, metrics)
 
         tokens = Tokens({Caller.CLIENT: data.client_token(), Caller.AGENT: data.agent_token()})
         server, address = _server(parts, tokens, settings)

@@ -27,6 +27,10 @@ class Settings(BaseSettings):
     )
     insecure: bool = Field(default=False, description="speak without TLS on other addresses than loopback")
     database_url: SecretStr = Field(SecretStr(""), description="postgresql://…; empty: the embedded PostgreSQL")
+    database_direct_url: SecretStr = Field(
+        SecretStr(""),
+        description="the same database without the pooler, if HEADRACE_DATABASE_URL is one's in transaction mode",
+    )
     database_connections: int = Field(10, ge=3, le=200, description="connections of this replica, at most")
     blob_url: str = Field("", description="file:///FOLDER or s3://BUCKET/PREFIX; empty: below the data directory")
     s3_endpoint: str = Field("", description="URL of an S3-compatible store; empty: AWS")
@@ -55,6 +59,13 @@ class Settings(BaseSettings):
         host, _, port = value.rpartition(":")
         if not host or not port.isdigit() or int(port) > 65_535:
             raise ValueError(f"{value!r} is not HOST:PORT")
+        return value
+
+    @field_validator("database_direct_url")
+    @classmethod
+    def _is_beside_a_pooler(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        if value.get_secret_value() and not info.data["database_url"].get_secret_value():
+            raise ValueError("it stands beside the address of a pooler: set HEADRACE_DATABASE_URL too, or none of them")
         return value
 
     @field_validator("heartbeat_s")

@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 
 import asyncpg
 
-from coordinator.errors import StoreDown
+from coordinator.errors import BadInput, StoreDown
+from coordinator.store.pooler import NOT_AN_ADDRESS, OneByOne, bounded
 
 # A connection of the pool, inside or outside a transaction. The driver ships no types.
 Connection: TypeAlias = Any
@@ -18,18 +19,29 @@ Connection: TypeAlias = Any
 # nothing is lost by it, for no lease ends while the database does not answer.
 STATEMENT_TIMEOUT_MS = 10_000
 LOCK_TIMEOUT_MS = 5_000
+_SESSION = {
+    "statement_timeout": str(STATEMENT_TIMEOUT_MS),
+    "lock_timeout": str(LOCK_TIMEOUT_MS),
+    "idle_in_transaction_session_timeout": str(STATEMENT_TIMEOUT_MS),
+    "jit": "off",
+}
 
 
 class Database:
     """A pool of connections. All of the store goes through `transaction` or `connection`."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: asyncpg.Pool, *, pooler: bool = False) -> None:
         self._pool = pool
+        self._pooler = pooler
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, dsn: str, *, size: int) -> AsyncIterator[Database]:
-        """Connects with at most `size` connections. Raises StoreDown when it cannot."""
+    async def open(cls, dsn: str, *, size: int, pooler: bool = False) -> AsyncIterator[Database]:
+        """Connects with at most `size` connections. Raises StoreDown when it cannot.
+
+        `pooler`: the address is that of a pooler in transaction mode. It refuses settings at the start of a connection
+        and gives each transaction another session: so each has its own limits, and no statement is kept by a name.
+        """
         try:
             pool = await asyncpg.create_pool(
                 dsn,
@@ -37,18 +49,15 @@ class Database:
                 max_size=size,
                 reset=_as_it_is,
                 command_timeout=STATEMENT_TIMEOUT_MS / 1000 + 5,
-                server_settings={
-                    "application_name": "headrace",
-                    "statement_timeout": str(STATEMENT_TIMEOUT_MS),
-                    "lock_timeout": str(LOCK_TIMEOUT_MS),
-                    "idle_in_transaction_session_timeout": str(STATEMENT_TIMEOUT_MS),
-                    "jit": "off",
-                },
+                server_settings={"application_name": "headrace", **({} if pooler else _SESSION)},
+                **({"statement_cache_size": 0} if pooler else {}),
             )
-        except (OSError, asyncpg.PostgresError) as error:
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise StoreDown(f"the database cannot be reached: {error}") from error
+        except ValueError as error:  # the driver's sentence may hold the password
+            raise BadInput(NOT_AN_ADDRESS) from error
         try:
-            yield cls(pool)
+            yield cls(pool, pooler=pooler)
         finally:
             with contextlib.suppress(TimeoutError):
                 await _close(pool)
@@ -58,13 +67,13 @@ class Database:
         """A connection without a transaction: each statement commits by itself."""
         with translated():
             async with self._pool.acquire() as connection:
-                yield connection
+                yield OneByOne(connection, _SESSION) if self._pooler else connection
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
         """A read-committed transaction; what the body raises rolls it back."""
         with translated():
-            async with self._pool.acquire() as connection, connection.transaction():
+            async with self._pool.acquire() as connection, self._begun(connection):
                 yield connection
 
     @contextlib.asynccontextmanager
@@ -73,9 +82,13 @@ class Database:
         with translated():
             async with (
                 self._pool.acquire() as connection,
-                connection.transaction(isolation="repeatable_read", readonly=True),
+                self._begun(connection, isolation="repeatable_read", readonly=True),
             ):
                 yield connection
+
+    def _begun(self, connection: Connection, **options: object) -> contextlib.AbstractAsyncContextManager[Any]:
+        transaction: contextlib.AbstractAsyncContextManager[Any] = connection.transaction(**options)
+        return bounded(connection, _SESSION, snapshot=bool(options)) if self._pooler else transaction
 
 
 async def _as_it_is(connection: Connection) -> None:

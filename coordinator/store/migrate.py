@@ -15,6 +15,7 @@ from sqlalchemy.pool import NullPool
 
 from coordinator.errors import BadInput, StoreDown
 from coordinator.store.migrations.script import digests
+from coordinator.store.pooler import NOT_AN_ADDRESS, NOT_DIRECT
 
 # One replica migrates, the others wait: a session-level advisory lock with a number of our own.
 _LOCK = 0x68656164
@@ -43,13 +44,17 @@ async def migrate(dsn: str) -> None:
 
     async def connect() -> asyncpg.Connection:
         try:
-            return await asyncpg.connect(dsn, server_settings={"application_name": "headrace migrate"})
+            # A migration takes what it takes, whatever limit the role has. A pooler refuses the setting.
+            settings = {"application_name": "headrace migrate", "statement_timeout": "0"}
+            return await asyncpg.connect(dsn, server_settings=settings)
+        except asyncpg.ProtocolViolationError as error:
+            if "startup parameter" in str(error):
+                raise BadInput(NOT_DIRECT) from error
+            raise StoreDown(f"the database cannot be reached: {error}") from error
         except asyncpg.InvalidCatalogNameError as error:
             raise BadInput(f"{error}: create it, or name another one") from error
         except (ValueError, asyncpg.InterfaceError) as error:  # the driver's sentence may hold the password
-            raise BadInput(
-                "the database's address is not one: postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
-            ) from error
+            raise BadInput(NOT_AN_ADDRESS) from error
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
     try:

@@ -26,6 +26,18 @@ _GATHER_S = 0.01
 _MOST_NUMBERS = 150
 _AGAIN_S = 2.0
 _KINDS = ("queue", "cancels", "agents", "groups", "expansions")
+# How often the listening connection is asked whether it lives, and how long it may take to say so: one that was cut
+# without a word (a failover, a firewall) is noticed within 10 s. It holds over sockets, TLS and proxies alike, and
+# also for a server that hangs, of which TCP's own keepalives say nothing.
+_PROBE_S = 5.0
+_CONNECT_S = 10.0
+# A listener that is gone without a word must not hold the server's queue of notifications: it is probed from there too.
+_LISTENING = {
+    "application_name": "headrace listen",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "2",
+}
 
 
 class Wakes:
@@ -39,9 +51,11 @@ class Wakes:
         *,
         heard: Callable[[Wake], None],
         grew: Callable[[frozenset[int]], None],
+        probe_s: float = _PROBE_S,
     ) -> None:
         self._database = database
         self._dsn = dsn
+        self._probe_s = probe_s
         self._replica = replica
         self._heard = heard
         self._grew = grew
@@ -85,12 +99,18 @@ class Wakes:
             await asyncio.sleep(_AGAIN_S)
 
     async def _listen_once(self) -> None:
-        connection = await asyncpg.connect(self._dsn, server_settings={"application_name": "headrace listen"})
+        connection = await asyncpg.connect(
+            self._dsn, server_settings=_LISTENING, timeout=_CONNECT_S, command_timeout=self._probe_s
+        )
         ended = asyncio.Event()
         connection.add_termination_listener(lambda _: ended.set())
         try:
             await connection.add_listener(_CHANNEL, self._take)
-            await ended.wait()
+            while not ended.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(ended.wait(), self._probe_s)
+                    return
+                await connection.execute(SQL.probe)
         finally:
             connection.terminate()
 

@@ -19,6 +19,7 @@ OF_DAEMONS = frozenset(
         "CONFIG",
         "CPU",
         "DATABASE_CONNECTIONS",
+        "DATABASE_DIRECT_URL",
         "DATABASE_URL",
         "DATA_DIR",
         "DOCKER_IMAGE",

@@ -47,6 +47,7 @@ from tests.harness.memory_extending import MemoryExtensions
 from tests.harness.memory_rows import Rows
 from tests.harness.memory_runs import MemoryRuns, MemoryTerm
 from tests.harness.memory_store import MemoryDispatch
+from tests.harness.pgbouncer import PgBouncer
 
 FLEET = statements("fleet")
 ABILITIES = (Ability("bubblewrap", frozenset({"full", "none"})),)
@@ -323,8 +324,6 @@ class MemoryWorld(World):
 
 
 class PostgresWorld(World):
-    """Over a database of its own."""
-
     def __init__(self, database: Database, dsn: str) -> None:
         super().__init__()
         self.database = database
@@ -338,8 +337,9 @@ class PostgresWorld(World):
         self.singleton = Singleton(database, "reaper", lambda: self.now)
 
     @classmethod
-    async def opened(cls, dsn: str, up: AsyncExitStack) -> PostgresWorld:
-        return cls(await up.enter_async_context(Database.open(dsn, size=8)), dsn)
+    async def opened(cls, dsn: str, up: AsyncExitStack, pooler: PgBouncer | None = None) -> PostgresWorld:
+        opening = Database.open(pooler.dsn_of(dsn) if pooler else dsn, size=8, pooler=bool(pooler))
+        return cls(await up.enter_async_context(opening), dsn)
 
     async def fetch(self, statement: str, *values: object) -> list[asyncpg.Record]:
         async with self.database.connection() as db:
