@@ -256,7 +256,7 @@ class _Parts:
         self.views = Views(database, self.bells)
         self.writer = LogWriter(database, self.log_bells, stored=metrics.stored_log)
         self.compactor = Compactor(database, blobs, self.terms[1], bells=self.log_bells)
-        self.expiry = Expiry(database, blobs, self.terms[2])
+        self.expiry = Expiry(database, blobs, self.terms[2], keep_runs_s=settings.keep_runs_s, deleted=metrics.deleted)
         self.runs = RunService(
             PostgresRuns(database, self.bells, long_lease_s=settings.long_lease_s),
             self.views,

@@ -40,6 +40,14 @@ class Metrics:
         )
         self._sessions = Gauge("headrace_sessions", "Agents connected to this replica.", registry=registry)
         self._log_bytes = Counter("headrace_log_bytes", "Raw bytes of logs stored.", registry=registry)
+        self._deleted = Counter(
+            "headrace_expired",
+            "What this replica deleted because its time was over: runs, artifacts, bundles, and objects of them.",
+            ["what"],
+            registry=registry,
+        )
+        for what in ("runs", "artifacts", "bundles", "objects"):
+            self._deleted.labels(what)
         self._mended = Gauge(
             "headrace_jobs_mended",
             "Jobs found waiting for nothing, and queued, since this replica began. Must not grow.",
@@ -69,6 +77,10 @@ class Metrics:
     def stored_log(self, raw_bytes: int) -> None:
         """Bytes of logs became durable."""
         self._log_bytes.inc(raw_bytes)
+
+    def deleted(self, what: str, count: int) -> None:
+        """So many of these are gone."""
+        self._deleted.labels(what).inc(count)
 
     def show(
         self, *, pools: Sequence[Row], agents: Sequence[Row], standing: Mapping[str, int], sessions: int, mended: int

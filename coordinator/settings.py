@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from headrace.pipeline.amounts import DURATION
 from headrace.settings_names import PREFIX
+
+_DAY_S = 86_400
 
 
 class Settings(BaseSettings):
@@ -46,6 +50,7 @@ class Settings(BaseSettings):
     quarantine_after: int = Field(
         5, ge=0, le=1000, description="attempts in a row that end `errored` before an agent gets no more; 0: never"
     )
+    keep_runs: str = Field("90d", description="how long a run is kept after its end, with its logs; 0: for ever")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug | info | warning | error")
     embedded: bool = Field(
         default=False, description="the fleet cannot grow: a job that no agent can take fails at once"
@@ -68,6 +73,18 @@ class Settings(BaseSettings):
             raise ValueError("it stands beside the address of a pooler: set HEADRACE_DATABASE_URL too, or none of them")
         return value
 
+    @field_validator("keep_runs")
+    @classmethod
+    def _is_a_day_or_more(cls, value: str) -> str:
+        if value != "0" and _seconds(value) < _DAY_S:
+            raise ValueError(f"{value!r} is no time of a day (`1d`) or more, such as `90d` or `36h`; 0 means for ever")
+        return value
+
+    @property
+    def keep_runs_s(self) -> float:
+        """How long a run is kept after its end, in seconds; 0: for ever."""
+        return _seconds(self.keep_runs)
+
     @field_validator("heartbeat_s")
     @classmethod
     def _is_within_lease(cls, value: float, info: ValidationInfo) -> float:
@@ -78,6 +95,13 @@ class Settings(BaseSettings):
                 " every job would be lost; raise the one, or lower the other"
             )
         return value
+
+
+def _seconds(text: str) -> float:
+    """Of a duration as pipelines have them; 0 for what is none."""
+    found = re.fullmatch(DURATION, text, re.ASCII)
+    parts = found.groups() if found else ()
+    return sum(int(part or 0) * unit for part, unit in zip(parts, (_DAY_S, 3600, 60, 1), strict=False))
 
 
 def is_loopback(address: str) -> bool:

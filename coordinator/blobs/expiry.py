@@ -1,4 +1,4 @@
-"""Deletes the files of artifacts whose time is over, and git bundles that no run needs.
+"""Deletes the files of artifacts whose time is over, git bundles that no run needs, and old runs.
 
 First an artifact's row says that it is refused for good, then its objects are deleted, then the names of its files:
 nothing that is offered is ever without its object, and a sweep that breaks off anywhere is taken up by the next.
@@ -7,10 +7,12 @@ nothing that is offered is ever without its object, and a sweep that breaks off 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
 
 from coordinator.blobs.keys import artifact_key, bundle_key
+from coordinator.blobs.retention import Retention
 from coordinator.blobs.store import BlobError, BlobStore
 from coordinator.errors import StoreDown
 from coordinator.store import expiry
@@ -27,7 +29,17 @@ _log = structlog.get_logger(__name__)
 class Expiry:
     """Runs at every replica; acts only while it holds the term."""
 
-    def __init__(self, database: Database, blobs: BlobStore, term: Singleton) -> None:
+    def __init__(
+        self,
+        database: Database,
+        blobs: BlobStore,
+        term: Singleton,
+        *,
+        keep_runs_s: float = 0,
+        deleted: Callable[[str, int], object] = lambda *_: None,
+    ) -> None:
+        self._retention = Retention(database, blobs, term, keep_s=keep_runs_s, deleted=deleted)
+        self._deleted = deleted
         self._database = database
         self._blobs = blobs
         self._term = term
@@ -55,7 +67,8 @@ class Expiry:
             if not await self._delete(artifact, term):
                 return False
         bundles = await self._delete_bundles(term)
-        return bool(begun or artifacts or bundles)
+        runs = await self._retention.once(term)
+        return bool(begun or artifacts or bundles or runs)
 
     async def _delete(self, artifact: expiry.Expiring, term: str) -> bool:
         """Deletes what only this artifact named. False: the term is over, and another goes on."""
@@ -68,6 +81,8 @@ class Expiry:
                 return False
         async with self._database.connection() as db:
             await expiry.expired(db, artifact, term)
+        self._deleted("artifacts", 1)
+        self._deleted("objects", len(digests))
         return True
 
     async def _delete_bundles(self, term: str) -> int:
@@ -78,4 +93,5 @@ class Expiry:
             if bundles:
                 await self._blobs.delete([bundle_key(each.hex()) for each in bundles])
                 await expiry.forget_bundles(db, bundles)
+        self._deleted("bundles", len(bundles))
         return len(bundles)

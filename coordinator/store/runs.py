@@ -29,6 +29,7 @@ from coordinator.store.new_rows import NewRun
 from coordinator.store.settle import lock_runs, settle, write
 from coordinator.store.sql import statements
 
+RETENTION = statements("retention")
 SQL = statements("runs")
 SETTLE = statements("settle")
 
@@ -128,7 +129,7 @@ async def _insert(db: Connection, new: NewRun) -> Wake:
 
 async def _locked(db: Connection, run_id: int) -> Run:
     run = (await lock_runs(db, [run_id])).get(run_id)
-    if run is None:
+    if run is None or await db.fetchval(RETENTION.is_forgotten, run_id):
         raise NotFound(f"there is no run {run_id}")
     return run
 

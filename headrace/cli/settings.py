@@ -29,6 +29,7 @@ OF_DAEMONS = frozenset(
         "HEARTBEAT_S",
         "HTTP_LISTEN",
         "JOB_ADDRESSES",
+        "KEEP_RUNS",
         "LABELS",
         "LEASE_S",
         "LFS_LIMIT",

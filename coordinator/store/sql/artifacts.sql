@@ -30,7 +30,8 @@ WHERE artifact_id = ANY($1::bigint[]) ORDER BY artifact_id, path COLLATE "C";
 SELECT x.id, x.name, x.run_id, x.job_id, x.attempt_id, j.key AS job, a.try, x.published_at, x.expires_at,
        x.state <> 'there' OR coalesce(x.expires_at <= clock_timestamp(), false) AS expired
 FROM artifact x JOIN job j ON j.id = x.job_id JOIN attempt a ON a.id = x.attempt_id
-WHERE x.run_id = $1 AND x.name = $2 ORDER BY x.attempt_id DESC LIMIT 1;
+WHERE x.run_id = $1 AND x.name = $2 AND EXISTS (SELECT 1 FROM run r WHERE r.id = $1 AND r.forgotten_at IS NULL)
+ORDER BY x.attempt_id DESC LIMIT 1;
 
 -- newest_of_run: the newest attempt's artifact of each name
 SELECT DISTINCT ON (x.name) x.id, x.name, x.run_id, x.job_id, x.attempt_id, j.key AS job, a.try, x.published_at, x.expires_at,
@@ -51,7 +52,7 @@ SELECT EXISTS (SELECT 1 FROM reached r WHERE r.id = $2 AND r.id <> $1)
     );
 
 -- run_exists: whether there is such a run
-SELECT 1 FROM run WHERE id = $1;
+SELECT 1 FROM run WHERE id = $1 AND forgotten_at IS NULL;
 
 -- job_key: for sentences
 SELECT key FROM job WHERE id = $1;

@@ -65,7 +65,7 @@ FROM job j LEFT JOIN LATERAL (
     WHERE t.job_id = j.id AND t.state NOT IN ('leased', 'returned') AND ($3 = 0 OR t.try = $3)
     ORDER BY t.id DESC LIMIT 1
 ) a ON true
-WHERE j.run_id = $1 AND j.key = $2;
+WHERE j.run_id = $1 AND j.key = $2 AND EXISTS (SELECT 1 FROM run r WHERE r.id = $1 AND r.forgotten_at IS NULL);
 
 -- begin: the first record that touches raw offset $3 or lies behind it; for compacted ones the first of its segment. Offsets grow with sequences, so halving finds it without an index of its own
 WITH RECURSIVE halved(lo, hi) AS (

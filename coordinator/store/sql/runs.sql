@@ -105,16 +105,17 @@ UPDATE run SET sequence = sequence + 1, run_sequence = sequence + 1 WHERE id = $
 -- run: as it is shown
 SELECT r.id, p.name AS project, p.repository, r.pipeline, r.source, r.event, r.state, r.sentence, r.sequence, r.run_sequence, r.parameters, r.warned,
        r.created_at, r.started_at, r.ended_at
-FROM run r JOIN project p ON p.id = r.project_id WHERE r.id = $1;
+FROM run r JOIN project p ON p.id = r.project_id WHERE r.id = $1 AND r.forgotten_at IS NULL;
 
 -- newest_run: of a repository
-SELECT r.id FROM run r JOIN project p ON p.id = r.project_id WHERE p.repository = $1 ORDER BY r.id DESC LIMIT 1;
+SELECT r.id FROM run r JOIN project p ON p.id = r.project_id WHERE p.repository = $1 AND r.forgotten_at IS NULL ORDER BY r.id DESC LIMIT 1;
 
 -- list_runs: newest first; an empty repository means all
 SELECT r.id, p.name AS project, p.repository, r.pipeline, r.source, r.event, r.state, r.sentence, r.sequence, r.run_sequence, r.parameters, r.warned,
        r.created_at, r.started_at, r.ended_at
 FROM run r JOIN project p ON p.id = r.project_id
 WHERE ($1 = '' OR r.project_id = (SELECT id FROM project WHERE repository = $1)) AND ($2::bigint = 0 OR r.id < $2)
+  AND r.forgotten_at IS NULL
 ORDER BY r.id DESC LIMIT $3;
 
 -- jobs_changed: all that changed behind a sequence number, oldest change first

@@ -68,6 +68,7 @@ def test_a_data_directory_of_a_newer_version_is_refused_untouched(make_coordinat
         ("HEADRACE_LEASE_S", "soon", "HEADRACE_LEASE_S"),
         ("HEADRACE_HTTP_LISTEN", "0.0.0.0:0", "HEADRACE_INSECURE"),
         ("HEADRACE_BLOB_URL", "ftp://x/y", "blob store"),
+        ("HEADRACE_KEEP_RUNS", "5m", "HEADRACE_KEEP_RUNS"),
     ],
 )
 def test_a_setting_that_is_wrong_is_one_sentence_with_its_mend(
