@@ -220,10 +220,17 @@ CROSS JOIN LATERAL (
 -- waiting_for_nothing: must find none
 SELECT id, run_id FROM job WHERE state = 'waiting' AND unfinished = 0 LIMIT 1000;
 
--- queued_too_long: of classes that no agent can take
-SELECT q.job_id, j.run_id FROM queue q JOIN job j ON j.id = q.job_id
-WHERE q.cls = ANY($2::integer[]) AND q.queued_at < clock_timestamp() - make_interval(secs => $1) ORDER BY q.queued_at LIMIT 500;
+-- queued_too_long: of classes that no agent can take, a bounded bite of each. The time is that of the statement, so that the index is used
+SELECT w.job_id, j.run_id
+FROM unnest($2::integer[]) AS c(cls)
+CROSS JOIN LATERAL (
+    SELECT q.job_id, q.queued_at FROM queue q
+    WHERE q.cls = c.cls AND q.queued_at < statement_timestamp() - make_interval(secs => $1)
+    ORDER BY q.queued_at LIMIT 500
+) AS w
+JOIN job j ON j.id = w.job_id
+ORDER BY w.queued_at LIMIT 500;
 
--- forget_requests: nobody asks again by then; a bounded bite at a time
+-- forget_requests: nobody asks again by then; a bounded bite at a time. The time is that of the statement, or the whole index is read
 DELETE FROM request WHERE id = ANY(array(
-    SELECT id FROM request WHERE created_at < clock_timestamp() - interval '7 days' ORDER BY created_at LIMIT 5000));
+    SELECT id FROM request WHERE created_at < statement_timestamp() - interval '7 days' ORDER BY created_at LIMIT 5000));

@@ -13,13 +13,14 @@ WHERE name = $1 RETURNING id;
 -- near_agents: for the sentence about a name that does not exist
 SELECT name FROM agent ORDER BY name LIMIT 200;
 
--- pools: with what stands before them
+-- pools: with what stands before them; the queue is read once for all of them
 SELECT p.name, p.paused,
        (SELECT count(*) FROM agent a JOIN session s ON s.agent_id = a.id WHERE a.pool = p.name) AS agents,
        (SELECT coalesce(sum(a.slots), 0) FROM agent a JOIN session s ON s.agent_id = a.id WHERE a.pool = p.name) AS slots,
        (SELECT count(*) FROM lease l JOIN agent a ON a.id = l.agent_id WHERE a.pool = p.name) AS busy,
-       (SELECT count(*) FROM queue q WHERE q.pool = p.name) AS queued
-FROM pool p ORDER BY p.name;
+       coalesce(w.queued, 0) AS queued
+FROM pool p LEFT JOIN (SELECT pool, count(*) AS queued FROM queue GROUP BY pool) w ON w.pool = p.name
+ORDER BY p.name;
 
 -- pause: stays until it is resumed
 UPDATE pool SET paused = $2 WHERE name = $1 RETURNING name;

@@ -175,14 +175,14 @@ UPDATE job SET outputs = u.outputs FROM unnest($1::bigint[], $2::text[]) AS u(id
 UPDATE lease SET cancel = coalesce(cancel, 'cancel'), cancel_sentence = u.sentence
 FROM unnest($1::bigint[], $2::text[]) AS u(job_id, sentence) WHERE lease.job_id = u.job_id;
 
--- due: pauses that are over, a bounded bite at a time
-SELECT id, run_id FROM job WHERE due_at <= clock_timestamp() ORDER BY due_at LIMIT 500;
+-- due: pauses that are over, a bounded bite at a time. The time is that of the statement, or all that pause are read
+SELECT id, run_id FROM job WHERE due_at <= statement_timestamp() ORDER BY due_at LIMIT 500;
 
 -- still_due: the same, under the run lock
 SELECT id FROM job WHERE id = ANY($1::bigint[]) AND due_at <= clock_timestamp() AND state = 'waiting';
 
 -- expired_doors: approvals that nobody gave in time
-SELECT run_id, index FROM stage WHERE door = 'asked' AND expires_at <= clock_timestamp() ORDER BY expires_at LIMIT 100;
+SELECT run_id, index FROM stage WHERE door = 'asked' AND expires_at <= statement_timestamp() ORDER BY expires_at LIMIT 100;
 
 -- leave_group: runs that are over, and jobs that are
 DELETE FROM group_member WHERE (job_id IS NULL AND run_id = ANY($1::bigint[])) OR job_id = ANY($2::bigint[]) RETURNING group_id;
