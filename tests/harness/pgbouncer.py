@@ -33,6 +33,10 @@ default_pool_size = {size}
 ; each transaction gets another session than the one before: what is left behind in one is not found again
 server_round_robin = 1
 max_client_conn = 500
+; or it lets 15 s pass before it looks again for a server that was away
+server_login_retry = 1
+; who waits for a server is told soon
+query_wait_timeout = 5
 """
 
 
