@@ -19,6 +19,8 @@ from agent.wire import Dialer, WireClosed
 FIRST_PAUSE = 0.3
 LONGEST_PAUSE = 8.0
 """Seconds: well below the lease, so that one lost try costs no attempt."""
+LONGEST_AWAY = 60.0
+"""Seconds that an address which sent us away is left alone, at most, while no attempt is held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ class Connection:
         above all before it; None: they are not counted."""
         self._generation = generation
         self._hellos = 0
+        self._away: dict[str, float] = {}
+        """Until when an address that sent us away is left alone."""
         self._dialer = dialer
         self._addresses = list(addresses)
         self._identity = identity
@@ -108,17 +112,25 @@ class Connection:
         at = self._rng.randrange(len(self._addresses))
         while True:
             address = self._addresses[at % len(self._addresses)]
-            sessions, pause = await self._once(address)
-            if isinstance(pause, Ending):
-                return pause
-            failures = 0 if sessions else failures + 1
-            at += 1
+            answered, ending = await self._once(address)
+            if ending is not None:
+                return ending
+            failures = 0 if answered else failures + 1
+            at, pause = self._next(at + 1)
             await asyncio.sleep(max(pause, self._backoff(failures)))
 
-    async def _once(self, address: str) -> tuple[int, float | Ending]:
-        """One try: how many sessions it gave (0, 1), and how long to wait at least, or the end of the agent."""
-        welcomed = 0
-        pause = 0.0
+    def _next(self, at: int) -> tuple[int, float]:
+        """Which address is tried next: the first, from this one on, that is to be left alone no longer, else the one
+        that is so the soonest. And how long to wait for it."""
+        now = asyncio.get_running_loop().time()
+        order = range(at, at + len(self._addresses))
+        waits = [max(0.0, self._away.get(self._addresses[each % len(self._addresses)], now) - now) for each in order]
+        best = waits.index(min(waits))
+        return order[best], waits[best]
+
+    async def _once(self, address: str) -> tuple[bool, Ending | None]:
+        """One try: whether somebody answered as a coordinator does, and the end of the agent, if it is that."""
+        answered = False
         try:
             wire = await self._dialer.dial(address)
             try:
@@ -126,7 +138,7 @@ class Connection:
                 number = 0 if self._generation is None else (self._generation << 32) + self._hellos
                 session = Session(wire, self._identity, self._jobs, self._outbox, self._clock, number=number)
                 welcome = await session.greet()
-                welcomed = 1
+                answered = True
                 self._listener.welcomed(address, welcome.session_id)
                 await session.run()
             finally:
@@ -136,14 +148,15 @@ class Connection:
         except WireClosed as over:
             if (final := FINAL.get(over.code)) is not None:
                 sentence = final.sentence if over.code in _SAY_ALL else f"{final.sentence}: {over.sentence}"
-                return welcomed, Ending(final.exit_code, sentence)
+                return answered, Ending(final.exit_code, sentence)
             sentence = over.sentence
         except GoneAway as away:
-            sentence = away.sentence
-            if len(self._addresses) == 1:
-                pause = min(max(away.seconds, 0.0), LONGEST_PAUSE) * self._rng.uniform(1.0, 1.25)
+            answered, sentence = True, away.sentence
+            longest = LONGEST_PAUSE if self._jobs.held() else LONGEST_AWAY
+            pause = min(max(away.seconds, 0.0), longest) * self._rng.uniform(1.0, 1.25)
+            self._away[address] = asyncio.get_running_loop().time() + pause
         self._listener.parted(address, sentence)
-        return welcomed, pause
+        return answered, None
 
     def _backoff(self, failures: int) -> float:
         """Jittered, so that a fleet does not come back as one; another address is tried soon."""

@@ -31,6 +31,7 @@ from coordinator.api.extensions import Extensions
 from coordinator.api.fleet_service import FleetService
 from coordinator.api.guard import Guard
 from coordinator.api.health import Health
+from coordinator.api.limits import Limits
 from coordinator.api.log_service import LogService
 from coordinator.api.run_service import RunService
 from coordinator.blobs.expiry import Expiry
@@ -38,15 +39,19 @@ from coordinator.blobs.opening import BlobSettings, open_blob_store, open_folder
 from coordinator.blobs.s3 import S3Settings
 from coordinator.blobs.store import BlobError, BlobStore
 from coordinator.blobs.urls import UrlSigner
+from coordinator.core.bucket import Rate
 from coordinator.data_directory import DataDirectory, DataDirectoryError
 from coordinator.dispatch.bells import LocalBells
 from coordinator.dispatch.dispatcher import Dispatch, Timing
 from coordinator.dispatch.reaper import Reaper
+from coordinator.dispatch.reception import Reception
 from coordinator.errors import BadInput, StoreDown
+from coordinator.listening import SERVER_OPTIONS, raise_descriptors
 from coordinator.logs.bells import LogBells
 from coordinator.logs.compaction import Compactor
 from coordinator.logs.reader import LogReader
 from coordinator.logs.writer import LogWriter
+from coordinator.loops import Loops
 from coordinator.metrics import Metrics
 from coordinator.settings import Settings, is_loopback
 from coordinator.store.artifacts import Artifacts
@@ -81,26 +86,13 @@ from headrace.v1 import (
 
 _log = structlog.get_logger(__name__)
 
-_MOST_MESSAGE = 20 << 20
-"""Bytes. An outcome has up to 16 MiB of outputs, and says more."""
 _STOP_S = 2.0
+_HELLOS_AT_ONCE = 50
+"""Under way at a time: an agent waits for its welcome while the database opens so many sessions, and gives up soon."""
 _SERVICES = tuple(
     service.full_name
     for file in (agent_pb2, run_pb2, log_pb2, blob_pb2, fleet_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
-)
-_SERVER_OPTIONS = (
-    ("grpc.max_receive_message_length", _MOST_MESSAGE),
-    ("grpc.max_send_message_length", _MOST_MESSAGE),
-    # A second coordinator on the same port must fail, not share it.
-    ("grpc.so_reuseport", 0),
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    # Of the pings that measure the way: while one is unanswered none is sent for the sake of keepalive.
-    ("grpc.http2.ping_timeout_ms", 8_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 )
 
 
@@ -118,6 +110,8 @@ def main(flags: Mapping[str, object]) -> int:
     logs.set_up(settings.log_level)
     for warning in warnings:
         _log.warning(warning)
+    if few := raise_descriptors():
+        _log.warning(few)
     try:
         uvloop.run(_until_signal(settings))
     except (CannotStart, CannotListen, DataDirectoryError, EmbeddedError, BlobError, BadInput) as error:
@@ -253,6 +247,7 @@ class _Parts:
             fleet_is_fixed=settings.embedded,
             queue_timeout_s=settings.queue_timeout_s,
         )
+        self.reception, self.limits = _limits(settings, metrics)
         self.views = Views(database, self.bells)
         self.writer = LogWriter(database, self.log_bells, stored=metrics.stored_log)
         self.compactor = Compactor(database, blobs, self.terms[1], bells=self.log_bells)
@@ -261,12 +256,13 @@ class _Parts:
             PostgresRuns(database, self.bells, long_lease_s=settings.long_lease_s),
             self.views,
             self.bells,
+            limits=self.limits,
             local=settings.local_paths,
             run_url=settings.public_url,
         )
         self.extensions = Extensions(PostgresExtensions(database, self.bells), run_url=settings.public_url)
         self.expansions = Expansions(PostgresExpansions(database, self.bells), self.bells, run_url=settings.public_url)
-        self.logs = LogService(self.writer, LogReader(database, blobs, self.log_bells))
+        self.logs = LogService(self.writer, LogReader(database, blobs, self.log_bells), self.limits)
         self.blobs = BlobService(Artifacts(database), blobs)
         self.health = Health(self.why_not_ready, _SERVICES)
 
@@ -287,15 +283,35 @@ class _Parts:
         )
 
 
+def _limits(settings: Settings, metrics: Metrics) -> tuple[Reception, Limits]:
+    """What agents and what clients may ask of this replica."""
+    reception = Reception(
+        Rate(settings.hellos_per_s, settings.hellos_burst),
+        at_once=_HELLOS_AT_ONCE,
+        clock=time.monotonic,
+        turned_away=lambda: metrics.turned_away("hello"),
+    )
+    return reception, Limits(
+        caller=Rate(settings.changes_per_s, settings.changes_burst),
+        subject=Rate(settings.project_changes_per_s, settings.project_changes_burst),
+        streams=settings.streams_most,
+        clock=time.monotonic,
+        turned_away=metrics.turned_away,
+    )
+
+
 def _server(parts: _Parts, tokens: Tokens, settings: Settings) -> tuple[grpc.aio.Server, str]:
-    server = grpc.aio.server(interceptors=[Guard(tokens)], options=_SERVER_OPTIONS)
+    server = grpc.aio.server(interceptors=[Guard(tokens)], options=SERVER_OPTIONS)
     agent_pb2_grpc.add_AgentServiceServicer_to_server(
-        AgentService(AgentSessions(parts.dispatch, version=metadata.version("headrace")), parts.extensions), server
+        AgentService(
+            AgentSessions(parts.dispatch, parts.reception, version=metadata.version("headrace")), parts.extensions
+        ),
+        server,
     )
     run_pb2_grpc.add_RunServiceServicer_to_server(parts.runs, server)
     log_pb2_grpc.add_LogServiceServicer_to_server(parts.logs, server)
     blob_pb2_grpc.add_BlobServiceServicer_to_server(parts.blobs, server)
-    fleet_pb2_grpc.add_FleetServiceServicer_to_server(FleetService(parts.views, parts.bells), server)
+    fleet_pb2_grpc.add_FleetServiceServicer_to_server(FleetService(parts.views, parts.bells, parts.limits), server)
     health_pb2_grpc.add_HealthServicer_to_server(parts.health.servicer, server)
     reflection.enable_server_reflection([*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     host = settings.listen.rpartition(":")[0]
@@ -359,26 +375,8 @@ def _blob_endpoint(settings: Settings, data: DataDirectory) -> Starlette | None:
     return blob_endpoint(open_folder(folder), UrlSigner([data.secret("blob-urls")]), time.time)
 
 
-class _Loops:
-    """The loops of a replica. One that fails is a defect: the coordinator ends, and is started anew."""
-
-    def __init__(self, tasks: list[asyncio.Task[None]]) -> None:
-        self._tasks = tasks
-
-    async def wait(self, stop: asyncio.Event) -> None:
-        """Waits for `stop`, or for the first loop that fails, and raises what it raised."""
-        asked = asyncio.ensure_future(stop.wait())
-        try:
-            await asyncio.wait([asked, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            asked.cancel()
-        for task in self._tasks:
-            if task.done():
-                task.result()
-
-
 @contextlib.asynccontextmanager
-async def _loops(parts: _Parts, postgres: EmbeddedPostgres | None) -> AsyncIterator[_Loops]:
+async def _loops(parts: _Parts, postgres: EmbeddedPostgres | None) -> AsyncIterator[Loops]:
     running = (
         *(parts.dispatch, parts.reaper, parts.wakes, parts.writer, parts.expansions),
         *(parts.compactor, parts.expiry, parts.health),
@@ -387,7 +385,7 @@ async def _loops(parts: _Parts, postgres: EmbeddedPostgres | None) -> AsyncItera
     if postgres is not None:
         tasks.append(asyncio.create_task(_watch_postgres(postgres), name="embedded PostgreSQL"))
     try:
-        yield _Loops(tasks)
+        yield Loops(tasks)
     finally:
         for task in tasks:
             task.cancel()

@@ -7,6 +7,7 @@ CoordinatorError
 ├── NotServed           an agent whose version this coordinator cannot serve
 ├── Conflict            the state of things does not admit it (a name taken, another instance alive)
 ├── StaleToken          a write with the token of an attempt that is no longer live
+├── TooLate             the other side said nothing for too long
 ├── TooMuch             a bound was reached; try again after `retry_after_s`
 └── StoreDown           the database cannot be reached or refused to work
 """
@@ -93,6 +94,12 @@ class TooMuch(CoordinatorError):
     def __init__(self, sentence: str, retry_after_s: float = 1.0) -> None:
         super().__init__(sentence)
         self.retry_after_s = retry_after_s
+
+
+class TooLate(CoordinatorError):
+    """The other side said nothing for too long. It may begin anew."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 class StoreDown(CoordinatorError):

@@ -38,6 +38,14 @@ class Metrics:
         self._returned = Counter(
             "headrace_assignments_returned", "Assignments refused or not acknowledged.", registry=registry
         )
+        self._turned_away = Counter(
+            "headrace_turned_away",
+            "Hellos, calls and streams refused because a limit was reached.",
+            ["what"],
+            registry=registry,
+        )
+        for what in ("hello", "call", "stream"):
+            self._turned_away.labels(what)
         self._sessions = Gauge("headrace_sessions", "Agents connected to this replica.", registry=registry)
         self._log_bytes = Counter("headrace_log_bytes", "Raw bytes of logs stored.", registry=registry)
         self._deleted = Counter(
@@ -73,6 +81,10 @@ class Metrics:
     def ended(self, outcome: str, cause: Cause) -> None:
         """An attempt ended."""
         self._outcomes.labels(outcome, cause or "none").inc()
+
+    def turned_away(self, what: str) -> None:
+        """A limit was reached: a `hello`, a `call` or a `stream` was refused."""
+        self._turned_away.labels(what).inc()
 
     def stored_log(self, raw_bytes: int) -> None:
         """Bytes of logs became durable."""

@@ -51,6 +51,24 @@ class Settings(BaseSettings):
         5, ge=0, le=1000, description="attempts in a row that end `errored` before an agent gets no more; 0: never"
     )
     keep_runs: str = Field("90d", description="how long a run is kept after its end, with its logs; 0: for ever")
+    hellos_per_s: float = Field(
+        250.0, gt=0, le=100_000, description="agents that this replica lets connect in a second, in the long run"
+    )
+    hellos_burst: int = Field(500, ge=2, le=100_000, description="agents that it lets connect at once")
+    changes_per_s: float = Field(
+        100.0,
+        gt=0,
+        le=100_000,
+        description="runs that one token may create, cancel, retry in a second, in the long run",
+    )
+    changes_burst: int = Field(1_000, ge=1, le=1_000_000, description="the same at once")
+    project_changes_per_s: float = Field(
+        20.0, gt=0, le=100_000, description="the same for runs created in one project, and for each run by itself"
+    )
+    project_changes_burst: int = Field(200, ge=1, le=1_000_000, description="the same at once")
+    streams_most: int = Field(
+        2_000, ge=1, le=1_000_000, description="watches and log tails that one token may have open at this replica"
+    )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug | info | warning | error")
     embedded: bool = Field(
         default=False, description="the fleet cannot grow: a job that no agent can take fails at once"

@@ -28,7 +28,6 @@ MOST_SLOTS = 1_000
 MOST_LABELS = 64
 MOST_NAME = 100
 MOST_SENTENCE = 500
-_RETRY_AFTER_MS = 1_000
 # What a bigint holds.
 _MOST_NUMBER = (1 << 63) - 1
 _MOST_CORES = 1e6
@@ -217,7 +216,9 @@ def response(message: Outgoing) -> wire.SessionResponse:
         case DrainIt():
             return wire.SessionResponse(drain=wire.Drain(undo=message.undo))
         case SendAway():
-            return wire.SessionResponse(go_away=wire.GoAway(sentence=message.sentence, retry_after_ms=_RETRY_AFTER_MS))
+            return wire.SessionResponse(
+                go_away=wire.GoAway(sentence=message.sentence, retry_after_ms=round(message.retry_after_s * 1000))
+            )
 
 
 def _assignments(message: Assign) -> wire.Assignments:

@@ -12,8 +12,9 @@ from coordinator.api.errors import rpc, streamed
 from coordinator.api.extensions import Extensions
 from coordinator.core.versions import why_not_served
 from coordinator.dispatch.dispatcher import Dispatch
-from coordinator.dispatch.session import Session, SessionOver
-from coordinator.errors import BadInput, NotServed, StoreDown
+from coordinator.dispatch.reception import Reception, TurnedAway
+from coordinator.dispatch.session import SendAway, Session, SessionOver
+from coordinator.errors import BadInput, NotServed, StoreDown, TooLate
 from headrace.v1 import agent_pb2 as wire
 from headrace.v1 import agent_pb2_grpc as stubs
 
@@ -47,19 +48,24 @@ class AgentService(stubs.AgentServiceServicer):
 class AgentSessions:
     """Serves sessions over any pair of streams: gRPC in life, an in-memory wire in the simulation."""
 
-    def __init__(self, dispatch: Dispatch, *, version: str) -> None:
+    def __init__(self, dispatch: Dispatch, reception: Reception, *, version: str) -> None:
         """`version`: this coordinator's own, which decides what agents it can serve."""
         self._dispatch = dispatch
+        self._reception = reception
         self._version = version
 
     async def serve(self, requests: AsyncIterator[wire.SessionRequest]) -> AsyncGenerator[wire.SessionResponse, None]:
         """One session, from Hello to its end. Raises CoordinatorError; `StoreDown` also when it was fenced."""
-        first = await anext(requests, None)
-        if first is None or first.WhichOneof("message") != "hello":
-            raise BadInput("a session begins with Hello")
-        if why_not := why_not_served(first.hello.version, self._version):
+        hello = await _hello(requests)
+        if why_not := why_not_served(hello.version, self._version):
             raise NotServed(why_not)
-        session, opened = await self._dispatch.open(hello_of(first.hello), first.hello.credit)
+        try:
+            with self._reception.hello(holds=bool(hello.held)):
+                session, opened = await self._dispatch.open(hello_of(hello), hello.credit)
+        except TurnedAway as away:
+            yield response(SendAway(str(away), away.seconds))
+            await _parted(requests)
+            return
         try:
             yield welcome(opened, self._dispatch.timing)
             reader = asyncio.create_task(self._read(session, requests), name=f"session of {session.name}")
@@ -117,6 +123,26 @@ class AgentSessions:
                 assert_never(other)
 
 
+async def _hello(requests: AsyncIterator[wire.SessionRequest]) -> wire.Hello:
+    """The first message. Raises BadInput for another one, TooLate when none comes."""
+    try:
+        async with asyncio.timeout(_HELLO_S):
+            first = await anext(requests, None)
+    except TimeoutError as error:
+        raise TooLate(f"no Hello came within {_HELLO_S:g} s") from error
+    if first is None or first.WhichOneof("message") != "hello":
+        raise BadInput("a session begins with Hello")
+    return first.hello
+
+
+async def _parted(requests: AsyncIterator[wire.SessionRequest]) -> None:
+    """Waits until the agent has closed the stream: one that we end may be gone before it has read what we said."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_PARTING_S):
+            async for _ in requests:
+                pass
+
+
 def _check_count(what: str, count: int, most: int) -> None:
     """Refuses a message that would keep every other session waiting. Raises BadInput."""
     if count > most:
@@ -124,6 +150,8 @@ def _check_count(what: str, count: int, most: int) -> None:
 
 
 _LEFT = "the agent has left"
+_HELLO_S = 10.0
+_PARTING_S = 2.0
 _REPORTS_MOST = 500
 _ACKNOWLEDGEMENTS_MOST = 2_048
 """Twice the slots that an agent can have."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+from coordinator.api.access import Caller
 from coordinator.api.errors import rpc, streamed
+from coordinator.api.limits import Limits
 from coordinator.api.request_ids import check_request_id
 from coordinator.api.run_messages import agent_message, pool_message
 from coordinator.dispatch.bells import AGENTS, QUEUE, LocalBells, heard_within
@@ -19,7 +21,8 @@ _POLL_S = 2.0
 class FleetService(stubs.FleetServiceServicer):
     """Shows the fleet, and takes what people decide about it."""
 
-    def __init__(self, views: Views, bells: LocalBells) -> None:
+    def __init__(self, views: Views, bells: LocalBells, limits: Limits) -> None:
+        self._limits = limits
         self._views = views
         self._bells = bells
 
@@ -41,7 +44,7 @@ class FleetService(stubs.FleetServiceServicer):
         """A snapshot, then each agent that changes."""
         del request, context
         shown: dict[str, wire.Agent] = {}
-        with self._bells.listening(AGENTS, QUEUE) as bell:
+        with self._limits.stream(Caller.CLIENT), self._bells.listening(AGENTS, QUEUE) as bell:
             while True:
                 agents = {agent.name: agent for agent in await self._agents()}
                 if not shown:

@@ -30,7 +30,8 @@ class Guard(grpc.aio.ServerInterceptor):
         caller = self._tokens.caller(metadata.get("authorization"))
         if allowed(handler_call_details.method, caller):
             return await continuation(handler_call_details)
-        return grpc.unary_unary_rpc_method_handler(_refuse)
+        # Of the kind that waits for no message: whoever has no token would hold the call by saying nothing.
+        return grpc.stream_unary_rpc_method_handler(_refuse)
 
 
 async def _refuse(request: Any, context: Any) -> None:

@@ -5,11 +5,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from grpc_health.v1 import health, health_pb2
 
+from coordinator.api.errors import abort
+from coordinator.errors import TooMuch
+
 _POLL_S = 0.5
 _LEAVE_S = 1.0
+
+
+_MOST_WATCHES = 1_000
+
+
+class _Servicer(health.aio.HealthServicer):  # type: ignore[misc]  # the library has no types
+    """Anyone may watch, without a token, and for ever: so there is a bound."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._watching = 0
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:  # noqa: N802 - the wire's name
+        """Says how a service is whenever that changes."""
+        if self._watching >= _MOST_WATCHES:
+            await abort(context, TooMuch(f"{_MOST_WATCHES:,} callers watch this server's health: ask with Check"))
+        self._watching += 1
+        try:
+            await super().Watch(request, context)
+        finally:
+            self._watching -= 1
 
 
 class Health:
@@ -18,7 +43,7 @@ class Health:
     def __init__(self, why_not_ready: Callable[[], Awaitable[str]], services: Sequence[str]) -> None:
         self._why_not_ready = why_not_ready
         self._names = ("", *services)
-        self.servicer = health.aio.HealthServicer()
+        self.servicer = _Servicer()
 
     async def run(self) -> None:
         """Runs until it is cancelled."""

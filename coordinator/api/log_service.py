@@ -7,10 +7,12 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+from coordinator.api.access import Caller
 from coordinator.api.errors import rpc, streamed
+from coordinator.api.limits import Limits
 from coordinator.errors import BadInput, NotFound, Violation
 from coordinator.logs.bounds import MESSAGE_MOST, NUMBER_MOST, BadRecord, check_stream
-from coordinator.logs.reader import LogReader, TailOf
+from coordinator.logs.reader import LogReader, Tailed, TailOf
 from coordinator.logs.writer import LogWriter
 from headrace.v1 import log_pb2, log_pb2_grpc
 
@@ -23,7 +25,8 @@ _Answer = asyncio.Future[list[log_pb2.Durable]]
 class LogService(log_pb2_grpc.LogServiceServicer):
     """Appends through a writer, tails through a reader."""
 
-    def __init__(self, writer: LogWriter, reader: LogReader) -> None:
+    def __init__(self, writer: LogWriter, reader: LogReader, limits: Limits) -> None:
+        self._limits = limits
         self._writer = writer
         self._reader = reader
 
@@ -59,15 +62,20 @@ class LogService(log_pb2_grpc.LogServiceServicer):
     @streamed
     async def Tail(self, request: log_pb2.TailRequest, context: Any) -> AsyncIterator[log_pb2.TailResponse]:  # noqa: ARG002, N802  gRPC's shape
         """Sends records as they become durable, until the log is complete."""
-        async with contextlib.aclosing(self._reader.tail(_tail_of(request))) as tail:
-            async for each in tail:
-                response = log_pb2.TailResponse(attempt_id=each.attempt_id)
-                setattr(response, "try", each.attempt_try)  # a keyword of Python: it has no attribute syntax
-                if isinstance(each.what, log_pb2.Record):
-                    response.record.CopyFrom(each.what)
-                else:
-                    response.end.CopyFrom(each.what)
-                yield response
+        with self._limits.stream(Caller.CLIENT):
+            async with contextlib.aclosing(self._reader.tail(_tail_of(request))) as tail:
+                async for each in tail:
+                    yield _response(each)
+
+
+def _response(each: Tailed) -> log_pb2.TailResponse:
+    response = log_pb2.TailResponse(attempt_id=each.attempt_id)
+    setattr(response, "try", each.attempt_try)  # a keyword of Python: it has no attribute syntax
+    if isinstance(each.what, log_pb2.Record):
+        response.record.CopyFrom(each.what)
+    else:
+        response.end.CopyFrom(each.what)
+    return response
 
 
 def _cancelling() -> bool:

@@ -9,13 +9,14 @@ from typing import Any
 
 from coordinator.api.access import Caller
 from coordinator.api.errors import rpc, streamed
+from coordinator.api.limits import Limits
 from coordinator.api.new_runs import INDEXED_MOST, new_run, origin_of
 from coordinator.api.request_ids import check_request_id
 from coordinator.api.run_messages import job_message, run_message
 from coordinator.core.stages import Decision
 from coordinator.core.states import RUN_OVER
 from coordinator.dispatch.bells import LocalBells, heard_within, run_topic
-from coordinator.errors import BadInput, Violation
+from coordinator.errors import BadInput, TooMuch, Violation
 from coordinator.store.runs import PostgresRuns
 from coordinator.store.views import RunView, Views
 from headrace.pipeline import PipelineError, expand, load
@@ -28,12 +29,25 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MOST_RUNS = 200
 _POLL_S = 2.0
 _COMMENT_MOST = 1_000
+_MOST_PLANNING = 32
+"""Pipelines read at once: each is held in memory until a thread has time for it."""
 
 
 class RunService(stubs.RunServiceServicer):
     """`local`: callers are on this machine, so a run may name a path here. `run_url`: where people see a run."""
 
-    def __init__(self, runs: PostgresRuns, views: Views, bells: LocalBells, *, local: bool, run_url: str) -> None:
+    def __init__(
+        self,
+        runs: PostgresRuns,
+        views: Views,
+        bells: LocalBells,
+        *,
+        limits: Limits,
+        local: bool,
+        run_url: str,
+    ) -> None:
+        self._limits = limits
+        self._planning = 0
         self._runs = runs
         self._views = views
         self._bells = bells
@@ -47,15 +61,25 @@ class RunService(stubs.RunServiceServicer):
         """Loads, plans and stores a run; the same request id again makes no second one."""
         del context
         check_request_id(request.request_id)
+        self._limits.change(Caller.CLIENT, f"project {request.source.repository}", "this project")
         if (existing := await self._runs.run_of_request(request.request_id)) is not None:
             return wire.CreateRunResponse(run=run_message(await self._views.run(existing)), existed=True)
         self._check_source(request)
         # A hostile megabyte takes seconds to load: heartbeats must not wait for it.
-        plan = await asyncio.to_thread(_plan, request)
+        plan = await self._planned(request)
         run_id, job_ids = await self._runs.allocate(len(plan.jobs))
         new = new_run(request, plan, run_id, job_ids, f"{self._run_url}/runs/{run_id}" if self._run_url else "")
         made = await self._runs.create(request.request_id, new)
         return wire.CreateRunResponse(run=run_message(await self._views.run(made)), existed=made != run_id)
+
+    async def _planned(self, request: wire.CreateRunRequest) -> Plan:
+        if self._planning >= _MOST_PLANNING:
+            raise TooMuch(f"{_MOST_PLANNING} pipelines are being read here: come again in a second")
+        self._planning += 1
+        try:
+            return await asyncio.to_thread(_plan, request)
+        finally:
+            self._planning -= 1
 
     def _check_source(self, request: wire.CreateRunRequest) -> None:
         source = request.source
@@ -96,7 +120,7 @@ class RunService(stubs.RunServiceServicer):
         """A snapshot, then every change until the run has ended."""
         del context
         seen = request.after
-        with self._bells.listening(run_topic(request.run_id)) as bell:
+        with self._limits.stream(Caller.CLIENT), self._bells.listening(run_topic(request.run_id)) as bell:
             while True:
                 view = await self._views.run_since(request.run_id, seen)
                 for change in _changes(view, seen):
@@ -111,6 +135,7 @@ class RunService(stubs.RunServiceServicer):
         """Cancels a run; again, with another request id: without grace."""
         del context
         check_request_id(request.request_id)
+        self._limits.change(Caller.CLIENT, f"run {request.run_id}", "this run")
         sentence = request.sentence[:500] or "canceled by a person"
         await self._runs.cancel(request.request_id, request.run_id, sentence)
         return run_message(await self._views.run(request.run_id))
@@ -120,6 +145,7 @@ class RunService(stubs.RunServiceServicer):
         """Runs a job, or all that did not pass, again."""
         del context
         check_request_id(request.request_id)
+        self._limits.change(Caller.CLIENT, f"run {request.run_id}", "this run")
         await self._runs.retry(request.request_id, request.run_id, request.job)
         return run_message(await self._views.run(request.run_id))
 

@@ -65,9 +65,10 @@ class DrainIt:
 
 @dataclass(frozen=True, slots=True)
 class SendAway:
-    """This replica cannot serve."""
+    """This replica cannot serve, at least not for so long."""
 
     sentence: str
+    retry_after_s: float = 1.0
 
 
 Outgoing = Assign | Beaten | Answered | Permitted | CancelThese | DrainIt | SendAway

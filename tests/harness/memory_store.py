@@ -286,11 +286,11 @@ class MemoryDispatch:
         return await self._commit(body)
 
     async def drained(self, agents: Sequence[int]) -> frozenset[int]:
-        rows = self.rows
+        rows, asked = self.rows, frozenset(agents)
 
         def body() -> tuple[frozenset[int], Wake]:
             drained = [row.id for row in rows.agents.values() if row.drained or row.quarantine]
-            return frozenset(drained) & frozenset(agents), Wake()
+            return frozenset(drained) & asked, Wake()
 
         return await self._commit(body)
 

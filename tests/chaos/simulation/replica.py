@@ -13,11 +13,13 @@ import grpc
 
 from agent.wire import WireClosed
 from coordinator.api.agent_service import AgentSessions
+from coordinator.core.bucket import Rate
 from coordinator.core.states import Cause
 from coordinator.dispatch.bells import LocalBells
 from coordinator.dispatch.dispatcher import Dispatch, Timing
 from coordinator.dispatch.port import Wake
 from coordinator.dispatch.reaper import Reaper
+from coordinator.dispatch.reception import Reception
 from coordinator.errors import CoordinatorError, StoreDown
 from tests.chaos.simulation.freezing import Process, within
 from tests.chaos.simulation.judge import Judge
@@ -128,7 +130,8 @@ class Replica:
             fleet_is_fixed=False,
             queue_timeout_s=24 * 3600,
         )
-        self._sessions = AgentSessions(dispatch, version="1")
+        reception = Reception(Rate(200.0, 400.0), at_once=100, clock=loop.time, turned_away=lambda: None)
+        self._sessions = AgentSessions(dispatch, reception, version="1")
         self._tasks = [
             loop.create_task(self._guarded(part.run()), context=within(self.process))
             for part in (dispatch, self._reaper)

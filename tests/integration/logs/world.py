@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,12 @@ import grpc
 import zstandard
 
 from coordinator.api.blob_service import BlobService
+from coordinator.api.limits import Limits
 from coordinator.api.log_service import LogService
 from coordinator.blobs.folder import ObjectFolder
 from coordinator.blobs.local import LocalBlobs
 from coordinator.blobs.urls import UrlSigner
+from coordinator.core.bucket import Rate
 from coordinator.logs.bells import LogBells
 from coordinator.logs.reader import LogReader
 from coordinator.logs.writer import LogWriter
@@ -85,8 +88,9 @@ async def replica(dsn: str, blobs: LocalBlobs) -> AsyncIterator[World]:
         reader = LogReader(database, blobs, bells, poll_s=0.05)
         writing = asyncio.create_task(writer.run())
         up.push_async_callback(_ended, writing)
+        limits = Limits(caller=Rate(1, 1), subject=Rate(1, 1), streams=1_000, clock=time.monotonic)
         server = grpc.aio.server()
-        log_pb2_grpc.add_LogServiceServicer_to_server(LogService(writer, reader), server)
+        log_pb2_grpc.add_LogServiceServicer_to_server(LogService(writer, reader, limits), server)
         blob_pb2_grpc.add_BlobServiceServicer_to_server(BlobService(Artifacts(database), blobs), server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()

@@ -9,7 +9,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from coordinator.api.agent_service import AgentSessions
+from coordinator.core.bucket import Rate
 from coordinator.dispatch.dispatcher import Timing
+from coordinator.dispatch.reception import Reception
 from coordinator.errors import BadInput
 from headrace.v1 import agent_pb2 as pb
 from tests.harness.virtual_time import simulate
@@ -46,8 +48,10 @@ def test_a_message_that_would_keep_all_others_waiting_ends_its_own_session(
                 yield message
                 await asyncio.sleep(60)
 
+            loop = asyncio.get_running_loop()
+            reception = Reception(Rate(1.0, 1.0), at_once=1, clock=loop.time, turned_away=lambda: None)
             with pytest.raises(BadInput, match=words):
-                async for _ in AgentSessions(replica.dispatch, version="1").serve(said()):
+                async for _ in AgentSessions(replica.dispatch, reception, version="1").serve(said()):
                     pass
 
     simulate(main, 1)

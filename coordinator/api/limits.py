@@ -1,0 +1,76 @@
+"""What one caller may ask of a replica: changes by rate, and so many streams at once. Beyond it: RESOURCE_EXHAUSTED."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from coordinator.core.bucket import Buckets, Rate
+from coordinator.errors import TooMuch
+
+_MOST_KEYS = 10_000
+_STREAM_RETRY_S = 5.0
+
+
+class Limits:
+    """`caller` and `subject` (a project, or a run): how often each may change something. `streams`: how many watches
+    and tails one caller may have open. `clock` is monotonic seconds; `turned_away` is told what was: `call` or
+    `stream`.
+    """
+
+    def __init__(
+        self,
+        *,
+        caller: Rate,
+        subject: Rate,
+        streams: int,
+        clock: Callable[[], float],
+        turned_away: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._caller_rate = caller
+        self._subject_rate = subject
+        self._callers = Buckets(caller, most=_MOST_KEYS)
+        self._subjects = Buckets(subject, most=_MOST_KEYS)
+        self._most_streams = streams
+        self._streams: Counter[str] = Counter()
+        self._clock = clock
+        self._turned_away = turned_away
+
+    def change(self, caller: str, subject: str, what: str) -> None:
+        """A change of the subject, which `what` names to a person. Raises TooMuch."""
+        now = self._clock()
+        its_own, callers = self._subjects.of(subject, now), self._callers.of(caller, now)
+        # The subject's first: who is held there must not use up what the caller has for all others.
+        if wait := its_own.wait(now):
+            self._turned_away("call")
+            raise TooMuch(
+                f"there were more than {self._subject_rate.per_s:g} changes of {what} a second for a while: come again"
+                f" in {max(wait, 0.1):.1f} s, or have the operator raise HEADRACE_PROJECT_CHANGES_PER_S",
+                wait,
+            )
+        if wait := callers.wait(now):
+            self._turned_away("call")
+            raise TooMuch(
+                f"there were more than {self._caller_rate.per_s:g} changes a second under this token for a while: come"
+                f" again in {max(wait, 0.1):.1f} s, or have the operator raise HEADRACE_CHANGES_PER_S",
+                wait,
+            )
+        its_own.take()
+        callers.take()
+
+    @contextlib.contextmanager
+    def stream(self, caller: str) -> Iterator[None]:
+        """Around a stream that may stay open for long. Raises TooMuch."""
+        if self._streams[caller] >= self._most_streams:
+            self._turned_away("stream")
+            raise TooMuch(
+                f"{self._most_streams:,} logs and runs are being watched under this token: close some, or have the"
+                " operator raise HEADRACE_STREAMS_MOST",
+                _STREAM_RETRY_S,
+            )
+        self._streams[caller] += 1
+        try:
+            yield
+        finally:
+            self._streams[caller] -= 1
