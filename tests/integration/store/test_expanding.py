@@ -345,7 +345,7 @@ async def test_watchers_see_cells_in_place_of_the_job_that_stood_for_them(postgr
     seen = {change.job.key: change.job for change in changes if change.HasField("job")}
     assert [key for key, job in seen.items() if job.expanded] == ["unit"]
     after = {job.key: job for job in run_message(await views.run(run_id)).jobs}
-    assert list(after) == ["list", "gen", "report", "end", "unit[part=a]", "unit[part=b]"]
+    assert list(after) == ["list", "gen", "unit[part=a]", "unit[part=b]", "report", "end"], "where it stood"
     assert list(after["report"].needs) == ["unit[part=a]", "unit[part=b]"]
     assert list(after["unit[part=a]"].needs) == ["list"]
     assert (after["end"].waits_for_stages, after["unit[part=a]"].waits_for_stages) == (True, False)
