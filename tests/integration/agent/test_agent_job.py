@@ -154,3 +154,15 @@ async def test_an_agent_whose_settings_allow_the_host_offers_it(agent: Agent, si
     await agent.start()
     (host,) = [each for each in side.hellos[-1].sandboxes if each.kind == "host"]
     assert (list(host.networks), host.why_not) == (["full"], "")
+
+
+async def test_a_number_that_is_given_out_again_ends_the_attempt_that_had_it(agent: Agent, side: OtherSide) -> None:
+    """A failover has lost the commit that gave it to us: nobody waits for it any more, and the next one is another."""
+    await agent.start()
+    attempt = side.give(job(None, "sleep 600"))
+    await side.until(lambda: attempt in side.started and attempt in side.heartbeats[-1].attempt_ids)
+    side.give(job(None, "true"), attempt)
+    await side.until(lambda: side.accepted[attempt] is False)
+    assert side.refusals[attempt] == "this agent still has an attempt of that number"
+    await side.until(lambda: not side.heartbeats[-1].attempt_ids)
+    assert attempt not in side.ended, "what is aborted reports nothing"
