@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from headrace.daemon.folders import sync_folder
+
 
 def replace_file(file: Path, text: str) -> None:
     """Writes `file` anew: after a crash it holds the old text or the new one, and the new one once this returns."""
@@ -19,12 +21,3 @@ def replace_file(file: Path, text: str) -> None:
         raise
     draft.replace(file)
     sync_folder(file.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """The names in it are on the disk when it returns."""
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

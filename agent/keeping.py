@@ -17,9 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.durable import sync_folder
 from agent.record import Record
 from agent.supervisor.disk import FAILED
+from headrace.daemon.folders import sync_folder
 
 _WORD = b"headrace-record"
 _FORMAT = 1

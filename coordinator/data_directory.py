@@ -25,6 +25,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from headrace.daemon.folders import sync_folder
+
 LAYOUT = 1
 """The number of the layout above. A change that an older coordinator could not read raises it."""
 
@@ -103,15 +105,6 @@ def write_once(file: Path, content: bytes) -> bytes:
         temporary.unlink()
     sync_folder(file.parent)
     return file.read_bytes()
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class DataDirectory:

@@ -42,20 +42,17 @@ class Limits:
         now = self._clock()
         its_own, callers = self._subjects.of(subject, now), self._callers.of(caller, now)
         # The subject's first: who is held there must not use up what the caller has for all others.
-        if wait := its_own.wait(now):
-            self._turned_away("call")
-            raise TooMuch(
-                f"there were more than {self._subject_rate.per_s:g} changes of {what} a second for a while: come again"
-                f" in {max(wait, 0.1):.1f} s, or have the operator raise HEADRACE_PROJECT_CHANGES_PER_S",
-                wait,
-            )
-        if wait := callers.wait(now):
-            self._turned_away("call")
-            raise TooMuch(
-                f"there were more than {self._caller_rate.per_s:g} changes a second under this token for a while: come"
-                f" again in {max(wait, 0.1):.1f} s, or have the operator raise HEADRACE_CHANGES_PER_S",
-                wait,
-            )
+        for wait, rate, whose, setting in (
+            (its_own.wait(now), self._subject_rate, f"changes of {what} a second", "PROJECT_CHANGES_PER_S"),
+            (callers.wait(now), self._caller_rate, "changes a second under this token", "CHANGES_PER_S"),
+        ):
+            if wait:
+                self._turned_away("call")
+                raise TooMuch(
+                    f"there were more than {rate.per_s:g} {whose} for a while: come again in {max(wait, 0.1):.1f} s, or"
+                    f" have the operator raise HEADRACE_{setting}",
+                    wait,
+                )
         its_own.take()
         callers.take()
 

@@ -20,7 +20,8 @@ from pathlib import Path
 
 from coordinator.blobs.keys import check_key
 from coordinator.blobs.store import BlobCorrupt, BlobError, BlobExists, StoreFull
-from coordinator.data_directory import make_private_folder, sync_folder
+from coordinator.data_directory import make_private_folder
+from headrace.daemon.folders import sync_folder
 
 _WRITE = 1 << 20
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
