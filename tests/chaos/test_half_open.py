@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-import urllib.request
 from pathlib import Path
 
 import grpc
@@ -14,8 +13,9 @@ import pytest
 from headrace.v1 import log_pb2, log_pb2_grpc
 from tests.chaos.proxy import DOWN, UP, Proxy
 from tests.harness.command_line import git_repository
+from tests.harness.waiting import wait_for
 from tests.integration.coordinator.conftest import Make
-from tests.integration.coordinator.processes import Daemon, agent, bearer, client, token
+from tests.integration.coordinator.processes import Daemon, agent, bearer, client, metric, token
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -23,22 +23,6 @@ SILENCE = 15.0
 SLACK = 5.0
 """Of a busy machine."""
 PIPELINE = "name: slow\nstages: [{name: a, jobs: {unit: {steps: [{run: 'echo here; sleep 600'}]}}}]\n"
-
-
-def metric(of: Daemon, name: str) -> float:
-    with urllib.request.urlopen(f"http://{of.facts['http']}/metrics", timeout=10) as answer:
-        for line in answer.read().decode().splitlines():
-            if line.startswith(f"{name} "):
-                return float(line.split()[1])
-    raise AssertionError(f"there is no metric {name}")
-
-
-def wait_until(condition: object, seconds: float, what: str) -> float:
-    begun = time.monotonic()
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < begun + seconds, f"not within {seconds:g} s: {what}"
-        time.sleep(0.1)  # a process elsewhere tells nobody what it has noticed
-    return time.monotonic() - begun
 
 
 def test_a_silent_link_is_given_up_by_both_ends(make_coordinator: Make, daemons: list[Daemon], tmp_path: Path) -> None:
@@ -53,20 +37,20 @@ def test_a_silent_link_is_given_up_by_both_ends(make_coordinator: Make, daemons:
             side.arguments["url"] = proxy.address
             daemons.append(side)
             side.start()
-        wait_until(lambda: metric(of, "headrace_sessions") == len(links), 30, "the agents' sessions")
+        wait_for(lambda: metric(of, "headrace_sessions") == len(links), "the agents' sessions", 30)
         repository = tmp_path / "repo"
         git_repository(repository, {"headrace.yml": PIPELINE})
         line = client(of, repository, tmp_path / "state")
         started = line("run", "--detach", "--json")
         assert started.code == 0, started.err
-        wait_until(lambda: "here" in line("logs").out, 60, "the first line of the log")
+        wait_for(lambda: "here" in line("logs").out, "the first line of the log", 60)
         tails = [_Tail(proxy.address, token(of, "client")) for _, proxy in links]
         assert all(tail.heard.wait(30) for tail in tails), "the tails hear what there is"
         before = [proxy.accepted for _, proxy in links]
         for ways, proxy in links:
             proxy.stall(*ways)
         end = time.monotonic() + SILENCE + SLACK
-        wait_until(lambda: metric(of, "headrace_sessions") == 0, SILENCE + SLACK, "the coordinator lets go")
+        wait_for(lambda: metric(of, "headrace_sessions") == 0, "the coordinator lets go", SILENCE + SLACK)
         for (ways, proxy), count, tail in zip(links, before, tails, strict=True):
             left = max(0.1, end - time.monotonic())
             assert proxy.wait_for_connections(count + 1, left), f"the agent dials anew: {ways}"
@@ -74,10 +58,10 @@ def test_a_silent_link_is_given_up_by_both_ends(make_coordinator: Make, daemons:
         for _, proxy in links:
             proxy.resume()
             proxy.cut()
-        wait_until(lambda: metric(of, "headrace_sessions") == len(links), 30, "the agents are back")
+        wait_for(lambda: metric(of, "headrace_sessions") == len(links), "the agents are back", 30)
         assert '"state": "running"' in line("show", "--json").out, "and the job has not noticed"
         assert line("cancel", "1").code == 0
-        wait_until(lambda: '"state": "canceled"' in line("show", "--json").out, 30, "the end")
+        wait_for(lambda: '"state": "canceled"' in line("show", "--json").out, "the end", 30)
     assert "too_many_pings" not in "".join(each.said for each in daemons).lower()
 
 

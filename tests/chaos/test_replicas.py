@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.conftest import Fleet
-from tests.chaos.test_half_open import metric, wait_until
 from tests.harness.command_line import CommandLine, git_repository
-from tests.integration.coordinator.processes import Daemon, agent
+from tests.harness.waiting import wait_for
+from tests.integration.coordinator.processes import Daemon, agent, metric
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -44,7 +44,7 @@ def side(fleet: Fleet, daemons: list[Daemon]) -> Daemon:
     made.arguments["url"] = fleet.addresses
     daemons.append(made)
     made.start()
-    wait_until(lambda: at(fleet) is not None, 30, "the agent is connected")
+    wait_for(lambda: at(fleet) is not None, "the agent is connected", 30)
     return made
 
 
@@ -78,12 +78,12 @@ def test_a_replica_that_ends_leaves_its_agent_to_another_and_no_job_notices(
     assert begun.code == 0, begun.err
     _hear_everywhere(fleet, line)
     for how in (signal.SIGTERM, signal.SIGKILL):
-        wait_until(lambda: "line 1\n" in line("logs").out, 60, "the job writes")
+        wait_for(lambda: "line 1\n" in line("logs").out, "the job writes", 60)
         first = at(fleet)
         assert first is not None
         first.process.send_signal(how)
         since = time.monotonic()
-        wait_until(functools.partial(elsewhere, fleet, first), 10, "the agent is elsewhere")
+        wait_for(functools.partial(elsewhere, fleet, first), "the agent is elsewhere", 10)
         took = time.monotonic() - since
         assert took < (2.5 if how is signal.SIGTERM else 5.0), f"it took {took:.1f} s"
         first.process.wait(30)

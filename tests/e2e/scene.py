@@ -226,15 +226,6 @@ class Up:
         return found
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
-    """Asks until the answer is true, and returns it."""
-    end = time.monotonic() + seconds
-    while not (answer := condition()):
-        assert time.monotonic() < end, f"it never came: {what}"
-        time.sleep(0.05)  # asked are files and processes, which tell nobody
-    return answer
-
-
 def pids(*words: str) -> list[int]:
     """Processes whose command line has all these words."""
     found = []

@@ -8,8 +8,8 @@ import pytest
 
 from headrace.client import Source, SyncClient
 from headrace.errors import HeadraceError
-from tests.e2e.scene import wait_for
 from tests.harness.command_line import Ended
+from tests.harness.waiting import wait_for
 
 pytestmark = pytest.mark.timeout(240)
 

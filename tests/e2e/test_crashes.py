@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.scene import Scene, Started, kill_and_wait, pids, wait_for
+from tests.e2e.scene import Scene, Started, kill_and_wait, pids
+from tests.harness.waiting import wait_for
 
 pytestmark = [
     pytest.mark.timeout(300),

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from tests.e2e.scene import wait_for
+from tests.harness.waiting import wait_for
 
 pytestmark = pytest.mark.timeout(300)
 

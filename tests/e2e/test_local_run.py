@@ -8,8 +8,9 @@ import signal
 
 import pytest
 
-from tests.e2e.scene import kill_and_wait, sandboxes, wait_for
+from tests.e2e.scene import kill_and_wait, sandboxes
 from tests.harness.git_repo import fingerprint
+from tests.harness.waiting import wait_for
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -18,11 +18,12 @@ import pytest
 from headrace.client import Client, Source
 from headrace.client.types import Attempt, Run
 from headrace.errors import BadInput, Conflict, HeadraceError
-from tests.e2e.scene import Started, wait_for
+from tests.e2e.scene import Started
 from tests.harness.scenario_player import Player
 from tests.harness.scenario_run import SceneRun
 from tests.harness.scenario_scene import FIRST, Scene
 from tests.harness.scenarios import Scenario, scenarios
+from tests.harness.waiting import wait_for
 
 pytestmark = pytest.mark.timeout(600)
 

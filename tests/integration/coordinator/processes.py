@@ -8,6 +8,7 @@ import os
 import select
 import subprocess
 import time
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
@@ -125,6 +126,13 @@ def bearer(value: str) -> Metadata:
 def client(of: Daemon, cwd: Path, state: Path) -> CommandLine:
     """The command line of somebody who knows where the coordinator is."""
     return CommandLine(cwd, state, {"HEADRACE_URL": of.facts["address"], "HEADRACE_TOKEN": token(of, "client")})
+
+
+def metric(of: Daemon, series: str) -> float:
+    """What a coordinator tells now of a series, named with its labels as on the page."""
+    with urllib.request.urlopen(f"http://{of.facts['http']}/metrics", timeout=20) as page:
+        lines = page.read().decode().splitlines()
+    return float(next(line.rpartition(" ")[2] for line in lines if line.startswith(f"{series} ")))
 
 
 def processes_of(folder: Path) -> list[str]:

@@ -7,7 +7,6 @@ import contextlib
 import itertools
 import socket
 import time
-import urllib.request
 from collections.abc import AsyncIterator, Callable
 from importlib import metadata
 from pathlib import Path
@@ -22,7 +21,8 @@ from headrace.client import Client, RetryPolicy, Source
 from headrace.errors import Busy
 from headrace.v1 import agent_pb2, agent_pb2_grpc, log_pb2, log_pb2_grpc, run_pb2, run_pb2_grpc
 from tests.harness.command_line import git_repository
-from tests.integration.coordinator.processes import Daemon, bearer, client, token
+from tests.harness.waiting import wait_for
+from tests.integration.coordinator.processes import Daemon, bearer, client, metric, token
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -38,12 +38,6 @@ def source(project: str) -> Source:
 
 def people(of: Daemon, retry: RetryPolicy | None = None) -> Client:
     return Client(of.facts["address"], token(of, "client"), policy=retry)
-
-
-def scraped(of: Daemon, name: str) -> float:
-    with urllib.request.urlopen(f"http://{of.facts['http']}/metrics", timeout=20) as page:
-        text = page.read().decode()
-    return float(next(line.rpartition(" ")[2] for line in text.splitlines() if line.startswith(f"{name} ")))
 
 
 def retry_info(error: grpc.RpcError) -> float:
@@ -92,18 +86,11 @@ def test_agents_beyond_the_rate_are_sent_away_for_a_while_and_all_are_connected_
     assert sum(each.HasField("welcome") for each in said) + len(away) == 12
     assert 8 <= len(away) <= 10
     assert all(later - wait >= 500 for wait, later in itertools.pairwise(away)), away
-    assert scraped(of, 'headrace_turned_away_total{what="hello"}') == len(away)
+    assert metric(of, 'headrace_turned_away_total{what="hello"}') == len(away)
     agents = [make_agent(of, f"real-{number}") for number in range(2)]
     for each in agents:
         each.start()
-    until(lambda: scraped(of, "headrace_sessions") == 2, 60)
-
-
-def until(condition: Callable[[], bool], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.1)  # another process: nothing tells of it
+    wait_for(lambda: metric(of, "headrace_sessions") == 2, "both agents connect")
 
 
 def test_a_loop_that_creates_runs_is_held_and_other_projects_go_on(make_coordinator: Make, tmp_path: Path) -> None:
@@ -132,7 +119,7 @@ def test_a_loop_that_creates_runs_is_held_and_other_projects_go_on(make_coordina
         assert retry_info(refused.value) > 900
 
     asyncio.run(main())
-    assert scraped(of, 'headrace_turned_away_total{what="call"}') == 3
+    assert metric(of, 'headrace_turned_away_total{what="call"}') == 3
     git_repository(tmp_path / "repository", {"headrace.yml": PIPELINE.decode()})
     person = client(of, tmp_path / "repository", tmp_path / "state")
     for _ in range(3):

@@ -21,7 +21,7 @@ from coordinator.core.follow import (
     follow,
 )
 from coordinator.core.job import Job
-from coordinator.core.plan import Graph, Rows, active_cells, begin, ended_by_cancel, retry
+from coordinator.core.plan import Graph, Rows, active_cells, begin, ended_by_cancel, gates_of, retry
 from coordinator.core.rules import NO_RULES, Rules, survives
 from coordinator.core.run import Run
 from coordinator.core.stages import Door, DoorState, Gate, Group
@@ -129,6 +129,12 @@ class Table:
         table.doors, table.groups = dict(shape.doors), dict(shape.groups)
         table._follow_up(rows)
         return table
+
+    def check_gates(self) -> None:
+        """Their counters say what a look at the whole run says."""
+        whole = gates_of(list(self.jobs.values()), self.graph)
+        counted = [(gate.stage, gate.unfinished, gate.failed) for gate in self.gates.values()]
+        assert counted == [(gate.stage, gate.unfinished, gate.failed) for gate in whole]
 
     def _follow_up(self, rows: Rows) -> None:
         if rows.events:
