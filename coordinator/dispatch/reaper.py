@@ -1,12 +1,14 @@
 """The observing reaper: ends sessions that stand still, and what else only one replica at a time should do.
 
 Nobody compares clocks. A session is expired when this reaper has itself seen its counter unchanged for a whole
-lease of its own monotonic clock; after a start, a takeover or a reconnection it begins to look anew.
+lease of its own monotonic clock, without a gap; after a start, a takeover, a reconnection or a stall it begins to look
+anew.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
@@ -26,6 +28,9 @@ class Term(Protocol):
 
 # What is ended in one transaction: a run that is locked holds up no more than these.
 _TOGETHER = 20
+# Of a lease, between two looks: what keeps a look for longer (a database that stalls, a machine that stood still) keeps
+# heartbeats too, and they may arrive behind it.
+_GAP = 0.5
 
 Key = TypeVar("Key")
 
@@ -44,6 +49,7 @@ class Watch:
         self._counters: dict[str, tuple[int, float]] = {}
         self._orphans: dict[int, float] = {}
         self._server = ""
+        self._looked = math.inf
 
     def forget(self) -> None:
         """Begins anew: what was seen before an outage or a takeover proves nothing."""
@@ -57,20 +63,20 @@ class Watch:
         for attempt in orphans:
             self._orphans.pop(attempt, None)
 
-    def see(self, observed: Observed, now: float) -> tuple[dict[str, int], list[int]]:
+    def see(self, observed: Observed, asked: float, answered: float) -> tuple[dict[str, int], list[int]]:
         """Takes a look into account; returns sessions (with the counter seen) and attempts that are due."""
-        if observed.server != self._server:
-            # A failover may have lost commits: a counter that was taken back and raised again would seem to stand.
+        # A failover may have lost commits: a counter that was taken back and raised again would seem to stand.
+        if observed.server != self._server or answered - self._looked > self._lease * _GAP:
             self.forget()
-            self._server = observed.server
+        self._server, self._looked = observed.server, answered
         before = self._counters
         self._counters = {
-            session: before[session] if session in before and before[session][0] == counter else (counter, now)
+            session: before[session] if session in before and before[session][0] == counter else (counter, answered)
             for session, counter in observed.counters.items()
         }
-        self._orphans = {each.attempt_id: self._orphans.get(each.attempt_id, now) for each in observed.orphans}
-        still = {key: counter for key, (counter, since) in self._counters.items() if now - since >= self._lease}
-        orphans = [key for key, since in self._orphans.items() if now - since >= self._long_lease]
+        self._orphans = {each.attempt_id: self._orphans.get(each.attempt_id, answered) for each in observed.orphans}
+        still = {key: counter for key, (counter, since) in self._counters.items() if asked - since >= self._lease}
+        orphans = [key for key, since in self._orphans.items() if asked - since >= self._long_lease]
         return still, orphans
 
 
@@ -124,7 +130,9 @@ class Reaper:
             self._held = term
         if term is None:
             return
-        still, orphans = self._watch.see(await self._store.observe(), self._clock())
+        asked = self._clock()
+        observed = await self._store.observe()
+        still, orphans = self._watch.see(observed, asked, self._clock())
         for some in _chunks(list(still)):
             try:
                 await self._store.expire({key: still[key] for key in some}, term)

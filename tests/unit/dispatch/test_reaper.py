@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 
+import pytest
+
 from coordinator.dispatch.bells import LocalBells
 from coordinator.dispatch.dispatcher import Timing
 from coordinator.dispatch.port import Beat, Hello, Observed, Orphan
@@ -21,55 +23,79 @@ def look(**counters: int) -> Observed:
     return Observed(counters, ())
 
 
+def looks(watch: Watch, observed: Observed, first: float, last: float) -> tuple[dict[str, int], list[int]]:
+    """Looks every three seconds between two moments, each answered at once; returns what is due at the last."""
+    now = first
+    while now < last:
+        assert watch.see(observed, now, now) == ({}, [])
+        now += 3
+    return watch.see(observed, last, last)
+
+
 def test_a_session_is_due_when_its_counter_stood_still_for_a_whole_lease() -> None:
     """And is named with the counter that was seen: the database is asked whether it is still that."""
     watch = Watch(30, 600)
-    assert watch.see(look(s=1), 0) == ({}, [])
-    assert watch.see(look(s=1), 29.9) == ({}, [])
-    assert watch.see(look(s=1), 30) == ({"s": 1}, [])
+    assert looks(watch, look(s=1), 0, 29.9) == ({}, [])
+    assert watch.see(look(s=1), 30, 30) == ({"s": 1}, [])
 
 
 def test_a_heartbeat_begins_the_lease_anew() -> None:
     """However small the step."""
     watch = Watch(30, 600)
-    watch.see(look(s=1), 0)
-    watch.see(look(s=2), 29)
-    assert watch.see(look(s=2), 58.9) == ({}, [])
-    assert watch.see(look(s=2), 59) == ({"s": 2}, [])
+    looks(watch, look(s=1), 0, 28)
+    assert looks(watch, look(s=2), 29, 58.9) == ({}, [])
+    assert watch.see(look(s=2), 59, 59) == ({"s": 2}, [])
 
 
 def test_what_was_seen_before_a_gap_proves_nothing() -> None:
     """During an outage nobody's heartbeat could be committed."""
     watch = Watch(30, 600)
-    watch.see(look(s=1), 0)
+    looks(watch, look(s=1), 0, 29)
     watch.forget()
-    assert watch.see(look(s=1), 40) == ({}, [])
-    assert watch.see(look(s=1), 70) == ({"s": 1}, [])
+    assert looks(watch, look(s=1), 31, 60) == ({}, [])
+    assert watch.see(look(s=1), 61, 61) == ({"s": 1}, [])
+
+
+@pytest.mark.parametrize("asked", [30.0, 40.0], ids=["the database stalls", "the reaper stood still"])
+def test_a_look_long_after_the_one_before_proves_nothing(asked: float) -> None:
+    """Whatever held it up has held up the heartbeats too: they come behind it."""
+    watch = Watch(30, 600)
+    looks(watch, look(s=1), 0, 27)
+    assert watch.see(look(s=1), asked, 43) == ({}, [])
+    assert looks(watch, look(s=1), 44, 72.9) == ({}, [])
+    assert watch.see(look(s=1), 73, 73) == ({"s": 1}, [])
+
+
+def test_a_look_that_was_answered_late_counts_from_when_it_was_asked() -> None:
+    """When between the two it was true, nobody knows."""
+    watch = Watch(30, 600)
+    looks(watch, look(s=1), 0, 27)
+    assert watch.see(look(s=1), 29, 35) == ({}, [])
+    assert watch.see(look(s=1), 36, 36) == ({"s": 1}, [])
 
 
 def test_a_session_that_went_away_and_came_again_is_looked_at_anew() -> None:
     """Its counter may be the same by chance."""
     watch = Watch(30, 600)
-    watch.see(look(s=1), 0)
-    watch.see(look(), 10)
-    assert watch.see(look(s=1), 35) == ({}, [])
+    looks(watch, look(s=1), 0, 9)
+    watch.see(look(), 10, 10)
+    assert looks(watch, look(s=1), 13, 35) == ({}, [])
 
 
 def test_a_counter_of_another_server_is_looked_at_anew() -> None:
     """A failover that lost commits takes counters back: raised again, a living one would seem to stand."""
     watch = Watch(30, 600)
-    watch.see(Observed({"s": 5}, (), "the first"), 0)
-    assert watch.see(Observed({"s": 5}, (), "the standby"), 35) == ({}, [])
-    assert watch.see(Observed({"s": 5}, (), "the standby"), 65) == ({"s": 5}, [])
+    looks(watch, Observed({"s": 5}, (), "the first"), 0, 29)
+    assert looks(watch, Observed({"s": 5}, (), "the standby"), 32, 61) == ({}, [])
+    assert watch.see(Observed({"s": 5}, (), "the standby"), 62, 62) == ({"s": 5}, [])
 
 
 def test_an_orphan_has_its_own_long_lease() -> None:
     """A deployment out of contact is not given up with its session."""
     watch = Watch(30, 600)
     alone = Observed({}, (Orphan(5),))
-    assert watch.see(alone, 0) == ({}, [])
-    assert watch.see(alone, 599) == ({}, [])
-    assert watch.see(alone, 600) == ({}, [5])
+    assert looks(watch, alone, 0, 599) == ({}, [])
+    assert watch.see(alone, 600, 600) == ({}, [5])
 
 
 class World:
@@ -151,6 +177,32 @@ def test_an_outage_of_the_database_costs_nobody_a_lease() -> None:
         await asyncio.sleep(25)
         assert "s" in world.rows.sessions
         await world.beat_until(world.loop.time() + 60)
+        assert "s" in world.rows.sessions
+        reaper.cancel()
+        await asyncio.wait([reaper])
+
+    simulate(main, 1)
+
+
+def test_a_database_that_stalls_for_longer_than_a_lease_costs_nobody_his() -> None:
+    """Nothing fails: the look comes late, and before the heartbeats that were held up with it."""
+
+    async def main(rng: random.Random) -> None:
+        world = World()
+        await world.open()
+        reaper = world.reaper()
+        await world.beat_until(20)
+        flows = asyncio.Event()
+
+        async def stalls(call: str) -> None:
+            await flows.wait()
+
+        world.transactions._before = stalls
+        await asyncio.sleep(4)  # the reaper asks first
+        beats = asyncio.create_task(world.beat_until(200))
+        await asyncio.sleep(40)
+        flows.set()
+        await beats
         assert "s" in world.rows.sessions
         reaper.cancel()
         await asyncio.wait([reaper])
