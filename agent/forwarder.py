@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable, Sequence
+from enum import Enum, auto
 from pathlib import Path
 from typing import Protocol
 
@@ -36,6 +37,15 @@ MESSAGE_RECORDS = 2_048
 """Records of one message, about: the coordinator takes 4,096."""
 SHARE_RECORDS = 1_024
 _CONNECT_S = 5.0
+
+
+class _Word(Enum):
+    """How it stands with the last word about a log: only the log of an outcome that nobody wants needs one."""
+
+    NONE = auto()
+    DUE = auto()
+    SAID = auto()
+    TAKEN = auto()
 
 
 class LogSource:
@@ -73,6 +83,11 @@ class LogSource:
         self._wake = wake
         self._reader = SpoolReader(folder)
         self._sizes: list[tuple[int, int]] = []
+        self._unanswered = 0
+        """Batches on their way: each is answered, in order."""
+        self._last_word = _Word.NONE
+        self._word_after = 0
+        """So many answers more, and the last word was taken."""
         self._telling: asyncio.Task[None] | None = None
 
     def grown(self, there: int) -> None:
@@ -91,6 +106,14 @@ class LogSource:
         self.grown(final)
         self._check()
 
+    def hand_in(self) -> None:
+        """Nobody wants its outcome, which would have said where the log ends: the coordinator is to be told so itself."""
+        if self._last_word is _Word.NONE and not self.rejected:
+            self._last_word = _Word.DUE
+            self.done.clear()
+            self.is_due = True
+            self._wake()
+
     @property
     def reached(self) -> Stand:
         """How far the log was read, as far as that is known."""
@@ -106,6 +129,9 @@ class LogSource:
         self.sent = self.durable
         self._offset = self._stored.offset if self._stored.sequence == self.sent else None
         self._sizes.clear()
+        self._unanswered = 0
+        if self._last_word is _Word.SAID:
+            self._last_word = _Word.DUE
         self.is_due = not self.done.is_set()
 
     def read(self) -> list[Record]:
@@ -141,8 +167,26 @@ class LogSource:
         self._check()
         return told
 
+    def batch(self, records: Sequence[Record]) -> pb.RecordBatch | None:
+        """What goes into a message: these records, and the last word when its time has come. None: nothing."""
+        told = pb.RecordBatch(
+            attempt_id=self.attempt, token=self.token, stream=STREAMS[0], records=self.take(records)
+        )
+        if self._last_word is _Word.DUE and self.final is not None and self.sent >= self.final:
+            told.final = self.final
+            self._last_word, self._word_after = _Word.SAID, self._unanswered + 1
+        if not told.records and not told.HasField("final"):
+            return None
+        self._unanswered += 1
+        return told
+
     def stored(self, durable: pb.Durable) -> int:
         """The coordinator's word. Returns the payload bytes that are durable now and were not before."""
+        self._unanswered -= 1
+        if self._last_word is _Word.SAID:
+            self._word_after -= 1
+            if self._word_after == 0:
+                self._last_word = _Word.TAKEN
         if durable.rejected:
             self.rejected = durable.sentence or "the coordinator wants no more of it"
             self._sizes.clear()
@@ -171,7 +215,7 @@ class LogSource:
                 await self.client.acknowledge(told)
 
     def _check(self) -> None:
-        if self.final is not None and self.durable >= self.final:
+        if self.final is not None and self.durable >= self.final and self._last_word in {_Word.NONE, _Word.TAKEN}:
             self._be_done()
 
     def _tell_of_damages(self) -> None:
@@ -260,14 +304,10 @@ class Forwarder:
                     continue
                 self._sources[source.attempt] = source  # last in the next message, whose room may be used up by then
                 source.is_due = False  # what grows while the disk is read makes it due again
-                if records := source.take(await asyncio.to_thread(source.read)):
-                    request.batches.append(
-                        pb.RecordBatch(
-                            attempt_id=source.attempt, token=source.token, stream=STREAMS[0], records=records
-                        )
-                    )
-                    room -= sum(len(record.frame.zstd) for record in records)
-                    records_left -= len(records)
+                if batch := source.batch(await asyncio.to_thread(source.read)):
+                    request.batches.append(batch)
+                    room -= sum(len(record.frame.zstd) for record in batch.records)
+                    records_left -= len(batch.records)
                 if room <= 0 or records_left <= 0:
                     break
             if request.batches:

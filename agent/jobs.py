@@ -210,7 +210,14 @@ class RunningJobs:
     async def _live(self, job: Job) -> None:
         await job.live()
         self._slot_freed(job.record.attempt)
+        await self._close_log(job)
+
+    async def _close_log(self, job: Job) -> None:
+        """Until the coordinator has all of the log, and knows that it has."""
         await job.source.done.wait()
+        if job.record.aborted:
+            job.source.hand_in()
+            await job.source.done.wait()
         if job.source.rejected:
             self.parts.journal.warning("log rejected", attempt=job.record.attempt, error=job.source.rejected)
         job.record.log_done = True
@@ -239,7 +246,9 @@ class RunningJobs:
         if (job := self._jobs.get(attempt)) is not None and not job.record.aborted:
             self.parts.journal.warning("attempt aborted", attempt=attempt, why=sentence)
             job.abort(sentence)
-            self._forget_if_done(job)
+            if job.record.log_done:
+                job.record.log_done = False
+                self._spawn(self._close_log(job), f"log of {attempt}")
 
     def _slot_freed(self, attempt: int) -> None:
         if self._taken.pop(attempt, None) is not None:

@@ -17,7 +17,7 @@ from coordinator.logs.bells import LogBells
 from coordinator.logs.bounds import BadRecord, check_record, check_stream
 from coordinator.store import logs
 from coordinator.store.database import Database
-from coordinator.store.logs import LogStand, NewRecord, RecordRun
+from coordinator.store.logs import LastWord, LogStand, NewRecord, RecordRun
 from headrace.v1 import log_pb2
 
 QUEUE_BYTES = 16 << 20
@@ -109,6 +109,7 @@ class LogWriter:
         joined = _joined(group)
         try:
             stands = await self._append(list(joined.values()))
+            sealed = await self._hand_in(_last_words(group))
         except StoreDown as error:
             _fail(group, error)
             return
@@ -117,10 +118,16 @@ class LogWriter:
             key: stand.added for key, stand in by_key.items() if isinstance(stand, LogStand) and stand.added is not None
         }
         self._stored(sum(grown.values()))
-        self._bells.grew(key[0] for key in grown)
+        self._bells.grew([*(key[0] for key in grown), *sealed])
         for each in group:
             if not each.answer.done():
                 each.answer.set_result(_answers(each, by_key))
+
+    async def _hand_in(self, last_words: Sequence[LastWord]) -> list[int]:
+        if not last_words:
+            return []
+        async with self._database.connection() as db:
+            return await logs.hand_in(db, last_words)
 
     async def _append(self, runs: list[RecordRun]) -> list[LogStand | CoordinatorError | None]:
         if not runs:
@@ -157,6 +164,17 @@ def _run_of(batch: log_pb2.RecordBatch) -> RecordRun | str:
     except BadRecord as error:
         return str(error)
     return run
+
+
+def _last_words(group: Sequence[_Submission]) -> list[LastWord]:
+    """At most one a stream: a statement changes no row twice."""
+    told = {
+        (batch.attempt_id, batch.token, batch.stream): batch.final
+        for each in group
+        for batch in each.batches
+        if batch.HasField("final")
+    }
+    return [LastWord(*key, records) for key, records in told.items()]
 
 
 def _new_record(record: log_pb2.Record, raw_length: int) -> NewRecord:

@@ -62,6 +62,16 @@ class RecordRun:
 
 
 @dataclass(frozen=True, slots=True)
+class LastWord:
+    """An agent has `records` records of a stream, and there will be no more."""
+
+    attempt_id: int
+    token: bytes = field(repr=False)
+    stream: str
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
 class LogStand:
     """How far a stream is durable after an append: `next` is wanted next. `added`: raw bytes, None: no record."""
 
@@ -240,6 +250,19 @@ def _streams(final: LogFinal) -> list[tuple[str, int]]:
 async def lost_logs(db: Connection, attempts: Sequence[int]) -> None:
     """Notes that attempts were lost: their logs may still come, for an hour. Part of that transaction."""
     await db.execute(SQL.lost, sorted(set(attempts)))
+
+
+async def hand_in(db: Connection, last_words: Sequence[LastWord]) -> list[int]:
+    """Seals the logs of ended attempts whose agents have no more of them; returns the attempts."""
+    told = sorted(last_words, key=lambda word: (word.attempt_id, word.stream))
+    rows = await db.fetch(
+        SQL.hand_in,
+        [word.attempt_id for word in told],
+        [word.token for word in told],
+        [word.stream for word in told],
+        [word.records for word in told],
+    )
+    return [row["attempt_id"] for row in rows]
 
 
 async def seal_forsaken(db: Connection, term: str) -> list[int]:

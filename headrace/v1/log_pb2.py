@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15headrace/v1/log.proto\x12\x0bheadrace.v1\":\n\rAppendRequest\x12)\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\x18.headrace.v1.RecordBatch\"f\n\x0bRecordBatch\x12\x12\n\nattempt_id\x18\x01 \x01(\x03\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x0e\n\x06stream\x18\x03 \x01(\t\x12$\n\x07records\x18\x04 \x03(\x0b\x32\x13.headrace.v1.Record\"\xc4\x01\n\x06Record\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0f\n\x07time_ms\x18\x03 \x01(\x03\x12#\n\x05\x66rame\x18\x04 \x01(\x0b\x32\x12.headrace.v1.FrameH\x00\x12,\n\x06opened\x18\x05 \x01(\x0b\x32\x1a.headrace.v1.SectionOpenedH\x00\x12,\n\x06\x63losed\x18\x06 \x01(\x0b\x32\x1a.headrace.v1.SectionClosedH\x00\x42\x06\n\x04what\"H\n\x05\x46rame\x12\x12\n\nraw_length\x18\x01 \x01(\r\x12\x0c\n\x04zstd\x18\x02 \x01(\x0c\x12\x0f\n\x07section\x18\x03 \x01(\r\x12\x0c\n\x04ours\x18\x04 \x01(\x08\"K\n\rSectionOpened\x12\x0f\n\x07section\x18\x01 \x01(\r\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12\x0c\n\x04step\x18\x04 \x01(\x05\"0\n\rSectionClosed\x12\x0f\n\x07section\x18\x01 \x01(\r\x12\x0e\n\x06result\x18\x02 \x01(\t\"7\n\x0e\x41ppendResponse\x12%\n\x07\x64urable\x18\x01 \x03(\x0b\x32\x14.headrace.v1.Durable\"s\n\x07\x44urable\x12\x12\n\nattempt_id\x18\x01 \x01(\x03\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12\x0e\n\x06offset\x18\x04 \x01(\x03\x12\x10\n\x08rejected\x18\x05 \x01(\x08\x12\x10\n\x08sentence\x18\x06 \x01(\t\"g\n\x0bTailRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x0b\n\x03try\x18\x03 \x01(\r\x12\x0e\n\x06stream\x18\x04 \x01(\t\x12\x0e\n\x06offset\x18\x05 \x01(\x03\x12\x0e\n\x06\x66ollow\x18\x06 \x01(\x08\"\x83\x01\n\x0cTailResponse\x12\x12\n\nattempt_id\x18\x01 \x01(\x03\x12\x0b\n\x03try\x18\x02 \x01(\r\x12%\n\x06record\x18\x03 \x01(\x0b\x32\x13.headrace.v1.RecordH\x00\x12#\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x14.headrace.v1.TailEndH\x00\x42\x06\n\x04what\"+\n\x07TailEnd\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x32\x92\x01\n\nLogService\x12\x45\n\x06\x41ppend\x12\x1a.headrace.v1.AppendRequest\x1a\x1b.headrace.v1.AppendResponse(\x01\x30\x01\x12=\n\x04Tail\x12\x18.headrace.v1.TailRequest\x1a\x19.headrace.v1.TailResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15headrace/v1/log.proto\x12\x0bheadrace.v1\":\n\rAppendRequest\x12)\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\x18.headrace.v1.RecordBatch\"\x84\x01\n\x0bRecordBatch\x12\x12\n\nattempt_id\x18\x01 \x01(\x03\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x0e\n\x06stream\x18\x03 \x01(\t\x12$\n\x07records\x18\x04 \x03(\x0b\x32\x13.headrace.v1.Record\x12\x12\n\x05\x66inal\x18\x05 \x01(\x03H\x00\x88\x01\x01\x42\x08\n\x06_final\"\xc4\x01\n\x06Record\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0f\n\x07time_ms\x18\x03 \x01(\x03\x12#\n\x05\x66rame\x18\x04 \x01(\x0b\x32\x12.headrace.v1.FrameH\x00\x12,\n\x06opened\x18\x05 \x01(\x0b\x32\x1a.headrace.v1.SectionOpenedH\x00\x12,\n\x06\x63losed\x18\x06 \x01(\x0b\x32\x1a.headrace.v1.SectionClosedH\x00\x42\x06\n\x04what\"H\n\x05\x46rame\x12\x12\n\nraw_length\x18\x01 \x01(\r\x12\x0c\n\x04zstd\x18\x02 \x01(\x0c\x12\x0f\n\x07section\x18\x03 \x01(\r\x12\x0c\n\x04ours\x18\x04 \x01(\x08\"K\n\rSectionOpened\x12\x0f\n\x07section\x18\x01 \x01(\r\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12\x0c\n\x04step\x18\x04 \x01(\x05\"0\n\rSectionClosed\x12\x0f\n\x07section\x18\x01 \x01(\r\x12\x0e\n\x06result\x18\x02 \x01(\t\"7\n\x0e\x41ppendResponse\x12%\n\x07\x64urable\x18\x01 \x03(\x0b\x32\x14.headrace.v1.Durable\"s\n\x07\x44urable\x12\x12\n\nattempt_id\x18\x01 \x01(\x03\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12\x0e\n\x06offset\x18\x04 \x01(\x03\x12\x10\n\x08rejected\x18\x05 \x01(\x08\x12\x10\n\x08sentence\x18\x06 \x01(\t\"g\n\x0bTailRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x0b\n\x03try\x18\x03 \x01(\r\x12\x0e\n\x06stream\x18\x04 \x01(\t\x12\x0e\n\x06offset\x18\x05 \x01(\x03\x12\x0e\n\x06\x66ollow\x18\x06 \x01(\x08\"\x83\x01\n\x0cTailResponse\x12\x12\n\nattempt_id\x18\x01 \x01(\x03\x12\x0b\n\x03try\x18\x02 \x01(\r\x12%\n\x06record\x18\x03 \x01(\x0b\x32\x13.headrace.v1.RecordH\x00\x12#\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x14.headrace.v1.TailEndH\x00\x42\x06\n\x04what\"+\n\x07TailEnd\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x32\x92\x01\n\nLogService\x12\x45\n\x06\x41ppend\x12\x1a.headrace.v1.AppendRequest\x1a\x1b.headrace.v1.AppendResponse(\x01\x30\x01\x12=\n\x04Tail\x12\x18.headrace.v1.TailRequest\x1a\x19.headrace.v1.TailResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,26 +33,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_APPENDREQUEST']._serialized_start=38
   _globals['_APPENDREQUEST']._serialized_end=96
-  _globals['_RECORDBATCH']._serialized_start=98
-  _globals['_RECORDBATCH']._serialized_end=200
-  _globals['_RECORD']._serialized_start=203
-  _globals['_RECORD']._serialized_end=399
-  _globals['_FRAME']._serialized_start=401
-  _globals['_FRAME']._serialized_end=473
-  _globals['_SECTIONOPENED']._serialized_start=475
-  _globals['_SECTIONOPENED']._serialized_end=550
-  _globals['_SECTIONCLOSED']._serialized_start=552
-  _globals['_SECTIONCLOSED']._serialized_end=600
-  _globals['_APPENDRESPONSE']._serialized_start=602
-  _globals['_APPENDRESPONSE']._serialized_end=657
-  _globals['_DURABLE']._serialized_start=659
-  _globals['_DURABLE']._serialized_end=774
-  _globals['_TAILREQUEST']._serialized_start=776
-  _globals['_TAILREQUEST']._serialized_end=879
-  _globals['_TAILRESPONSE']._serialized_start=882
-  _globals['_TAILRESPONSE']._serialized_end=1013
-  _globals['_TAILEND']._serialized_start=1015
-  _globals['_TAILEND']._serialized_end=1058
-  _globals['_LOGSERVICE']._serialized_start=1061
-  _globals['_LOGSERVICE']._serialized_end=1207
+  _globals['_RECORDBATCH']._serialized_start=99
+  _globals['_RECORDBATCH']._serialized_end=231
+  _globals['_RECORD']._serialized_start=234
+  _globals['_RECORD']._serialized_end=430
+  _globals['_FRAME']._serialized_start=432
+  _globals['_FRAME']._serialized_end=504
+  _globals['_SECTIONOPENED']._serialized_start=506
+  _globals['_SECTIONOPENED']._serialized_end=581
+  _globals['_SECTIONCLOSED']._serialized_start=583
+  _globals['_SECTIONCLOSED']._serialized_end=631
+  _globals['_APPENDRESPONSE']._serialized_start=633
+  _globals['_APPENDRESPONSE']._serialized_end=688
+  _globals['_DURABLE']._serialized_start=690
+  _globals['_DURABLE']._serialized_end=805
+  _globals['_TAILREQUEST']._serialized_start=807
+  _globals['_TAILREQUEST']._serialized_end=910
+  _globals['_TAILRESPONSE']._serialized_start=913
+  _globals['_TAILRESPONSE']._serialized_end=1044
+  _globals['_TAILEND']._serialized_start=1046
+  _globals['_TAILEND']._serialized_end=1089
+  _globals['_LOGSERVICE']._serialized_start=1092
+  _globals['_LOGSERVICE']._serialized_end=1238
 # @@protoc_insertion_point(module_scope)

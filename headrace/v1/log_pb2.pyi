@@ -50,9 +50,14 @@ class RecordBatch(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     STREAM_FIELD_NUMBER: _builtins.int
     RECORDS_FIELD_NUMBER: _builtins.int
+    FINAL_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.int
     token: _builtins.bytes
     stream: _builtins.str
+    final: _builtins.int
+    """The agent's last word: the number of the last record, from an agent whose outcome nobody wants. Once all are there
+    the log of an attempt that is over is sealed. An answer to this very batch says that it was taken.
+    """
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___Record]: ...
     def __init__(
@@ -62,12 +67,15 @@ class RecordBatch(_message.Message):
         token: _builtins.bytes = ...,
         stream: _builtins.str = ...,
         records: _abc.Iterable[Global___Record] | None = ...,
+        final: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_final", b"_final", "final", b"final"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "records", b"records", "stream", b"stream", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_final", b"_final", "attempt_id", b"attempt_id", "final", b"final", "records", b"records", "stream", b"stream", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__final: _TypeAlias = _typing.Literal["final"]  # noqa: Y015
+    _WhichOneofArgType__final: _TypeAlias = _typing.Literal["_final", b"_final"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__final) -> _WhichOneofReturnType__final | None: ...
 
 Global___RecordBatch: _TypeAlias = RecordBatch  # noqa: Y015
 

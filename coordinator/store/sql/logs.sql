@@ -111,6 +111,19 @@ WHERE l.attempt_id = ANY($1::bigint[]) AND l.sealed_at IS NULL AND l.final_recor
 -- lost: the log of a lost attempt exists, so that a reader is told when it ends
 INSERT INTO log (attempt_id, stream) SELECT a, 'main' FROM unnest($1::bigint[]) AS a ORDER BY a ON CONFLICT DO NOTHING;
 
+-- hand_in: the agents of attempts that are over have no more than so many records of their logs: sealed, if all of them are there
+WITH held AS (
+    SELECT l.attempt_id, l.stream
+    FROM unnest($1::bigint[], $2::bytea[], $3::text[], $4::bigint[]) AS h(attempt_id, token, stream, records)
+    JOIN attempt a ON a.id = h.attempt_id AND a.token = h.token AND a.ended_at IS NOT NULL
+    JOIN log l ON l.attempt_id = h.attempt_id AND l.stream = h.stream
+    WHERE l.sealed_at IS NULL AND l.next - 1 = h.records
+    ORDER BY l.attempt_id, l.stream FOR UPDATE OF l
+)
+UPDATE log l SET final_records = l.next - 1, sealed_at = clock_timestamp()
+FROM held h WHERE l.attempt_id = h.attempt_id AND l.stream = h.stream
+RETURNING l.attempt_id;
+
 -- seal_forsaken: a lost attempt whose agent did not hand in its spool within the hour; any other within the day
 WITH forsaken AS (
     SELECT l.attempt_id, l.stream FROM log l JOIN attempt a ON a.id = l.attempt_id

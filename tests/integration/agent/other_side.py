@@ -33,6 +33,8 @@ class Log:
 
     records: list[log_pb2.Record] = field(default_factory=list)
     repeats: int = 0
+    final: int = -1
+    """The last word: so many records, and no more."""
 
     @property
     def text(self) -> str:
@@ -234,6 +236,8 @@ class OtherSide(
                         assert record.sequence <= len(log.records), "a gap in the log"
                         log.repeats += 1
                     taken += 1
+                if batch.HasField("final"):
+                    log.final = batch.final
                 offset = sum(record.frame.raw_length for record in log.records)
                 response.durable.append(
                     log_pb2.Durable(

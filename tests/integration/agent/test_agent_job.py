@@ -166,3 +166,19 @@ async def test_a_number_that_is_given_out_again_ends_the_attempt_that_had_it(age
     assert side.refusals[attempt] == "this agent still has an attempt of that number"
     await side.until(lambda: not side.heartbeats[-1].attempt_ids)
     assert attempt not in side.ended, "what is aborted reports nothing"
+
+
+async def test_the_log_of_an_attempt_that_nobody_wants_is_handed_in_to_its_last_word(
+    agent: Agent, side: OtherSide
+) -> None:
+    """Its outcome is told to nobody: else who follows the log of a lost attempt would wait for an hour."""
+    await agent.start()
+    attempt = side.give(job(None, "echo one; sleep 600"))
+    await side.until(lambda: "one" in side.logs[attempt].text)
+    side.take_logs = False
+    side.cancel(attempt, abort=True)
+    await side.until(lambda: not side.heartbeats[-1].attempt_ids)
+    side.take_logs = True
+    await side.until(lambda: side.logs[attempt].final == len(side.logs[attempt].records))
+    assert attempt not in side.ended
+    await side.until(lambda: not list((agent.data / "logs").glob("*")))

@@ -188,6 +188,39 @@ async def test_a_lost_attempt_may_hand_in_its_spool_for_an_hour(world: World) ->
     assert (await world.append(stream.batch(2)))[0].rejected
 
 
+async def test_a_lost_attempts_log_ends_when_its_agent_has_no_more_of_it(world: World) -> None:
+    """Whoever follows it is let go then, and not an hour later. Only all of it is all of it, and only its agent knows."""
+    run = await make_run(world)
+    stream = Stream(await make_attempt(world, await make_job(world, run), state="lost")).write(b"one\n").write(b"two\n")
+    async with world.database.transaction() as db:
+        await logs.lost_logs(db, [stream.attempt])
+    reading = asyncio.create_task(read(world.tail(run)))
+    early = stream.batch(1, 1)
+    early.final = 2
+    (answer,) = await world.append(early)
+    assert (answer.rejected, answer.sequence) == (False, 1)
+    stranger = log_pb2.RecordBatch(attempt_id=stream.attempt, token=b"x" * 16, stream="main", final=1)
+    assert (await world.append(stranger))[0].rejected
+    assert not (await read(world.tail(run, follow=False))).complete
+    await world.append(stream.batch(2))
+    word = log_pb2.RecordBatch(attempt_id=stream.attempt, token=early.token, stream="main", final=2)
+    for _ in range(2):
+        (answer,) = await world.append(word)
+        assert (answer.rejected, answer.sequence) == (False, 2)
+    whole = await reading
+    assert (whole.raw, whole.complete) == (stream.raw, True)
+
+
+async def test_a_living_attempts_log_is_not_ended_by_a_last_word(world: World) -> None:
+    """Its outcome will name its length: an agent that gave it up may have been wrong."""
+    run, stream = await a_stream(world)
+    stream.write(b"one\n")
+    batch = stream.batch(1)
+    batch.final = 1
+    await world.append(batch)
+    assert not (await read(world.tail(run, follow=False))).complete
+
+
 async def a_term(world: World) -> str:
     await world.value(
         "INSERT INTO singleton (name, term, replica) VALUES ('compactor', gen_random_uuid(), gen_random_uuid())"

@@ -174,3 +174,65 @@ def test_a_log_whose_files_are_gone_has_its_length_all_the_same(tmp_path: Path) 
     taken = source.take(source.read())
     assert [record.sequence for record in taken] == [1, 2, 3]
     assert sum(record.frame.raw_length for record in taken) == 300
+
+
+class TestTheLastWord:
+    """Of an attempt whose outcome nobody wants the coordinator learns only so that no more of its log will come."""
+
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> LogSource:
+        """Three records, all on their way."""
+        spool = Spool(tmp_path)
+        for _ in range(3):
+            spool.append(Kind.FRAME, b".", time_ms=5, section=1, raw_length=1)
+        spool.close()
+        source = LogSource(1, b"token", tmp_path, lambda: None, pytest.fail)
+        source.grown(3)
+        batch = source.batch(source.read())
+        assert batch is not None
+        assert (len(batch.records), batch.HasField("final")) == (3, False)
+        return source
+
+    def test_it_is_said_once_all_has_been_sent_and_counts_once_it_is_answered(self, source: LogSource) -> None:
+        """The answer to what was sent before it says nothing of it."""
+        source.hand_in()
+        assert source.batch(source.read()) is None, "the log still grows"
+        source.finish(3, 3)
+        word = source.batch(source.read())
+        assert word is not None
+        assert (len(word.records), word.final) == (0, 3)
+        source.stored(log_pb2.Durable(attempt_id=1, sequence=3, offset=3))
+        assert not source.done.is_set()
+        source.stored(log_pb2.Durable(attempt_id=1, sequence=3, offset=3))
+        assert source.done.is_set()
+        assert source.batch(source.read()) is None, "it was said"
+
+    def test_it_is_said_again_on_the_next_connection(self, source: LogSource) -> None:
+        """Nobody knows whether it arrived."""
+        source.finish(3, 3)
+        source.hand_in()
+        assert source.batch(source.read()) is not None
+        source.rewind()
+        again = source.batch(source.read())
+        assert again is not None
+        assert (len(again.records), again.final) == (3, 3)
+        source.stored(log_pb2.Durable(attempt_id=1, sequence=3, offset=3))
+        assert source.done.is_set()
+
+    def test_it_is_said_of_a_log_that_was_complete_long_ago(self, source: LogSource) -> None:
+        """The report of its outcome was refused behind it."""
+        source.finish(3, 3)
+        source.stored(log_pb2.Durable(attempt_id=1, sequence=3, offset=3))
+        assert source.done.is_set()
+        source.hand_in()
+        assert not source.done.is_set()
+        word = source.batch(source.read())
+        assert word is not None
+        assert word.final == 3
+
+    def test_a_log_that_is_not_wanted_either_needs_none(self, source: LogSource) -> None:
+        """The number was given to another attempt."""
+        source.finish(3, 3)
+        source.stored(log_pb2.Durable(attempt_id=1, rejected=True, sentence="no"))
+        source.hand_in()
+        assert source.done.is_set()
