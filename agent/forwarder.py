@@ -107,7 +107,7 @@ class LogSource:
         self._check()
 
     def hand_in(self) -> None:
-        """Nobody wants its outcome, which would have said where the log ends: the coordinator is to be told so itself."""
+        """Nobody wants its outcome, which would have said where the log ends: the log itself is to say so."""
         if self._last_word is _Word.NONE and not self.rejected:
             self._last_word = _Word.DUE
             self.done.clear()
@@ -169,9 +169,7 @@ class LogSource:
 
     def batch(self, records: Sequence[Record]) -> pb.RecordBatch | None:
         """What goes into a message: these records, and the last word when its time has come. None: nothing."""
-        told = pb.RecordBatch(
-            attempt_id=self.attempt, token=self.token, stream=STREAMS[0], records=self.take(records)
-        )
+        told = pb.RecordBatch(attempt_id=self.attempt, token=self.token, stream=STREAMS[0], records=self.take(records))
         if self._last_word is _Word.DUE and self.final is not None and self.sent >= self.final:
             told.final = self.final
             self._last_word, self._word_after = _Word.SAID, self._unanswered + 1

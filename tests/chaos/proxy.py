@@ -15,7 +15,10 @@ UP, DOWN = "up", "down"
 
 
 class Proxy:
-    """Listens on `address` as long as it is entered. It runs in a thread: whoever tests may block."""
+    """Listens on `address` as long as it is entered. It runs in a thread: whoever tests may block.
+
+    `target`: HOST:PORT, or the path of a Unix socket.
+    """
 
     def __init__(self, target: str) -> None:
         self.target = target
@@ -84,10 +87,9 @@ class Proxy:
         with self._changed:
             self.accepted += 1
             self._changed.notify_all()
-        host, _, port = self.target.rpartition(":")
         other: asyncio.StreamWriter | None = None
         try:
-            answers, other = await asyncio.open_connection(host, int(port))
+            answers, other = await self._dial()
             pumps = [
                 asyncio.create_task(self._pump(reader, other, UP)),
                 asyncio.create_task(self._pump(answers, writer, DOWN)),
@@ -104,6 +106,12 @@ class Proxy:
             for each in (writer, other):
                 if each is not None:
                     each.transport.abort()
+
+    async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self.target.startswith("/"):
+            return await asyncio.open_unix_connection(self.target)
+        host, _, port = self.target.rpartition(":")
+        return await asyncio.open_connection(host, int(port))
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: str) -> None:
         with contextlib.suppress(OSError):

@@ -7,7 +7,7 @@ import contextlib
 import fcntl
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 OUTSIDE = "203.0.113.7"
@@ -31,28 +31,37 @@ def outside() -> Iterator[str]:
     """A machine elsewhere that listens on port 80 at its own address and at the cloud metadata's; its interface
     is no bridge of an engine and no job's.
     """
-    space, near, far = "outside-test", "out-near", "out-far"
     with contextlib.ExitStack() as end:
         one_at_a_time = end.enter_context(Path(__file__).open("rb"))
         fcntl.flock(one_at_a_time, fcntl.LOCK_EX)  # its addresses are the machine's
+        end.enter_context(machine("out", "198.51.100", (OUTSIDE, METADATA), (sys.executable, "-c", SERVER)))
+        yield OUTSIDE
+
+
+@contextlib.contextmanager
+def machine(name: str, link: str, addresses: Sequence[str], server: Sequence[str]) -> Iterator[None]:
+    """A namespace that is reached at some addresses, over a link of its own (its first three numbers). Its server says
+    `ready` in a line.
+    """
+    space, near, far = f"{name}-test", f"{name}-near", f"{name}-far"
+    with contextlib.ExitStack() as end:
         ip("netns", "add", space)
         end.callback(ip, "netns", "delete", space)
         ip("link", "add", near, "type", "veth", "peer", "name", far, "netns", space)
-        ip("address", "add", "198.51.100.1/24", "dev", near)
+        ip("address", "add", f"{link}.1/24", "dev", near)
         ip("link", "set", near, "up")
         ip("-n", space, "link", "set", "lo", "up")
-        for address in (f"{OUTSIDE}/32", f"{METADATA}/32", "198.51.100.2/24"):
+        for address in (*(f"{each}/32" for each in addresses), f"{link}.2/24"):
             ip("-n", space, "address", "add", address, "dev", far)
         ip("-n", space, "link", "set", far, "up")
-        ip("-n", space, "route", "add", "default", "via", "198.51.100.1")
-        for address in (OUTSIDE, METADATA):
-            ip("route", "add", f"{address}/32", "via", "198.51.100.2")
-        command = ["ip", "netns", "exec", space, sys.executable, "-c", SERVER]
-        server = end.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
-        end.callback(server.kill)
-        assert server.stdout is not None
-        assert server.stdout.readline() == b"ready\n"
-        yield OUTSIDE
+        ip("-n", space, "route", "add", "default", "via", f"{link}.1")
+        for address in addresses:
+            ip("route", "add", f"{address}/32", "via", f"{link}.2")
+        running = end.enter_context(subprocess.Popen(["ip", "netns", "exec", space, *server], stdout=subprocess.PIPE))
+        end.callback(running.kill)
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"ready\n"
+        yield
 
 
 @contextlib.asynccontextmanager

@@ -189,7 +189,7 @@ async def test_a_lost_attempt_may_hand_in_its_spool_for_an_hour(world: World) ->
 
 
 async def test_a_lost_attempts_log_ends_when_its_agent_has_no_more_of_it(world: World) -> None:
-    """Whoever follows it is let go then, and not an hour later. Only all of it is all of it, and only its agent knows."""
+    """Whoever follows it is let go then, and not an hour later. Only all of it is all of it; its agent alone knows."""
     run = await make_run(world)
     stream = Stream(await make_attempt(world, await make_job(world, run), state="lost")).write(b"one\n").write(b"two\n")
     async with world.database.transaction() as db:

@@ -1,0 +1,203 @@
+"""Three replicas on one PostgreSQL and eight agents, with a proxy between any two of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from headrace.client.sync_client import SyncClient
+from tests.chaos.campaign.ledger import Ledger
+from tests.chaos.campaign.postgres import Postgres
+from tests.chaos.proxy import Proxy
+from tests.e2e.scene import pids
+from tests.harness.images import busybox
+from tests.integration.coordinator.processes import Daemon, agent, coordinator, forget_mounts, metric, token
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large and how long. Seconds throughout."""
+
+    jobs: int
+    seconds: float
+    """How long faults come."""
+    lease_s: float = 30.0
+    heartbeat_s: float = 5.0
+    long_lease_s: float = 90.0
+    agents: int = 8
+    slots: int = 2
+    replicas: int = 3
+
+
+SHORT = Scale(jobs=150, seconds=90.0, lease_s=6.0, heartbeat_s=1.0, long_lease_s=45.0)
+LONG = Scale(jobs=2000, seconds=1800.0)
+
+
+@dataclass
+class Replica:
+    """A coordinator with its own way to the database."""
+
+    daemon: Daemon
+    database: Proxy
+    up: bool = True
+
+
+@dataclass
+class Machine:
+    """An agent with its own way to each replica."""
+
+    daemon: Daemon
+    links: list[Proxy]
+    up: bool = True
+    away: list[tuple[float, float]] = field(default_factory=list)
+    """Spans of time in which it could not be heard, or lost something: what was lost then has its reason."""
+
+    def excused(self, begin: float, end: float) -> bool:
+        """Whether a fault touched it between these two moments (seconds since the epoch)."""
+        return any(begin <= until and since <= end for since, until in self.away)
+
+    def supervisors(self) -> list[int]:
+        """Pids of the supervisors of its attempts."""
+        found = pids("supervisor/main.py", str(self.daemon.folder))
+        return [pid for pid in found if _parent(pid) not in found]
+
+    def kill(self) -> None:
+        """SIGKILL of the agent alone: its supervisors go on."""
+        self.daemon.process.send_signal(signal.SIGKILL)
+        self.daemon.process.wait()
+        self.up = False
+
+    def start(self) -> None:
+        """Starts it on its data."""
+        self.daemon.start()
+        self.up = True
+
+
+@dataclass
+class Fleet:
+    """All of it. `token` is that of clients."""
+
+    folder: Path
+    scale: Scale
+    postgres: Postgres
+    ledger: Ledger
+    image: str
+    """What jobs in containers run on: it has a shell and `nc`."""
+    replicas: list[Replica]
+    machines: list[Machine]
+
+    @property
+    def addresses(self) -> str:
+        """All replicas, as `HEADRACE_URL` takes them."""
+        return ",".join(each.daemon.facts["address"] for each in self.replicas)
+
+    @property
+    def token(self) -> str:
+        return token(self.replicas[0].daemon, "client")
+
+    def client(self) -> SyncClient:
+        """Somebody who knows all addresses."""
+        return SyncClient(self.addresses, self.token)
+
+    def sessions(self) -> int:
+        """Agents connected, over all replicas that answer."""
+        found = 0.0
+        for each in self.replicas:
+            with contextlib.suppress(OSError, StopIteration):
+                found += metric(each.daemon, "headrace_sessions") if each.up else 0
+        return int(found)
+
+    def all_back(self, seconds: float = 60.0) -> float:
+        """Waits until every agent is connected; returns how long that took."""
+        begun = time.monotonic()
+        wanted = sum(each.up for each in self.machines)
+        while self.sessions() < wanted:
+            assert time.monotonic() < begun + seconds, f"{self.sessions()} of {wanted} agents are connected"
+            time.sleep(0.05)  # a page tells nobody that it has changed
+        return time.monotonic() - begun
+
+    def standing(self, series: str) -> float:
+        """What must be 0, as the first replica that answers tells it."""
+        return metric(next(each for each in self.replicas if each.up).daemon, series)
+
+    def kill(self, replica: Replica) -> None:
+        """SIGKILL."""
+        replica.daemon.process.send_signal(signal.SIGKILL)
+        replica.daemon.process.wait()
+        replica.up = False
+
+    def start(self, replica: Replica) -> None:
+        """Starts it where it was."""
+        replica.daemon.start()
+        replica.up = True
+
+
+@contextlib.contextmanager
+def made_fleet(folder: Path, scale: Scale, docker: str) -> Iterator[Fleet]:
+    """A fleet that is ready, with the engine at `docker`. At its end all daemons leave in order, with exit code 0."""
+    with contextlib.ExitStack() as end:
+        postgres = end.enter_context(Postgres(folder / "pg"))
+        image = busybox(docker)
+        ledger = end.enter_context(Ledger(folder / "seen"))
+        daemons: list[Daemon] = []
+        end.callback(_end, daemons, folder)
+        replicas: list[Replica] = []
+        for number in range(scale.replicas):
+            way = end.enter_context(Proxy(postgres.socket))
+            made = coordinator(
+                folder / f"replica{number}",
+                HEADRACE_DATABASE_URL=postgres.dsn_at(way.address),
+                HEADRACE_BLOB_URL=(folder / "blobs").as_uri(),
+                HEADRACE_LEASE_S=str(scale.lease_s),
+                HEADRACE_HEARTBEAT_S=str(scale.heartbeat_s),
+                HEADRACE_LONG_LEASE_S=str(scale.long_lease_s),
+                HEADRACE_QUARANTINE_AFTER="0",  # supervisors are killed often here
+            )
+            if replicas:
+                made.folder.mkdir(mode=0o700)
+                for name in ("tokens", "secrets"):
+                    shutil.copytree(replicas[0].daemon.folder / name, made.folder / name)
+            daemons.append(made)
+            made.start()
+            for flag, fact in (("listen", "address"), ("http-listen", "http"), ("blob-listen", "blob")):
+                made.arguments[flag] = made.facts.get(fact, made.arguments[flag])
+            replicas.append(Replica(made, way))
+        machines = []
+        for number in range(scale.agents):
+            links = [end.enter_context(Proxy(each.daemon.facts["address"])) for each in replicas]
+            side = agent(
+                folder / f"a{number}",
+                replicas[0].daemon,
+                f"a{number}",
+                HEADRACE_READ_ONLY_PATHS=str(ledger.folder),
+                HEADRACE_ALLOW_HOST="true",
+                DOCKER_HOST=docker,
+                HEADRACE_JOB_ADDRESSES=f"10.222.{number}.0/24",
+            )
+            side.arguments |= {"url": ",".join(each.address for each in links), "slots": str(scale.slots)}
+            daemons.append(side)
+            side.start()
+            machines.append(Machine(side, links))
+        yield Fleet(folder, scale, postgres, ledger, image, replicas, machines)
+
+
+def _end(daemons: list[Daemon], folder: Path) -> None:
+    """Agents first; a daemon that was frozen is let go."""
+    for each in reversed(daemons):
+        with contextlib.suppress(ProcessLookupError, AssertionError):
+            os.kill(each.process.pid, signal.SIGCONT)
+        each.end()
+    forget_mounts(folder)
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
