@@ -9,7 +9,7 @@ SECONDS ?= 1200
 BIN := .venv/bin
 RUN := $(BIN)/python
 
-.PHONY: help demo test unit check format proto docs simulate model fuzz bench clean
+.PHONY: help demo test unit check format proto docs simulate model chaos fuzz bench clean
 
 help: ## Show this help
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ simulate: .venv/made-dev ## Run the simulation over SEEDS=n seeds
 
 model: ## Check the model of the lease protocol with spin
 	@$(PYTHON) scripts/check_model.py
+
+chaos: .venv/made-dev ## Break real daemons for half an hour while 2,000 jobs run, and judge all of it (root)
+	@$(RUN) scripts/chaos.py
 
 .venv/made-fuzz: .venv/made-dev
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'

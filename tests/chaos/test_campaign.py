@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 from pathlib import Path
 
 import pytest
@@ -20,11 +19,11 @@ pytestmark = [
 
 
 def test_nothing_is_lost_doubled_or_left_whatever_breaks(tmp_path: Path) -> None:
-    """The long form is `make chaos`. The seed stands in the report, and orders the faults alone: chance has the rest."""
+    """The long form is `make chaos`. The seed orders the faults; which job each of them hits is left to chance."""
     tmp_path.chmod(0o755)
     try:
         with engine() as docker:
-            report = play(tmp_path, SHORT, random.SystemRandom().randrange(1 << 32), docker)
+            report = play(tmp_path, SHORT, 1, docker)
     except NoEngineError as error:
         pytest.skip(str(error))
     print(report)

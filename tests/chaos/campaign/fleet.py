@@ -35,7 +35,7 @@ class Scale:
     replicas: int = 3
 
 
-SHORT = Scale(jobs=150, seconds=90.0, lease_s=6.0, heartbeat_s=1.0, long_lease_s=45.0)
+SHORT = Scale(jobs=200, seconds=150.0, lease_s=6.0, heartbeat_s=1.0, long_lease_s=45.0)
 LONG = Scale(jobs=2000, seconds=1800.0)
 
 

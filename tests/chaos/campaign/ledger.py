@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import sys
 import threading
 from collections import Counter
@@ -14,8 +15,8 @@ from typing import Self
 
 from tests.harness.outside import machine
 
-ADDRESS = "203.0.113.9"
-"""Where the ledger is for jobs that see no file of this machine; the port is 80."""
+_AT_ONCE = 16
+"""Ledgers on one machine, each at an address of its own."""
 _COUNTER = """
 import socket, sys
 server = socket.create_server(("", 80))
@@ -43,7 +44,7 @@ class Entry:
 class Ledger:
     """A FIFO in a folder that sandboxes may see read-only: a line of less than PIPE_BUF arrives whole or not at all.
 
-    Containers reach it over the network instead, at `ADDRESS`, as a machine elsewhere.
+    Containers reach it over the network instead, at `address`, port 80, as a machine elsewhere.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -61,8 +62,7 @@ class Ledger:
         self.file.chmod(0o622)  # whoever is in a sandbox has a uid of the slot's
         self._end = os.open(self.file, os.O_RDWR)  # our own end keeps it open between two writers
         self._thread.start()
-        counter = machine("ledger", "198.51.101", (ADDRESS,), (sys.executable, "-c", _COUNTER, str(self.file)))
-        self._machine.enter_context(counter)
+        self.address = self._listen()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -74,6 +74,16 @@ class Ledger:
     def count(self, what: str) -> Counter[tuple[int, str]]:
         """By run and job, how often this was written."""
         return Counter((each.run, each.job) for each in self.entries if each.what == what)
+
+    def _listen(self) -> str:
+        """A machine elsewhere, at the first address that no other test has taken."""
+        counter = (sys.executable, "-c", _COUNTER, str(self.file))
+        for number in range(_AT_ONCE):
+            address = f"203.0.113.{100 + number}"
+            with contextlib.suppress(subprocess.CalledProcessError):
+                self._machine.enter_context(machine(f"book{number}", f"198.51.{100 + number}", (address,), counter))
+                return address
+        raise AssertionError(f"none of {_AT_ONCE} addresses is free: `ip netns` shows who has them")
 
     def _read(self) -> None:
         with os.fdopen(os.dup(self._end), "r") as lines:

@@ -11,7 +11,6 @@ from headrace.client.sync_client import SyncClient
 from headrace.client.types import Job, JobState, Run, RunState, Source
 from headrace.errors import Conflict
 from tests.chaos.campaign.fleet import Fleet
-from tests.chaos.campaign.ledger import ADDRESS
 
 CELLS = 6
 JOBS_OF_A_RUN = CELLS + 4
@@ -26,7 +25,7 @@ def pipeline(number: int, fleet: Fleet, pauses: float) -> bytes:
     """
     retry = "{max: 10, on: [lost, errored]}"
     ledger = f"echo %s > {fleet.ledger.file}"
-    afar = f"echo %s | nc -w 5 {ADDRESS} 80 > /dev/null"
+    afar = f"echo %s | nc -w 5 {fleet.ledger.address} 80 > /dev/null"
     return f"""
 name: campaign
 stages:
