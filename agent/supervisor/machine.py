@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from agent.problems import Cause
 from agent.supervisor import sentences
 
-HELLO_MS: Final = 10_000
+HELLO_MS: Final = 60_000
 """A sandbox that has not said hello by then did not start."""
 BEGUN_MS: Final = 5_000
 """A step that has not begun by then: the control channel was taken, or no process could be started."""

@@ -60,11 +60,11 @@ def play(folder: Path, scale: Scale, seed: int, docker: str, tell: Callable[[str
     with made_fleet(folder, scale, docker) as fleet:
         runs = -(-scale.jobs // JOBS_OF_A_RUN)
         slots = scale.agents * scale.slots
-        people = People(fleet, runs, _pauses(scale), at_once=max(2, slots // 4))
+        people = People(fleet, runs, _pauses(scale), at_once=slots // 2)
         people.begin()
         back = _hurt(fleet, people, random.Random(seed), tell)
         if not people.join(_AFTERWARDS_S):
-            people.problems.append(AssertionError(f"{len(people.ended)} of {runs} runs have ended"))
+            people.problems.append(AssertionError(f"{len(people.ended)} of {runs} runs ended in {_AFTERWARDS_S:.0f} s"))
         fleet.all_back()
         report = Report(
             seed, judge(fleet, people), back, time.monotonic() - begun, people.slowest, sum(people.retried.values())

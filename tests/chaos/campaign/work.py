@@ -68,6 +68,7 @@ stages:
 """.encode()
 
 
+_NOT_THE_COMMAND = {"lost", "errored", "sandbox_killed"}
 _STANDS_STILL = {RunState.BLOCKED, RunState.FAILED}
 LINES = 40
 _STEP = 8
@@ -174,7 +175,7 @@ class People:
     def _ask_again(self, client: SyncClient, run: Run) -> None:
         wanted = [job for job in run.jobs if job.state in {JobState.BLOCKED, JobState.FAILED}]
         for job in wanted:
-            if job.cause not in {"lost", "errored"}:
+            if job.state == JobState.FAILED and job.cause not in _NOT_THE_COMMAND:
                 raise AssertionError(f"run {run.id}, {job.key}: {job.state}, {job.cause}: {job.sentence}")
             with contextlib.suppress(Conflict):  # too early: it says how many seconds remain
                 client.retry(run.id, job=job.key)
