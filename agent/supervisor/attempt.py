@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from agent.problems import Cause
 from agent.supervisor import machine
-from agent.supervisor.cgroup import Counts, Meter
+from agent.supervisor.cgroup import Counts, Meter, own_groups
 from agent.supervisor.channels import Channels
 from agent.supervisor.clocks import Clocks
 from agent.supervisor.control import run_file, too_much
@@ -31,6 +31,8 @@ _SMALL: Final = 4 << 10
 _REST_MS: Final = 2
 _RETRY_MS: Final = 250
 _SAMPLE_MS: Final = 1000
+_KILLED: Final = 128 + 9
+"""What a shell says of a process that was killed."""
 _ARGUMENTS: Final = 2 << 20
 """Bytes that the arguments of a step may take in all: a quarter of the usual stack limit."""
 
@@ -111,7 +113,7 @@ class Attempt:
         except (NotStarted, NotProved) as error:
             self._feed(machine.Died(said=str(error)))
             return
-        self._meter = Meter(map(Path, asked["watched"]))
+        self._meter = Meter(map(Path, asked["watched"]), around=own_groups())
 
     def step(self, asked: dict[str, Any], answer: Answer) -> None:
         """Runs a step and answers with its result; asked again: the same one."""
@@ -262,7 +264,8 @@ class Attempt:
                 self._feed(machine.Missing(cause, sentence.format(shell=shell, cwd=self._step["cwd"])))
             case b"done", [code] if code.isdigit() and int(code) < 256:
                 self._read_waiting()
-                self._feed(machine.Done(int(code), self._meter.since(self._before)))
+                oom = self._meter.since(self._before, killed=int(code) == _KILLED)
+                self._feed(machine.Done(int(code), oom))
             case _:
                 pass
 

@@ -5,11 +5,13 @@ The kernel writes these files, the job cannot: they are believed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from agent.problems import Cause
+from agent.supervisor import kmsg
+from agent.supervisor.kmsg import Kill
 
 
 class Counts(NamedTuple):
@@ -26,13 +28,23 @@ class Counts(NamedTuple):
 
 
 class Meter:
-    """Reads the counters of the folders of one sandbox; those of no memory or pids controller are passed over."""
+    """Reads the counters of the folders of one sandbox; those of no memory or pids controller are passed over.
 
-    def __init__(self, folders: Iterable[Path]) -> None:
+    Where the sandbox has none (a plain user's agent): those of the group that it shares with the agent, `around`.
+    """
+
+    def __init__(
+        self, folders: Iterable[Path], *, around: Iterable[Path] = (), kills: Callable[[], list[Kill]] = kmsg.kills
+    ) -> None:
         listed = tuple(folders)
+        self._around = not (_with(listed, "memory.oom_control") or _with(listed, "memory.events"))
+        if self._around:
+            listed = (*listed, *around)
         self._v1 = _with(listed, "memory.oom_control")
         self._v2 = _with(listed, "memory.events")
         self._pids = _with(listed, "pids.events")
+        self._kills = kills
+        self._seen = -1
         self.last = self.read()
 
     def read(self) -> Counts:
@@ -52,13 +64,39 @@ class Meter:
         self.last = last._replace(pids_max=pids)
         return self.last
 
-    def since(self, before: Counts) -> Cause | None:
-        """Whose want of memory it was that a process was killed since `before`; None: none was."""
+    def since(self, before: Counts, *, killed: bool = True) -> Cause | None:
+        """Whose want of memory it was that a process was killed since `before`; None: none was. `killed`: whether what
+        ended looks killed; what was killed around the sandbox may have been another's.
+        """
         now = self.read()
         if now.oom_kill <= before.oom_kill:
             return None
-        own = now.oom > before.oom if self._v2 else now.at_limit
+        if self._around:
+            return Cause.HOST_OOM if killed else None
+        own = now.oom > before.oom if self._v2 else self._own_by_log(now)
         return Cause.OOM if own else Cause.HOST_OOM
+
+    def _own_by_log(self, now: Counts) -> bool:
+        """Version 1 does not count whose limit it was, and what it has used at most counts files as well, which every
+        build reads up to its limit. The kernel's log is exact, where it can be read.
+        """
+        folder = self._v1
+        if folder is None:
+            return False
+        new = [kill for kill in self._kills() if kill.number > self._seen and kmsg.is_within(kill.where, folder)]
+        if not new:
+            return now.at_limit
+        self._seen = new[-1].number
+        return any(kmsg.is_within(kill.whose, folder) for kill in new)
+
+
+def own_groups(trees: Path = Path("/sys/fs/cgroup"), listed: Path = Path("/proc/self/cgroup")) -> list[Path]:
+    """The groups that this process is in itself."""
+    try:
+        lines = [line.split(":", 2) for line in listed.read_text().splitlines()]
+    except OSError:
+        return []
+    return [trees / name / inside.strip("/") for _, names, inside in lines for name in names.split(",")]
 
 
 def _with(folders: Iterable[Path], name: str) -> Path | None:

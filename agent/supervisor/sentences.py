@@ -10,7 +10,8 @@ TAKEN: Final = "the step could not be begun: the job has taken the control chann
 FULL: Final = "the step could not be begun: the job has reached its limit of processes"
 OOM: Final = {
     Cause.OOM: "the memory limit of the job was reached, and the kernel killed a process of it",
-    Cause.HOST_OOM: "the machine ran out of memory, and the kernel killed a process of the job",
+    Cause.HOST_OOM: "the machine, or what all its jobs may use together, ran out of memory, and the kernel killed a "
+    "process of the job",
 }
 _SIGNALS: Final = {1: "HUP", 2: "INT", 3: "QUIT", 4: "ILL", 5: "TRAP", 6: "ABRT", 7: "BUS", 8: "FPE", 9: "KILL"} | {
     11: "SEGV",
