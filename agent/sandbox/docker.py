@@ -24,9 +24,10 @@ from requests.exceptions import RequestException
 
 from agent.problems import Cause, JobProblem
 from agent.sandbox import container, entry, names, seccomp
-from agent.sandbox.cgroups import of_process
+from agent.sandbox.cgroups import Cgroups, of_process
 from agent.sandbox.commands import CommandFailedError
 from agent.sandbox.container import LABEL_AGENT, LABEL_ATTEMPT, Container, Image
+from agent.sandbox.engine_group import EngineGroup
 from agent.sandbox.firewall import Firewall, Rules
 from agent.sandbox.limits import NoRoomError, granted, parted
 from agent.sandbox.protocol import (
@@ -65,6 +66,7 @@ class Docker:
         slot: Limits,
         env: Mapping[str, str],
         firewall: Firewall | None,
+        cgroups: Cgroups | None = None,
         resolvers: tuple[str, ...] = (),
         busybox: Path | None = None,
         own_network: bool = False,
@@ -76,12 +78,14 @@ class Docker:
         """`env`: settings given to every step, under the image's own. `firewall`: a root agent's; without
         it a job gets a network only as the user's own code (`own_network`).
 
+        `cgroups`: a root agent's, whose group takes the containers too.
         `url`: the engine's address. `runtime`: another OCI runtime (`runsc`). `euid`: the agent's own uid.
         """
         self._agent = agent
         self._slot = slot
         self._env = env
         self._firewall = firewall
+        self._group = EngineGroup(cgroups)
         self._resolvers = resolvers
         self._busybox = busybox
         self._own_network = own_network
@@ -110,6 +114,7 @@ class Docker:
         if self._runtime and self._runtime not in facts.get("Runtimes", {}):
             mend = "install it there, or change docker_runtime"
             return self._cannot(f"the Docker engine knows no runtime {self._runtime}: {mend}")
+        await self._group.learn(facts, self._slot)
         full = self._own_network or (self._firewall is not None and await self._firewall.try_out())
         networks = frozenset({Network.NONE, Network.SERVICES, Network.FULL} if full else {Network.NONE})
         return Ability(self.kind, networks, hard_limits=bool(facts.get("MemoryLimit") and facts.get("PidsLimit")))
@@ -180,7 +185,7 @@ class Docker:
             raise JobProblem(Cause.REFUSED, str(error)) from error
 
     def place(self, request: SandboxRequest, image: Image, limits: Limits) -> Container:
-        """What a container of the attempt is made of, the job's and its services'."""
+        """What a container of the attempt is made of, the job's and its services'. Raises `JobProblem`."""
         return Container(
             image=image,
             limits=limits,
@@ -189,6 +194,7 @@ class Docker:
             user=self._user(request),
             busybox=self._busybox,
             runtime=self._runtime,
+            parent=self._group.open(request.attempt),
             inward=bool(request.services) and request.network is not Network.FULL,
         )
 
@@ -247,7 +253,8 @@ class Docker:
         Raises `NotRemovedError`; it may be tried again.
         """
         try:
-            await self._remove_labelled(f"{LABEL_ATTEMPT}={attempt}")
+            removed = await self._remove_labelled(f"{LABEL_ATTEMPT}={attempt}")
+            await self._group.close(attempt, removed)
             if self._firewall is not None:
                 await self._firewall.open(attempt)
         except (DockerException, RequestException, CommandFailedError) as error:
@@ -263,6 +270,7 @@ class Docker:
             left |= await self._firewall.attempts()
         for attempt in sorted(left - keep):
             await self.remove(attempt)
+        self._group.tidy()
 
     async def empty(self, attempt: int, folder: Path, names: Sequence[str], image: str) -> None:
         """Has a container of root remove what a job left. Raises `NotRemovedError`."""
@@ -301,17 +309,21 @@ class Docker:
         found = [*engine.containers(all=True, filters=label), *engine.networks(filters=label)]
         return frozenset(int(thing["Labels"][LABEL_ATTEMPT]) for thing in found)
 
-    async def _remove_labelled(self, label: str) -> None:
-        def remove(engine: docker.APIClient) -> None:
+    async def _remove_labelled(self, label: str) -> list[str]:
+        """Returns the ids of the containers."""
+
+        def remove(engine: docker.APIClient) -> list[str]:
             filters = {"label": self._filter(label)}
-            for found in engine.containers(all=True, filters=filters):
+            containers = engine.containers(all=True, filters=filters)
+            for found in containers:
                 with contextlib.suppress(docker.errors.NotFound):
                     engine.remove_container(found["Id"], force=True, v=True)
             for found in engine.networks(filters=filters):
                 with contextlib.suppress(docker.errors.NotFound):
                     engine.remove_network(found["Id"])
+            return [found["Id"] for found in containers]
 
-        await self._call(remove)
+        return await self._call(remove)
 
     async def inspected(self, *labels: str) -> list[dict[str, Any]]:
         """What the engine shows of this agent's containers with these labels. Raises `EngineError`."""

@@ -12,6 +12,19 @@ PIDS: Final = 4096
 """Processes and threads of one sandbox, unless the operator says otherwise."""
 
 
+_OF_THE_MACHINE: Final = 3 / 4
+"""Of its processes, for all jobs together: the rest is for the agent, supervisors and whatever else lives there."""
+
+
+def together(memory: int, slots: int, machine: int, pids: int = PIDS) -> Limits:
+    """The bounds of all jobs of an agent: what their slots may have, but never the machine's `machine` processes.
+
+    Memory has a thirty-second more, for what the kernel needs for the groups themselves: a job that is alone must meet
+    its own limit first.
+    """
+    return Limits(memory=memory + max(memory >> 5, 16 << 20), pids=min(pids * slots, int(machine * _OF_THE_MACHINE)))
+
+
 def share(cpu: float, memory: int, slots: int, pids: int = PIDS) -> Limits:
     """One slot's share of `cpu` cores and `memory` bytes; `pids` is for each slot."""
     return Limits(cpu=cpu / slots, memory=memory // slots, pids=pids)

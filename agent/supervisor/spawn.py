@@ -13,7 +13,11 @@ import signal
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
+from agent.holding import FIRST_TO_GO
+
 _UMASK: Final = 0o022
+_NICE: Final = 5
+"""Added to the niceness of jobs: where no cgroup weighs them, the agent and the supervisor come first all the same."""
 
 
 class Start(NamedTuple):
@@ -71,8 +75,9 @@ def _become(what: Start, numbers: Mapping[str, int], log: str, told: int) -> Non
         os.setsid()
         os.umask(_UMASK)
         _heed_signals()
-        with contextlib.suppress(OSError):  # a job must be killed for memory before its supervisor is
-            _write("/proc/self/oom_score_adj", b"0")
+        with contextlib.suppress(OSError):  # a job must be killed for memory before whatever else is here
+            _write("/proc/self/oom_score_adj", b"%d" % FIRST_TO_GO)
+        os.nice(_NICE)
         for folder in what.cgroups:
             _write(f"{folder}/cgroup.procs", b"0")
         null = os.open(os.devnull, os.O_RDWR)

@@ -13,7 +13,7 @@ import hashlib
 import os
 import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,8 @@ OUTPUT_LIMIT = 64 << 20
 _MESSAGE_LIMIT = 64 << 10
 _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PRLIMIT = "/usr/bin/prlimit"
+_MISSING = 127
+_NOT_INSTALLED = "git is not installed on this agent"
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@'\"]+@")
 _PASSED_ON = re.compile(r"(?i:(?:https?|ftp|all|no)_proxy)|GIT_SSL_CAINFO|SSL_CERT_FILE")
 
@@ -132,12 +134,16 @@ def last_line(message: str) -> str:
 
 
 class Git:
-    """Runs git. `folder` (0700) is its HOME and holds its configuration; `environment` is added as it is."""
+    """Runs git. `folder` (0700) is its HOME and holds its configuration; `environment` is added as it is. `before`: a
+    command that ends in git's."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str], *, program: str = "git") -> None:
+    def __init__(
+        self, folder: Path, environment: Mapping[str, str], *, program: str = "git", before: Sequence[str] = ()
+    ) -> None:
         self._folder = folder
         self._environment = dict(environment)
         self._program = program
+        self._before = tuple(before)
 
     async def run(
         self,
@@ -163,6 +169,7 @@ class Git:
         given = _in_memory(stdin) if stdin else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         try:
             process = await asyncio.create_subprocess_exec(
+                *self._before,
                 *bound,
                 self._program,
                 *options,
@@ -175,7 +182,7 @@ class Git:
                 start_new_session=True,
             )
         except FileNotFoundError as error:
-            raise GitFailed(arguments[0], 127, "git is not installed on this agent") from error
+            raise GitFailed(arguments[0], _MISSING, _NOT_INSTALLED) from error
         finally:
             os.close(given)
         try:
@@ -188,6 +195,8 @@ class Git:
             await _end(process)
         if output is None:
             raise GitFailed(arguments[0], code, f"it printed more than {OUTPUT_LIMIT >> 20} MiB")
+        if code == _MISSING and self._before:
+            raise GitFailed(arguments[0], code, _NOT_INSTALLED)
         if code != 0:
             text = message.decode(errors="replace")
             raise GitFailed(arguments[0], code, last_line(text), without_credentials(text))

@@ -27,6 +27,7 @@ DOCKER_AGENT = f"test-docker-{os.getpid()}"
 """Of this test process alone: several may run on one machine."""
 ADDRESSES = ipaddress.IPv4Network("10.222.0.0/16")
 SLOT = Limits(cpu=1.0, memory=1 << 30, pids=300)
+TOGETHER = Limits(memory=2 << 30, pids=600)
 
 
 def cannot(why: str) -> None:
@@ -41,6 +42,11 @@ def resolvers() -> tuple[str, ...]:
     return etc.resolvers(Path("/etc/resolv.conf").read_text())
 
 
+def cgroups(agent: str) -> Cgroups | None:
+    """Those of a root agent with two slots."""
+    return Cgroups.find(agent, Path("/proc/mounts").read_text(), TOGETHER)
+
+
 def bubblewrap(state: Path, agent: str, *, own_network: bool = False, busybox: Path | None = None) -> Bubblewrap:
     """A root agent's bubblewrap, with everything that this machine can do; without root, a plain user's."""
     root = os.geteuid() == 0
@@ -53,7 +59,7 @@ def bubblewrap(state: Path, agent: str, *, own_network: bool = False, busybox: P
         slot=SLOT,
         shown=Shown(tool_paths=(Path(sys.base_prefix),), resolvers=resolvers(), scratch=64 << 20),
         staging=staging,
-        cgroups=Cgroups.find(agent, Path("/proc/mounts").read_text()) if root else None,
+        cgroups=cgroups(agent) if root else None,
         networks=networks,
         busybox=busybox,
         own_network=own_network,

@@ -7,6 +7,7 @@ import collections
 import contextlib
 import hashlib
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -67,6 +68,8 @@ class OtherSide(
         self.changed = asyncio.Condition()
         self.hellos: list[agent_pb2.Hello] = []
         self.heartbeats: list[agent_pb2.Heartbeat] = []
+        self.heard: list[float] = []
+        """When each came."""
         self.started: dict[int, str] = {}
         self.ended: dict[int, agent_pb2.Ended] = {}
         self.reports: dict[str, int] = {}
@@ -178,6 +181,7 @@ class OtherSide(
             match request.WhichOneof("message"):
                 case "heartbeat":
                     self.heartbeats.append(request.heartbeat)
+                    self.heard.append(time.monotonic())
                     if self.answer_heartbeats:
                         self.say(heartbeat_answer=agent_pb2.HeartbeatAnswer(sequence=request.heartbeat.sequence))
                 case "credit":

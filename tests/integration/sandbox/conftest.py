@@ -16,7 +16,7 @@ from headrace.pipeline.plan import SandboxKind
 from tests.harness import images
 from tests.harness.docker_engine import NoEngineError, engine
 from tests.harness.outside import outside as machine_outside
-from tests.harness.sandbox_world import BWRAP_AGENT, DOCKER_AGENT, SLOT, World, bubblewrap, cannot, resolvers
+from tests.harness.sandbox_world import BWRAP_AGENT, DOCKER_AGENT, SLOT, World, bubblewrap, cannot, cgroups, resolvers
 
 
 @pytest.fixture(autouse=True)
@@ -78,9 +78,11 @@ async def docker_world(tmp_path: Path, engine_url: str, debian_image: str) -> As
         slot=SLOT,
         env={},
         firewall=Firewall(agent, SandboxKind.DOCKER),
+        cgroups=cgroups(agent),
         resolvers=resolvers(),
         url=engine_url,
     )
+    assert not (await docker.ability()).why_not
     world = World(docker, agent, tmp_path / "docker", image=debian_image)
     yield world
     await world.close()

@@ -10,7 +10,6 @@ import pytest
 import zstandard
 
 from agent.problems import Cause
-from agent.sandbox.cgroups import Cgroups
 from agent.sandbox.host import Host
 from agent.sandbox.protocol import Limits, Prepared, SandboxRequest
 from agent.supervisor.client import SupervisorClient
@@ -18,7 +17,7 @@ from agent.supervisor.reading import SpoolReader
 from agent.supervisor.records import Kind
 from agent.supervisor.results import Step, StepResult, SupervisorSettings
 from headrace.pipeline.plan import Network
-from tests.harness.sandbox_world import BWRAP_AGENT, SLOT, World
+from tests.harness.sandbox_world import BWRAP_AGENT, SLOT, World, cgroups
 
 pytestmark = [pytest.mark.root, pytest.mark.docker]
 
@@ -65,8 +64,7 @@ async def supervised(world: World) -> AsyncIterator[Supervised]:
 async def test_the_host_sandbox_runs_the_same_steps_and_leaves_nothing(tmp_path: Path) -> None:
     """Where an agent allows it: no walls, but the same protocol, and the cgroup ends what is left."""
     agent = f"{BWRAP_AGENT}-host"
-    cgroups = Cgroups.find(agent, Path("/proc/mounts").read_text())
-    sandbox = Host(slot=SLOT, environ={"PATH": "/usr/bin:/bin", "TOKEN": "secret"}, env={}, cgroups=cgroups)
+    sandbox = Host(slot=SLOT, environ={"PATH": "/usr/bin:/bin", "TOKEN": "secret"}, env={}, cgroups=cgroups(agent))
     (tmp_path / "w").mkdir()
     client = await SupervisorClient.start(tmp_path / "a", 7, settings=SupervisorSettings())
     request = SandboxRequest(7, agent, 0, tmp_path / "a", tmp_path / "w", Network.FULL)

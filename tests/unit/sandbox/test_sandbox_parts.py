@@ -158,6 +158,7 @@ def test_the_first_judged_rule_lets_nothing_of_the_job_into_the_host() -> None:
     assert any(line.startswith("-I INPUT 1 -i hrx") and line.endswith("-j DROP") for line in made)
 
 
+TOGETHER = Limits(memory=3 << 20, pids=21)
 V1 = """\
 tmpfs {0} tmpfs rw 0 0
 cgroup {0}/memory cgroup rw,relatime,memory 0 0
@@ -170,7 +171,7 @@ def test_version_1_has_a_folder_for_each_controller(tmp_path: Path) -> None:
     """Limits are written in each tree under the agent's id."""
     for folder in ("memory", "cpu,cpuacct", "pids"):
         (tmp_path / folder).mkdir()
-    found = Cgroups.find("a1", V1.format(tmp_path))
+    found = Cgroups.find("a1", V1.format(tmp_path), TOGETHER)
     assert found is not None
     folders = found.make(7, Limits(cpu=0.5, memory=1 << 20, pids=9))
     assert {folder.relative_to(tmp_path).parts[0] for folder in folders} == {"memory", "cpu,cpuacct", "pids"}
@@ -186,7 +187,7 @@ def test_version_2_hands_the_controllers_down(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "headrace", tmp_path / "headrace" / "a1"):
         folder.mkdir(exist_ok=True)
         (folder / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
-    found = Cgroups.find("a1", f"cgroup2 {tmp_path} cgroup2 rw 0 0\n")
+    found = Cgroups.find("a1", f"cgroup2 {tmp_path} cgroup2 rw 0 0\n", TOGETHER)
     assert found is not None
     (folder,) = found.make(7, Limits(cpu=2, memory=1 << 20, pids=9))
     assert folder == tmp_path / "headrace" / "a1" / "7"
@@ -197,8 +198,8 @@ def test_version_2_hands_the_controllers_down(tmp_path: Path) -> None:
 def test_without_its_controllers_there_is_no_cgroup(tmp_path: Path) -> None:
     """An agent must not advertise limits that nobody enforces."""
     (tmp_path / "cgroup.controllers").write_text("cpuset\n")
-    assert Cgroups.find("a1", f"cgroup2 {tmp_path} cgroup2 rw 0 0\n") is None
-    assert Cgroups.find("a1", "tmpfs / tmpfs rw 0 0\n") is None
+    assert Cgroups.find("a1", f"cgroup2 {tmp_path} cgroup2 rw 0 0\n", TOGETHER) is None
+    assert Cgroups.find("a1", "tmpfs / tmpfs rw 0 0\n", TOGETHER) is None
 
 
 def test_the_made_etc_names_nobody_of_the_host(tmp_path: Path) -> None:
