@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from agent.holding import LAST_TO_GO
+from agent.sandbox.engine_group import SLICE
 from tests.integration.deploy.units import FOLDER, capabilities, directives
 
 UNITS = ("headrace-coordinator.service", "headrace-agent.service")
+SLICES = ("headrace.slice", "headracejobs.slice")
 
 MOUNT_NAMESPACE = frozenset(
     {
@@ -73,9 +76,11 @@ def analyze(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["systemd-analyze", *words], capture_output=True, text=True, check=False, timeout=60)
 
 
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", [*UNITS, *SLICES])
 def test_systemd_finds_the_unit_right(unit: str, tmp_path: Path) -> None:
     """Not one complaint: a directive that systemd does not know is ignored by it, and protects nobody."""
+    for slice_ in SLICES:
+        shutil.copy(FOLDER / slice_, tmp_path)
     program = tmp_path / "headrace"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
@@ -96,6 +101,16 @@ def test_the_agents_jobs_outlive_the_agent() -> None:
     assert unit["KillMode"] == ["process"]
     assert unit["Delegate"] == ["yes"]
     assert "MemoryDenyWriteExecute" not in unit  # jobs would inherit it, and with it no JIT compiler
+
+
+def test_the_agent_holds_out_beside_its_jobs() -> None:
+    """It weighs more than all jobs together, keeps its memory, is killed last, and not because a child of its was."""
+    unit, own, jobs = (directives(each) for each in (UNITS[1], *SLICES))
+    assert (unit["Slice"], unit["OOMPolicy"]) == (["headrace.slice"], ["continue"])
+    assert int(unit["OOMScoreAdjust"][0]) == LAST_TO_GO
+    assert "MemoryMin" in own
+    assert int(own["CPUWeight"][0]) > 100 > int(jobs["CPUWeight"][0])
+    assert SLICES[1] == SLICE
 
 
 def test_no_credential_stands_in_a_unit_or_a_command_line() -> None:
