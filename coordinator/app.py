@@ -53,8 +53,9 @@ from coordinator.logs.reader import LogReader
 from coordinator.logs.writer import LogWriter
 from coordinator.loops import Loops
 from coordinator.metrics import Metrics
-from coordinator.settings import Settings, is_loopback
+from coordinator.settings import Settings, is_loopback, is_wildcard
 from coordinator.store.artifacts import Artifacts
+from coordinator.store.clock import DatabaseClock
 from coordinator.store.database import Database
 from coordinator.store.dispatching import PostgresDispatch
 from coordinator.store.embedded import EmbeddedError, EmbeddedPostgres
@@ -153,7 +154,7 @@ async def run(settings: Settings, stop: asyncio.Event, ready: Callable[[], objec
             " on a network that you trust"
         )
     local_blobs = not settings.blob_url or settings.blob_url.startswith("file:")
-    if local_blobs and not settings.blob_public_url and _is_wildcard(settings.blob_listen):
+    if local_blobs and not settings.blob_public_url and is_wildcard(settings.blob_listen):
         raise CannotStart(
             f"nobody can be sent to {settings.blob_listen} for blobs: set HEADRACE_BLOB_PUBLIC_URL to the URL by which"
             " agents and clients reach this port"
@@ -181,9 +182,10 @@ async def run(settings: Settings, stop: asyncio.Event, ready: Callable[[], objec
         if postgres is not None:
             # The lock of the data directory proves that no other replica lives: nobody has to be waited for.
             await clear_terms(database)
-        blobs = await up.enter_async_context(_blobs(settings, data, address_of(sockets[1])))
-        metrics = Metrics()
-        parts = _Parts(settings, database, direct or dsn, blobs, metrics)
+        clock = DatabaseClock(database, time.time, time.monotonic)
+        await clock.learn()
+        blobs = await up.enter_async_context(_blobs(settings, data, address_of(sockets[1]), clock))
+        parts = _Parts(settings, database, direct or dsn, blobs, clock)
 
         tokens = Tokens({Caller.CLIENT: data.client_token(), Caller.AGENT: data.agent_token()})
         server, address = _server(parts, tokens, settings)
@@ -192,8 +194,11 @@ async def run(settings: Settings, stop: asyncio.Event, ready: Callable[[], objec
         await server.start()
         up.push_async_callback(server.stop, _STOP_S)
         up.callback(parts.dispatch.send_away, "this coordinator is shutting down")
-        await up.enter_async_context(serving(_pages(parts), sockets[0]))
-        if (endpoint := _blob_endpoint(settings, data)) is not None:
+        web = pages(
+            parts.metrics, why_not_ready=parts.why_not_ready, warning=lambda: clock.warning, refresh=parts.refresh
+        )
+        await up.enter_async_context(serving(web, sockets[0]))
+        if (endpoint := _blob_endpoint(settings, data, clock)) is not None:
             await up.enter_async_context(serving(endpoint, sockets[1]))
 
         up.push_async_callback(parts.health.leave)
@@ -208,9 +213,12 @@ async def run(settings: Settings, stop: asyncio.Event, ready: Callable[[], objec
 class _Parts:
     """The parts of a replica, built from the bottom up."""
 
-    def __init__(self, settings: Settings, database: Database, dsn: str, blobs: BlobStore, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, dsn: str, blobs: BlobStore, clock: DatabaseClock
+    ) -> None:
         replica = str(uuid.uuid4())
-        self.metrics = metrics
+        self.clock = clock
+        self.metrics = metrics = Metrics()
         self.wakes = Wakes(
             database,
             dsn,
@@ -280,6 +288,7 @@ class _Parts:
             standing=await self.views.standing(),
             sessions=self.dispatch.sessions,
             mended=self.reaper.mended,
+            skew_s=self.clock.skew_s,
         )
 
 
@@ -325,11 +334,6 @@ def _server(parts: _Parts, tokens: Tokens, settings: Settings) -> tuple[grpc.aio
     return server, f"{host}:{port}"
 
 
-def _is_wildcard(address: str) -> bool:
-    """Whether `host:port` means all addresses of this machine, and so is the name of none."""
-    return address.rpartition(":")[0].strip("[]") in {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
-
-
 def _short_folder() -> Path:
     """Where the database's socket goes when the data directory's path is too long for one."""
     named = os.environ.get("XDG_RUNTIME_DIR", "")
@@ -342,7 +346,9 @@ async def _watch_postgres(postgres: EmbeddedPostgres) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _blobs(settings: Settings, data: DataDirectory, endpoint: str) -> AsyncIterator[BlobStore]:
+async def _blobs(
+    settings: Settings, data: DataDirectory, endpoint: str, clock: DatabaseClock
+) -> AsyncIterator[BlobStore]:
     url = settings.blob_url or f"file://{data.blobs.absolute()}"
     store = open_blob_store(
         url,
@@ -356,6 +362,7 @@ async def _blobs(settings: Settings, data: DataDirectory, endpoint: str) -> Asyn
                 secret_access_key=settings.s3_secret_access_key.get_secret_value(),
             ),
         ),
+        clock.now,
     )
     try:
         yield store
@@ -363,23 +370,19 @@ async def _blobs(settings: Settings, data: DataDirectory, endpoint: str) -> Asyn
         await store.close()
 
 
-def _pages(parts: _Parts) -> Starlette:
-    return pages(parts.metrics, why_not_ready=parts.why_not_ready, refresh=parts.refresh)
-
-
-def _blob_endpoint(settings: Settings, data: DataDirectory) -> Starlette | None:
+def _blob_endpoint(settings: Settings, data: DataDirectory, clock: DatabaseClock) -> Starlette | None:
     """The endpoint of the `file://` store; an `s3://` store has its own."""
     if settings.blob_url and not settings.blob_url.startswith("file:"):
         return None
     folder = Path(unquote(urlsplit(settings.blob_url).path)) if settings.blob_url else data.blobs.absolute()
-    return blob_endpoint(open_folder(folder), UrlSigner([data.secret("blob-urls")]), time.time)
+    return blob_endpoint(open_folder(folder), UrlSigner([data.secret("blob-urls")]), clock.now)
 
 
 @contextlib.asynccontextmanager
 async def _loops(parts: _Parts, postgres: EmbeddedPostgres | None) -> AsyncIterator[Loops]:
     running = (
         *(parts.dispatch, parts.reaper, parts.wakes, parts.writer, parts.expansions),
-        *(parts.compactor, parts.expiry, parts.health),
+        *(parts.compactor, parts.expiry, parts.health, parts.clock),
     )
     tasks = [asyncio.create_task(part.run(), name=type(part).__name__) for part in running]
     if postgres is not None:

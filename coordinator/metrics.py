@@ -61,6 +61,11 @@ class Metrics:
             "Jobs found waiting for nothing, and queued, since this replica began. Must not grow.",
             registry=registry,
         )
+        self._skew = Gauge(
+            "headrace_clock_skew_seconds",
+            "This machine's clock less the database's. More than 30 either way is named on /readyz.",
+            registry=registry,
+        )
         self._standing = {
             name: Gauge(f"headrace_{name}", f"{text} Must be 0.", registry=registry)
             for name, text in (
@@ -95,7 +100,14 @@ class Metrics:
         self._deleted.labels(what).inc(count)
 
     def show(
-        self, *, pools: Sequence[Row], agents: Sequence[Row], standing: Mapping[str, int], sessions: int, mended: int
+        self,
+        *,
+        pools: Sequence[Row],
+        agents: Sequence[Row],
+        standing: Mapping[str, int],
+        sessions: int,
+        mended: int,
+        skew_s: float,
     ) -> None:
         """Sets the gauges from what the database says now."""
         for pool in pools:
@@ -110,6 +122,7 @@ class Metrics:
             self._standing[name].set(value)
         self._sessions.set(sessions)
         self._mended.set(mended)
+        self._skew.set(skew_s)
 
 
 def _standing_of(agent: Row) -> str:

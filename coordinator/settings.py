@@ -126,3 +126,8 @@ def is_loopback(address: str) -> bool:
     """Whether `host:port` can be reached from this machine alone."""
     host = address.rpartition(":")[0].strip("[]")
     return host in {"localhost", "::1"} or host.startswith("127.")
+
+
+def is_wildcard(address: str) -> bool:
+    """Whether `host:port` means all addresses of this machine, and so is the name of none."""
+    return address.rpartition(":")[0].strip("[]") in {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound

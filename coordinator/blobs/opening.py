@@ -33,7 +33,10 @@ def open_blob_store(
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> BlobStore:
-    """Open `file:///absolute/folder` or `s3://bucket/prefix`. Raises `BlobError`, one sentence."""
+    """Open `file:///absolute/folder` or `s3://bucket/prefix`. Raises `BlobError`, one sentence.
+
+    `clock`: Unix seconds, by which addresses of the `file://` store expire; those of S3 do by the store's own.
+    """
     parts = urlsplit(url)
     match parts.scheme:
         case "file" if parts.path.startswith("/") and parts.netloc in {"", "localhost"}:
@@ -45,7 +48,7 @@ def open_blob_store(
             s3 = settings.s3
             if not s3.access_key_id or not s3.secret_access_key:
                 raise BlobError(f"the blob store {url} needs an access key id and a secret access key")
-            store_clock = StoreClock(s3.base_url(parts.netloc), clock, monotonic)
+            store_clock = StoreClock(s3.base_url(parts.netloc), monotonic)
             return S3Blobs(parts.netloc, unquote(parts.path), s3, store_clock)
         case _:
             raise BlobError(f"not a blob store: {url!r}; use file:///absolute/folder or s3://bucket/prefix")

@@ -62,39 +62,38 @@ class S3Settings:
 
 
 class StoreClock:
-    """The store's own time: our clock and the difference to the `Date` of its answers, learned every five minutes.
+    """The store's own time: the `Date` of its answers, learned every five minutes, carried on by our monotonic clock.
 
-    S3 refuses a signature that is 15 minutes off, and calls one expired by its own clock, never by ours.
+    S3 refuses a signature that is 15 minutes off, and calls one expired by its own clock, never by ours: that may step.
     """
 
-    def __init__(self, endpoint: str, clock: Callable[[], float], monotonic: Callable[[], float]) -> None:
+    def __init__(self, endpoint: str, monotonic: Callable[[], float]) -> None:
         self._endpoint = endpoint
-        self._clock = clock
         self._monotonic = monotonic
         self._offset = 0.0
         self._learned: float | None = None
         self._learning = asyncio.Lock()
 
     async def now(self) -> float:
-        """Return the store's time in unix seconds. The last difference stands while the store does not answer.
+        """Return the store's time in unix seconds. What was learned last stands while the store does not answer.
 
         Raises `StoreUnavailable` if it has never answered.
         """
         async with self._learning:
             if self._learned is None or self._monotonic() - self._learned > _CLOCK_GOOD_FOR:
                 await self._learn()
-        return self._clock() + self._offset
+        return self._monotonic() + self._offset
 
     async def _learn(self) -> None:
-        before = self._clock()
+        before = self._monotonic()
         try:
             date = await asyncio.to_thread(self._date)
         except StoreUnavailable:
             if self._learned is None:
                 raise
             return
-        self._offset = date - (before + self._clock()) / 2
         self._learned = self._monotonic()
+        self._offset = date - (before + self._learned) / 2
 
     def _date(self) -> float:
         session = URLLib3Session(timeout=10)

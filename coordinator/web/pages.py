@@ -40,10 +40,15 @@ class _Gauges:
 
 
 def pages(
-    metrics: Metrics, *, why_not_ready: Callable[[], Awaitable[str]], refresh: Callable[[], Awaitable[None]]
+    metrics: Metrics,
+    *,
+    why_not_ready: Callable[[], Awaitable[str]],
+    warning: Callable[[], str],
+    refresh: Callable[[], Awaitable[None]],
 ) -> Starlette:
-    """The application. `why_not_ready`: one sentence while work cannot flow, else empty. `refresh` reads the
-    gauges anew before a scrape; while the database does not answer they keep what they said last."""
+    """The application. `why_not_ready`: one sentence while work cannot flow, else empty. `warning`: one for what a
+    person should see to though work flows, else empty. `refresh` reads the gauges anew before a scrape; while the
+    database does not answer they keep what they said last."""
     gauges = _Gauges(refresh)
 
     async def healthz(_: Request) -> Response:
@@ -51,7 +56,8 @@ def pages(
 
     async def readyz(_: Request) -> Response:
         sentence = await why_not_ready()
-        return PlainTextResponse(f"{sentence or 'ready'}\n", status_code=503 if sentence else 200)
+        said = "; ".join(each for each in (sentence or "ready", warning()) if each)
+        return PlainTextResponse(f"{said}\n", status_code=503 if sentence else 200)
 
     async def scrape(_: Request) -> Response:
         await gauges.read()

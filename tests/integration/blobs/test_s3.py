@@ -22,11 +22,17 @@ pytestmark = pytest.mark.s3
 
 @pytest.mark.parametrize("wrong_by", [-3600, 3600])
 async def test_a_coordinator_with_a_wrong_clock_signs_by_the_stores(seaweedfs: SeaweedFS, wrong_by: int) -> None:
-    """An on-prem machine an hour off would else hand out addresses that are expired, or live too long."""
-    store = open_blob_store(seaweedfs.url("clock"), seaweedfs.settings, clock=lambda: time.time() + wrong_by)
-    signed = await store.sign_put(KEY, len(BODY), DIGEST)
+    """An on-prem machine an hour off would else hand out addresses that are expired, or live too long. Nor does a clock
+    that is set right, or wrong, while it runs: what was learned of the store's time was once counted from there."""
+    steps = [0.0]
+    store = open_blob_store(seaweedfs.url("clock"), seaweedfs.settings, clock=lambda: time.time() + steps[-1])
     async with httpx.AsyncClient(trust_env=False) as http:
-        assert (await http.put(signed.url, content=BODY, headers=dict(signed.headers))).is_success
+        for at, step in enumerate((wrong_by, 0, wrong_by)):
+            steps.append(step)
+            body = BODY + bytes([at])
+            digest = hashlib.sha256(body).hexdigest()
+            signed = await store.sign_put(artifact_key(1, 2, digest), len(body), digest)
+            assert (await http.put(signed.url, content=body, headers=dict(signed.headers))).is_success, step
 
 
 async def test_credentials_show_nowhere(seaweedfs: SeaweedFS, caplog: pytest.LogCaptureFixture) -> None:
