@@ -42,13 +42,14 @@ class Fleet:
 
 
 @pytest.fixture
-def make_fleet(tmp_path: Path, make_coordinator: Make, fresh_database: str) -> Callable[[int], Fleet]:
-    """`make_fleet(3)`: so many replicas, ready."""
+def make_fleet(tmp_path: Path, make_coordinator: Make, fresh_database: str) -> Callable[..., Fleet]:
+    """`make_fleet(3, VARIABLE="value")`: so many replicas, ready."""
 
-    def make(count: int) -> Fleet:
+    def make(count: int, **environment: str) -> Fleet:
         shared = {
             "HEADRACE_DATABASE_URL": fresh_database,
             "HEADRACE_BLOB_URL": (tmp_path / "blobs").as_uri(),
+            **environment,
         }
         replicas: list[Daemon] = []
         for number in range(count):

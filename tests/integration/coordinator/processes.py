@@ -20,13 +20,16 @@ ANY = "127.0.0.1:0"
 
 
 class Daemon:
-    """A daemon's process. `start` may be called again after its end; `said` is all of its standard error."""
+    """A daemon's process. `start` may be called again after its end; `said` is all of its standard error. `prefix`:
+    words before the command, that say where it runs.
+    """
 
     def __init__(self, kind: str, folder: Path, arguments: Mapping[str, str], environment: Mapping[str, str]) -> None:
         self.kind = kind
         self.folder = folder
         self.arguments = dict(arguments)
         self.environment = dict(environment)
+        self.prefix: tuple[str, ...] = ()
         self.facts: dict[str, str] = {}
         self._log = folder.with_name(f"{folder.name}.log")
         self._process: subprocess.Popen[bytes] | None = None
@@ -90,7 +93,7 @@ class Daemon:
         words = [word for name, value in self.arguments.items() for word in (f"--{name}", value)]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*HEADRACE, self.kind, "--data-dir", str(self.folder), *words, *more],
+                [*self.prefix, *HEADRACE, self.kind, "--data-dir", str(self.folder), *words, *more],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
