@@ -327,6 +327,8 @@ class Dispatch:
         given_up = [GivenUp(each.attempt_id, session.id, each.token, sentence) for each in late]
         # What has started meanwhile was acknowledged after all, and goes on.
         returned = await self._store.give_up(given_up)
+        for _ in returned:
+            self._measures.returned()
         if returned:
             orders = [CancelOrder(key, session.id, kill=True, sentence=sentence) for key in sorted(returned)]
             session.send(CancelThese(tuple(orders), abort=True))

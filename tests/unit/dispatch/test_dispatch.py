@@ -39,6 +39,7 @@ class Replica:
 
     def __init__(self, timing: Timing) -> None:
         self.loop = asyncio.get_running_loop()
+        self.returns = 0
         self.rows = Rows(self.loop.time)
         self.fails_before: set[str] = set()
         self.fails_after: set[str] = set()
@@ -73,7 +74,8 @@ class Replica:
 
     def claimed(self, seconds: float) -> None: ...
 
-    def returned(self) -> None: ...
+    def returned(self) -> None:
+        self.returns += 1
 
     def ended(self, outcome: str, cause: Cause) -> None: ...
 
@@ -160,6 +162,7 @@ def test_an_assignment_that_nobody_acknowledges_goes_back_and_the_agent_is_told(
             assert isinstance(messages[0], CancelThese)
             assert messages[0].abort
             assert [each.attempt_id for each in messages[0].orders] == [assign.claimed[0].attempt_id]
+            assert replica.returns == 1, "it is counted like one that was refused"
 
     simulate(main, 1)
 
