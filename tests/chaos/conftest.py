@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from tests.integration.coordinator.conftest import Make, daemons, make_agent, ma
 from tests.integration.coordinator.processes import Daemon, client
 
 __all__ = ["daemons", "database_template", "fresh_database", "make_agent", "make_coordinator", "postgres_server"]
+
+LONG = os.environ.get("CHAOS_LONG", "") not in {"", "0"}
+"""Whether the forms are wanted that take the times of production."""
 
 
 @dataclass

@@ -17,7 +17,7 @@ UP, DOWN = "up", "down"
 class Proxy:
     """Listens on `address` as long as it is entered. It runs in a thread: whoever tests may block.
 
-    `target`: HOST:PORT, or the path of a Unix socket.
+    `target` is HOST:PORT or the path of a Unix socket, and may be changed for the connections to come.
     """
 
     def __init__(self, target: str) -> None:

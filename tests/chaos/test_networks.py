@@ -117,7 +117,7 @@ def test_networks_that_lose_delay_or_forget_lose_no_attempt(
     with Proxy(hub.facts["address"]) as slow, User(hub) as user:
         slow.delay_s = DELAY_S
         start_agent(hub, "slow", url=slow.address)
-        work = [Counting(name, 130, pool=name) for name in ("lossy", "half_open", "slow")]
+        work = [Counting(name, 110, pool=name) for name in ("lossy", "half_open", "slow")]
         run = user.begin(work)
         user.until_it_writes(run, *work)
         lossy.lose(LOSS)
