@@ -71,6 +71,10 @@ class User:
         """Ends it."""
         self._client.cancel(run)
 
+    def pause(self, pool: str, *, undo: bool = False) -> None:
+        """Nothing of the pool is given out (or it is again)."""
+        self._client.pause(pool, undo=undo)
+
     def state(self, run: int) -> str:
         """Of a run."""
         return str(self._client.run(run).state)
