@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -12,6 +13,8 @@ import httpx
 import tenacity
 
 _CHUNK = 1 << 20
+_QUOTED = 1000
+"""Bytes of an answer that are read for its sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,9 @@ class Courier:
                 async for attempt in retrying:
                     with attempt:
                         await once()
-            except (_Passing, httpx.TransportError) as error:
+            except _Passing as error:
+                raise TransferFailed(f"The blob store did not do it in {self._tries} tries: {error}.") from error
+            except httpx.TransportError as error:
                 said = str(error) or type(error).__name__
                 raise TransferFailed(f"The blob store could not be reached in {self._tries} tries: {said}.") from error
 
@@ -149,9 +154,17 @@ async def _judge(answer: httpx.Response) -> None:
     code = answer.status_code
     if 200 <= code < 300:
         return
-    said = (await anext(aiter(answer.aiter_bytes(300)), b"")).decode(errors="replace").strip()
+    said = _sentence((await anext(aiter(answer.aiter_bytes(_QUOTED)), b"")).decode(errors="replace"))
+    answered = f"answered {code}: {said}" if said else f"answered {code}"
     if code in {401, 403}:
-        raise Stale(f"The blob store refused the signed request ({code}): {said}")
+        raise Stale(f"The blob store refused the signed request: it {answered}")
     if code >= 500 or code in {408, 429}:
-        raise _Passing(f"it answered {code}")
-    raise TransferFailed(f"The blob store answered {code}: {said}")
+        raise _Passing(f"it {answered}")
+    raise TransferFailed(f"The blob store {answered}")
+
+
+def _sentence(body: str) -> str:
+    """What a store says for people: our own endpoint a line of text, S3 the message in its XML, a proxy nothing."""
+    message = re.search(r"<Message>([^<>]+)</Message>", body)
+    text = message[1] if message else "" if body.lstrip().startswith("<") else body
+    return text.strip().removesuffix(".")

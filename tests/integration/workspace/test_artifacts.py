@@ -107,7 +107,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._answer(200, bytes(10_000_000))
             return True
         if what:
-            self._answer(int(what), b"because")
+            self._answer(int(what.split(" ")[0]), what.partition(" ")[2].encode() or b"because")
         return bool(what)
 
     def _answer(self, code: int, content: bytes) -> None:
@@ -193,6 +193,27 @@ async def test_an_upload_survives_what_passes(
     files = (await collected(here, "f")).files
     await upload_files(courier, here, files, store.to_upload)
     assert store.requests == (1 if faults == ["412"] else len(faults) + 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("507 the disk is full: free some room\n", "answered 507: the disk is full: free some room."),
+        ("500 <?xml version='1.0'?><Error><Code>C</Code><Message>No room.</Message></Error>", "answered 500: No room."),
+        ("502 <html><h1>Bad Gateway</h1></html>", "answered 502."),
+        ("cut", "could not be reached"),
+    ],
+)
+async def test_a_store_that_keeps_failing_is_quoted(
+    answer: str, reason: str, store: Store, courier: Courier, here: Tree, tmp_path: Path
+) -> None:
+    """Whoever reads why the job failed has to free a disk, not to look for a broken line; and needs no markup."""
+    (tmp_path / "here/f").write_bytes(b"f")
+    store.answers = [answer] * 4
+    with pytest.raises(JobProblem, match="in 4 tries") as caught:
+        await upload_files(courier, here, (await collected(here, "f")).files, store.to_upload)
+    assert reason in caught.value.sentence
+    assert "<" not in caught.value.sentence
 
 
 @pytest.mark.parametrize("faults", [["503"], ["cut"], ["half"], ["wrong", "half"]])
