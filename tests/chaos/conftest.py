@@ -19,6 +19,7 @@ __all__ = ["daemons", "database_template", "fresh_database", "make_agent", "make
 
 LONG = os.environ.get("CHAOS_LONG", "") not in {"", "0"}
 """Whether the forms are wanted that take the times of production."""
+long_form = pytest.mark.skipif(not LONG, reason="one of the long ones: CHAOS_LONG=1")
 
 
 @dataclass

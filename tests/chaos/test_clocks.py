@@ -14,7 +14,7 @@ import pytest
 from coordinator.store.embedded import EmbeddedPostgres, Tools
 from headrace.v1 import blob_pb2, blob_pb2_grpc
 from tests.chaos.clock import HOUR, SteppedClock
-from tests.chaos.conftest import Fleet
+from tests.chaos.conftest import Fleet, long_form
 from tests.chaos.work import SHORT, Counting, User
 from tests.harness.waiting import wait_for
 from tests.integration.coordinator.conftest import Make
@@ -98,6 +98,7 @@ def _signed(of: Daemon) -> str:
     return str(answer.transfers[0].url)
 
 
+@long_form
 async def test_a_database_whose_clock_steps_loses_no_attempt(
     make_coordinator: Make, daemons: list[Daemon], tmp_path: Path
 ) -> None:

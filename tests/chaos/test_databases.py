@@ -121,7 +121,7 @@ async def test_a_database_that_is_cut_stalled_and_shot_costs_no_attempt(
             tmp_path, make_coordinator, {} if LONG else SHORT, *(through(each, postgres) for each in links)
         )
         agents(fleet, daemons, "a", "b")
-        ends, goes_on = Counting("ends", 60, pool="a"), Counting("on", int(10 * SILENCE_S) + 100, pool="b")
+        ends, goes_on = Counting("ends", 60, pool="a"), Counting("on", int(10 * SILENCE_S) + 80, pool="b")
         with User(fleet.replicas[0], fleet.addresses) as user:
             run = user.begin([ends, goes_on])
             user.until_it_writes(run, ends, goes_on)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.conftest import LONG
+from tests.chaos.conftest import long_form
 from tests.chaos.work import SHORT, Counting, User
 from tests.e2e.scene import sandboxes
 from tests.harness.waiting import wait_for
@@ -81,6 +81,7 @@ def test_what_an_agent_says_that_was_frozen_for_longer_than_its_lease_is_refused
     assert metric(of, 'headrace_outcomes_total{cause="none",outcome="passed"}') == 3
 
 
+@long_form
 def test_an_agent_that_thaws_to_an_assignment_that_went_to_another_does_not_begin_it(
     pair: Callable[..., tuple[Daemon, Daemon, Daemon]], tmp_path: Path
 ) -> None:
@@ -106,7 +107,7 @@ def test_an_agent_that_thaws_to_an_assignment_that_went_to_another_does_not_begi
     assert not list((first.folder / "attempts").iterdir())
 
 
-@pytest.mark.skipif(not LONG, reason="takes a minute and a half: CHAOS_LONG=1")
+@long_form
 def test_a_deployment_of_an_agent_that_stays_frozen_is_stopped_before_it_is_given_up(
     pair: Callable[..., tuple[Daemon, Daemon, Daemon]], tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.conftest import long_form
 from tests.chaos.network import Machine, Network, network
 from tests.chaos.proxy import Proxy
 from tests.chaos.work import LEASE_S, SHORT, Counting, User
@@ -105,6 +106,7 @@ def test_an_agent_that_cannot_be_heard_or_cannot_hear_loses_its_attempt_once_and
         assert metric(hub, "headrace_lost_sight") == 0
 
 
+@long_form
 def test_networks_that_lose_delay_or_forget_lose_no_attempt(
     net: Network, make_hub: MakeHub, start_agent: Callable[..., None], daemons: list[Daemon]
 ) -> None:

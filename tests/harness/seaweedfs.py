@@ -9,6 +9,7 @@ async def test_...(seaweedfs: SeaweedFS): open_blob_store(seaweedfs.url("my-test
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -59,6 +60,16 @@ class SeaweedFS:
 @pytest.fixture(scope="session")
 def seaweedfs() -> Iterator[SeaweedFS]:
     folder = Path(tempfile.mkdtemp(prefix="hr-s3-"))
+    try:
+        with serving(folder) as found:
+            yield found
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[SeaweedFS]:
+    """One that keeps its data in a folder, on whatever disk that is."""
     key, secret = secrets.token_hex(8), secrets.token_hex(16)
     identity = {"name": "test", "credentials": [{"accessKey": key, "secretKey": secret}], "actions": ["Admin"]}
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
@@ -74,7 +85,6 @@ def seaweedfs() -> Iterator[SeaweedFS]:
     finally:
         process.kill()  # SIGTERM takes it up to half a minute
         process.wait()
-        shutil.rmtree(folder)
 
 
 def _command(folder: Path, port: int) -> list[str]:
