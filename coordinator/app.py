@@ -186,7 +186,6 @@ async def run(settings: Settings, stop: asyncio.Event, ready: Callable[[], objec
         await clock.learn()
         blobs = await up.enter_async_context(_blobs(settings, data, address_of(sockets[1]), clock))
         parts = _Parts(settings, database, direct or dsn, blobs, clock)
-
         tokens = Tokens({Caller.CLIENT: data.client_token(), Caller.AGENT: data.agent_token()})
         server, address = _server(parts, tokens, settings)
         loops = await up.enter_async_context(_loops(parts, postgres))
@@ -194,13 +193,10 @@ async def run(settings: Settings, stop: asyncio.Event, ready: Callable[[], objec
         await server.start()
         up.push_async_callback(server.stop, _STOP_S)
         up.callback(parts.dispatch.send_away, "this coordinator is shutting down")
-        web = pages(
-            parts.metrics, why_not_ready=parts.why_not_ready, warning=lambda: clock.warning, refresh=parts.refresh
-        )
+        web = pages(parts.metrics, why_not_ready=parts.why_not_ready, warning=clock.warning, refresh=parts.refresh)
         await up.enter_async_context(serving(web, sockets[0]))
         if (endpoint := _blob_endpoint(settings, data, clock)) is not None:
             await up.enter_async_context(serving(endpoint, sockets[1]))
-
         up.push_async_callback(parts.health.leave)
         facts = {"address": address, "http": address_of(sockets[0]), "blobs": address_of(sockets[1])}
         _log.info("coordinator is ready", **facts)

@@ -57,7 +57,6 @@ class DatabaseClock:
         """This machine's clock less the database's, in seconds."""
         return self._wall() - self.now()
 
-    @property
     def warning(self) -> str:
         """One sentence for the operator where the clocks are more than 30 s apart, else empty."""
         skew = self.skew_s
