@@ -98,8 +98,8 @@ async def test_a_replica_that_alone_is_cut_off_from_the_database_hands_its_agent
             user.until_it_writes(run, *work)
             links[alone].stall()
             other_sessions = lambda: metric(fleet.replicas[other], "headrace_sessions") == len(work)  # noqa: E731
-            wait_for(other_sessions, "all agents are at the other replica", 15)
-            wait_for(lambda: not ready(fleet.replicas[alone]), "it says that it serves nobody", 15)
+            wait_for(other_sessions, "all agents are at the other replica", 20)
+            wait_for(lambda: not ready(fleet.replicas[alone]), "it says that it serves nobody", 20)
             with contextlib.suppress(AssertionError):  # nothing is to happen
                 wait_for(lambda: user.state(run) != "running", "something happens", AWAY_S - 11)
             links[alone].resume()
