@@ -23,8 +23,8 @@ from tests.integration.metrics.prometheus import get
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.root]
 
-PLAIN = Counting("plain", 100)
-DEPLOYMENT = Counting("deployment", 100)
+PLAIN = Counting("plain", 200)
+DEPLOYMENT = Counting("deployment", 200)
 STAGING = "name: staging, environment: staging"
 MAKER = """
 name: maker
@@ -81,7 +81,6 @@ def test_clocks_that_step_at_a_replica_and_at_an_agent_change_nothing_but_what_i
         assert user.state(again) == "passed", "an agent's upload, an hour behind"
         for clock in clocks.values():
             clock.step(0)
-        assert [user.states(run, job.name) for job, run in runs.items()] == [["running"], ["running"]]
         for job, run in runs.items():
             user.until_over(run)
             user.judge(run, job, ["passed"])
