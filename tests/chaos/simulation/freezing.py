@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable
 from contextvars import Context, ContextVar
-from typing import Any
+
+from tests.harness.virtual_time import VirtualLoop
 
 
 class Process:
@@ -13,19 +14,21 @@ class Process:
 
     def __init__(self) -> None:
         self._waiting: list[Callable[[], None]] = []
-        self._runs = asyncio.Event()
-        self._runs.set()
-
-    @property
-    def frozen(self) -> bool:
-        return not self._runs.is_set()
+        self._steps: list[asyncio.Handle] = []
+        self.frozen = False
 
     def freeze(self) -> None:
-        self._runs.clear()
+        self.frozen = True
 
     def thaw(self) -> None:
-        self._runs.set()
+        """What waited is done, in order; what interrupted it as well."""
+        self.frozen = False
         waiting, self._waiting = self._waiting, []
+        steps, self._steps = self._steps, []
+        if steps:
+            loop = asyncio.get_running_loop()
+            assert isinstance(loop, VirtualLoop)
+            loop.go_on(steps)
         for each in waiting:
             each()
 
@@ -33,8 +36,9 @@ class Process:
         """Calls it once when the process goes on."""
         self._waiting.append(call)
 
-    async def thawed(self) -> None:
-        await self._runs.wait()
+    def queue(self) -> list[asyncio.Handle] | None:
+        """Where steps wait while it is frozen."""
+        return self._steps if self.frozen else None
 
 
 _process: ContextVar[Process | None] = ContextVar("process", default=None)
@@ -47,42 +51,7 @@ def within(process: Process | None) -> Context:
     return context
 
 
-class _Steps:
-    """A coroutine that takes its steps only while its process runs; what interrupts it waits too."""
-
-    def __init__(self, process: Process, inner: Coroutine[Any, Any, Any]) -> None:
-        self._process = process
-        self._inner = inner
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        error: BaseException | None = None
-        while True:
-            while self._process.frozen:
-                try:
-                    yield from self._process.thawed().__await__()
-                except BaseException as interrupt:
-                    error = interrupt
-            try:
-                waits = self._inner.throw(error) if error is not None else self._inner.send(None)
-            except StopIteration as stop:
-                return stop.value
-            error = None
-            try:
-                yield waits
-            except BaseException as interrupt:
-                error = interrupt
-
-
-async def _stepped(process: Process, inner: Coroutine[Any, Any, Any]) -> Any:
-    return await _Steps(process, inner)
-
-
-def freezable_tasks(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
-    """A task factory: a task belongs to the process of the context it is made in."""
-    context: Context | None = options.get("context")
-    process = context.get(_process) if context is not None else _process.get()
-    if process is None:
-        return asyncio.Task(coroutine, loop=loop, **options)
-    task = asyncio.Task(_stepped(process, coroutine), loop=loop, **options)
-    task.add_done_callback(lambda _: coroutine.close())  # one that was cancelled before its first step
-    return task
+def queue_of(context: Context) -> list[asyncio.Handle] | None:
+    """Where the steps of a context's process wait; None: it runs."""
+    process = context.get(_process)
+    return process.queue() if process is not None else None

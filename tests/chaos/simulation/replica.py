@@ -168,7 +168,8 @@ class Replica:
         self.lines.append(line)
         line.host = self.process
         line.server = asyncio.get_running_loop().create_task(self._serve(line), context=within(self.process))
-        line.server.add_done_callback(lambda _: self._forget(line))  # also of one that never took a step
+        outside = within(None)
+        line.server.add_done_callback(lambda _: self._forget(line), context=outside)  # also of one that took no step
 
     async def _serve(self, line: Line) -> None:
         try:

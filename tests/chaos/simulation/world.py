@@ -15,13 +15,13 @@ from coordinator.dispatch.dispatcher import Timing
 from coordinator.dispatch.port import Wake
 from coordinator.errors import Conflict, NotFound, StoreDown
 from coordinator.store.new_rows import NewJob, NewRun, NewStage
-from tests.chaos.simulation.freezing import freezable_tasks
+from tests.chaos.simulation.freezing import queue_of
 from tests.chaos.simulation.judge import OVER, Judge, Wanted
 from tests.chaos.simulation.line import Clog, Line
 from tests.chaos.simulation.machine import Machine
 from tests.chaos.simulation.replica import Dialer, Replica
 from tests.harness.memory_rows import Rows
-from tests.harness.virtual_time import simulate
+from tests.harness.virtual_time import VirtualLoop, simulate
 
 LONG_LEASE = 90.0
 """Seconds: short enough that some agents are away for longer."""
@@ -233,7 +233,8 @@ async def _main(seed: int, rng: random.Random) -> Outcome:
     from tests.chaos.simulation.faults import Faults
 
     loop = asyncio.get_running_loop()
-    loop.set_task_factory(freezable_tasks)
+    assert isinstance(loop, VirtualLoop)
+    loop.freezes = queue_of
     world = World(rng)
     faults = Faults(world, random.Random(rng.getrandbits(64)))
     world.start()
