@@ -38,7 +38,7 @@ from agent.source import Sources
 from agent.state import DataDirectory, Unusable, open_directory
 from agent.supervisor.damage import Damage
 from agent.web import pages
-from agent.wire import Access, GrpcDialer
+from agent.wire import Access, appends, sessions
 from agent.workspace.git import Git, passed_on
 from agent.workspace.mirror import Mirrors
 from agent.workspace.mounts import MountFailed, guard_workspaces, release_workspaces
@@ -94,7 +94,7 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> Ending | No
         machine, abilities = await _found(settings, directory, environment, held)
         noticing = Noticing(outbox, metrics)
         quarantine = Quarantine(noticing.disk_failed)
-        forwarder = Forwarder(access, settings.url, rng=rng, heard=noticing)
+        forwarder = Forwarder(appends(access), settings.url, rng=rng, heard=noticing)
         courier = Courier(await up.enter_async_context(httpx.AsyncClient(timeout=60.0, follow_redirects=False)))
         calls = Calls(access, settings.url, rng)
         parts = Parts(
@@ -124,7 +124,7 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> Ending | No
         listener = Standing(settings, metrics)
         await _serve_metrics(up, settings, metrics, listener, directory)
         connection = Connection(
-            GrpcDialer(access),
+            sessions(access),
             settings.url,
             _identity(settings, parts, machine),
             jobs,

@@ -14,7 +14,7 @@ import grpc
 
 from agent.clock import Clock
 from agent.session import GoneAway, Identity, Jobs, Outbox, Session
-from agent.wire import Dialer, WireClosed
+from agent.wire import SessionDialer, WireClosed
 
 FIRST_PAUSE = 0.3
 LONGEST_PAUSE = 8.0
@@ -69,7 +69,7 @@ class Connection:
 
     def __init__(
         self,
-        dialer: Dialer,
+        dialer: SessionDialer,
         addresses: Sequence[str],
         identity: Identity,
         jobs: Jobs,

@@ -15,17 +15,13 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Protocol
 
-import grpc
-import grpc.aio
-
 from agent.problems import JobProblem
 from agent.supervisor.client import SupervisorClient, SupervisorGone
 from agent.supervisor.damage import Damage, Stand
 from agent.supervisor.reading import SpoolGone, SpoolReader
 from agent.supervisor.records import STREAMS, Kind, Record
-from agent.wire import Access, WireClosed, closed, connected, until_one_ends
+from agent.wire import LogDialer, LogWire, WireClosed, until_one_ends
 from headrace.v1 import log_pb2 as pb
-from headrace.v1 import log_pb2_grpc
 
 IN_FLIGHT = 8 << 20
 """Bytes on their way, of all attempts together: what a reconnect may send twice."""
@@ -36,7 +32,6 @@ SHARE = 256 << 10
 MESSAGE_RECORDS = 2_048
 """Records of one message, about: the coordinator takes 4,096."""
 SHARE_RECORDS = 1_024
-_CONNECT_S = 5.0
 
 
 class _Word(Enum):
@@ -244,15 +239,8 @@ class Heard(Protocol):
 class Forwarder:
     """Sends the logs of all sources. `run` goes on until it is cancelled."""
 
-    def __init__(
-        self,
-        access: Callable[[str], Access],
-        addresses: Sequence[str],
-        *,
-        rng: random.Random,
-        heard: Heard,
-    ) -> None:
-        self._access = access
+    def __init__(self, dialer: LogDialer, addresses: Sequence[str], *, rng: random.Random, heard: Heard) -> None:
+        self._dialer = dialer
         self._addresses = list(addresses)
         self._rng = rng
         self._heard = heard
@@ -277,22 +265,18 @@ class Forwarder:
             await self._until(lambda: any(source.is_due for source in self._sources.values()))
             address = self._addresses[failures % len(self._addresses)]
             with contextlib.suppress(WireClosed):
-                async with connected(self._access(address), address, _CONNECT_S) as channel:
+                wire = await self._dialer.dial(address)
+                try:
                     for source in self._sources.values():
                         source.rewind()
                     failures = 0
-                    await self._stream(channel, address)
+                    await until_one_ends(send=self._send(wire), receive=self._receive(wire))
+                finally:
+                    await wire.close()
             failures += 1
             await asyncio.sleep(min(8.0, 0.2 * 2 ** min(failures, 8)) * self._rng.uniform(0.5, 1.0))
 
-    async def _stream(self, channel: grpc.aio.Channel, address: str) -> None:
-        call = log_pb2_grpc.LogServiceStub(channel).Append(metadata=self._access(address).metadata())
-        try:
-            await until_one_ends(send=self._send(call), receive=self._receive(call))
-        finally:
-            call.cancel()
-
-    async def _send(self, call: grpc.aio.StreamStreamCall[pb.AppendRequest, pb.AppendResponse]) -> None:
+    async def _send(self, wire: LogWire) -> None:
         while True:
             await self._until(self._may_send)
             request = pb.AppendRequest()
@@ -309,22 +293,13 @@ class Forwarder:
                 if room <= 0 or records_left <= 0:
                     break
             if request.batches:
-                try:
-                    await call.write(request)
-                except grpc.aio.AioRpcError as error:
-                    raise closed(error) from error
-                except asyncio.InvalidStateError as error:
-                    raise WireClosed(grpc.StatusCode.UNAVAILABLE, "the stream is over") from error
+                await wire.send(request)
 
-    async def _receive(self, call: grpc.aio.StreamStreamCall[pb.AppendRequest, pb.AppendResponse]) -> None:
-        try:
-            async for response in call:
-                for durable in response.durable:
-                    self._stored(durable)
-                self._changed.set()
-        except grpc.aio.AioRpcError as error:
-            raise closed(error) from error
-        raise WireClosed(grpc.StatusCode.UNAVAILABLE, "the stream is over")
+    async def _receive(self, wire: LogWire) -> None:
+        while True:
+            for durable in (await wire.receive()).durable:
+                self._stored(durable)
+            self._changed.set()
 
     def _stored(self, durable: pb.Durable) -> None:
         source = self._sources.get(durable.attempt_id)

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 import grpc
 
 from agent.clock import Clock
-from agent.wire import Wire, WireClosed, until_one_ends
+from agent.wire import SessionWire, WireClosed, until_one_ends
 from headrace.v1 import agent_pb2 as pb
 
 SILENCE = 10.0
@@ -145,7 +145,7 @@ class Session:
     """One connection's worth of protocol. `run` ends by `WireClosed` or `GoneAway`, never otherwise."""
 
     def __init__(
-        self, wire: Wire, identity: Identity, jobs: Jobs, outbox: Outbox, clock: Clock, *, number: int = 0
+        self, wire: SessionWire, identity: Identity, jobs: Jobs, outbox: Outbox, clock: Clock, *, number: int = 0
     ) -> None:
         self._number = number
         self._wire = wire

@@ -1,21 +1,21 @@
-"""The wire to a coordinator: one bidirectional stream, as a session needs it, and how it is dialled.
+"""The wire to a coordinator: one bidirectional stream, of a session or of logs, and how it is dialled.
 
-`Wire` and `Dialer` are what the session logic knows; the simulation has its own. Here are the real ones, over
-gRPC.
+`Wire` and `Dialer` are what the session logic and the forwarder know; the simulation has its own. Here are the real
+ones, over gRPC.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 import grpc
 import grpc.aio
 
-from headrace.v1 import agent_pb2, agent_pb2_grpc
+from headrace.v1 import agent_pb2, agent_pb2_grpc, log_pb2, log_pb2_grpc
 
 MESSAGE_LIMIT = 20 << 20
 """Bytes of one message, both ways: a job's spec with its scripts must fit, and an outcome with 16 MiB of outputs."""
@@ -32,14 +32,18 @@ class WireClosed(Exception):
         self.sentence = sentence
 
 
-class Wire(Protocol):
+Sent_contra = TypeVar("Sent_contra", contravariant=True)
+Got_co = TypeVar("Got_co", covariant=True)
+
+
+class Wire(Protocol[Sent_contra, Got_co]):
     """One stream. One task sends, one receives; messages arrive in order or the stream is cut."""
 
-    async def send(self, message: agent_pb2.SessionRequest) -> None:
+    async def send(self, message: Sent_contra) -> None:
         """Hands one message to the transport; waits while it is full. Raises `WireClosed`."""
         ...
 
-    async def receive(self) -> agent_pb2.SessionResponse:
+    async def receive(self) -> Got_co:
         """The next message. Raises `WireClosed`."""
         ...
 
@@ -48,12 +52,18 @@ class Wire(Protocol):
         ...
 
 
-class Dialer(Protocol):
+class Dialer(Protocol[Sent_contra, Got_co]):
     """Opens a wire to one address."""
 
-    async def dial(self, address: str) -> Wire:
+    async def dial(self, address: str) -> Wire[Sent_contra, Got_co]:
         """Opens a stream to `host:port`. Raises `WireClosed`; waits at most a few seconds."""
         ...
+
+
+SessionWire: TypeAlias = Wire[agent_pb2.SessionRequest, agent_pb2.SessionResponse]
+SessionDialer: TypeAlias = Dialer[agent_pb2.SessionRequest, agent_pb2.SessionResponse]
+LogWire: TypeAlias = Wire[log_pb2.AppendRequest, log_pb2.AppendResponse]
+LogDialer: TypeAlias = Dialer[log_pb2.AppendRequest, log_pb2.AppendResponse]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +98,6 @@ class Access:
         return grpc.aio.insecure_channel(address, options=options)
 
 
-@contextlib.asynccontextmanager
-async def connected(access: Access, address: str, seconds: float) -> AsyncIterator[grpc.aio.Channel]:
-    """A ready channel, closed at the end. Raises `WireClosed` when nobody answers in time."""
-    async with access.channel(address) as channel:
-        try:
-            await asyncio.wait_for(channel.channel_ready(), seconds)
-        except TimeoutError as error:
-            raise WireClosed(grpc.StatusCode.UNAVAILABLE, f"nobody answers at {address}") from error
-        yield channel
-
-
 def closed(error: grpc.aio.AioRpcError) -> WireClosed:
     """A driver's error in our words."""
     return WireClosed(error.code(), error.details() or "the connection was cut")
@@ -121,14 +120,14 @@ async def until_one_ends(**coroutines: Coroutine[None, None, None]) -> None:
             task.result()
 
 
-class GrpcWire:
-    """A session's stream over gRPC."""
+class GrpcWire(Generic[Sent_contra, Got_co]):
+    """A stream over gRPC."""
 
-    def __init__(self, channel: grpc.aio.Channel, call: _SessionCall) -> None:
+    def __init__(self, channel: grpc.aio.Channel, call: _Call) -> None:
         self._channel = channel
         self._call = call
 
-    async def send(self, message: agent_pb2.SessionRequest) -> None:
+    async def send(self, message: Sent_contra) -> None:
         """Hands one message to the transport."""
         try:
             await self._call.write(message)
@@ -137,7 +136,7 @@ class GrpcWire:
         except (asyncio.InvalidStateError, grpc.aio.UsageError) as error:
             raise await self._ended() from error
 
-    async def receive(self) -> agent_pb2.SessionResponse:
+    async def receive(self) -> Got_co:
         """The next message."""
         try:
             message = await self._call.read()
@@ -145,9 +144,9 @@ class GrpcWire:
             raise closed(error) from error
         except (asyncio.InvalidStateError, grpc.aio.UsageError) as error:
             raise await self._ended() from error
-        if not isinstance(message, agent_pb2.SessionResponse):  # the library's end-of-stream object
+        if message is grpc.aio.EOF:
             raise await self._ended()
-        return message
+        return cast("Got_co", message)
 
     async def close(self) -> None:
         """Ends the stream in good order if that is quick, else by force."""
@@ -156,7 +155,7 @@ class GrpcWire:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(1.0):
                     await self._call.done_writing()
-                    while isinstance(await self._call.read(), agent_pb2.SessionResponse):
+                    while await self._call.read() is not grpc.aio.EOF:
                         pass
         self._call.cancel()
         await self._channel.close()
@@ -166,10 +165,10 @@ class GrpcWire:
         return WireClosed(code, await self._call.details() or "the connection was cut")
 
 
-class _SessionCall(Protocol):
+class _Call(Protocol):
     """The part of grpc.aio's StreamStreamCall that is used here."""
 
-    async def write(self, message: agent_pb2.SessionRequest) -> None: ...
+    async def write(self, message: object) -> None: ...
     async def read(self) -> object: ...
     async def done_writing(self) -> None: ...
     async def code(self) -> grpc.StatusCode: ...
@@ -178,15 +177,18 @@ class _SessionCall(Protocol):
     def done(self) -> bool: ...
 
 
-class GrpcDialer:
-    """Dials over gRPC, each wire on a connection of its own."""
+class GrpcDialer(Generic[Sent_contra, Got_co]):
+    """Dials over gRPC, each wire on a connection of its own. `method`: the method of a stub on a channel."""
 
-    def __init__(self, access: Callable[[str], Access], *, seconds: float = 5.0) -> None:
+    def __init__(
+        self, access: Callable[[str], Access], method: Callable[[grpc.aio.Channel], Any], *, seconds: float = 5.0
+    ) -> None:
         self._access = access
+        self._method = method
         self._seconds = seconds
 
-    async def dial(self, address: str) -> Wire:
-        """Opens a session's stream to `host:port`."""
+    async def dial(self, address: str) -> Wire[Sent_contra, Got_co]:
+        """Opens a stream to `host:port`."""
         access = self._access(address)
         channel = access.channel(address)
         try:
@@ -197,5 +199,14 @@ class GrpcDialer:
         except BaseException:
             await channel.close()
             raise
-        stub = agent_pb2_grpc.AgentServiceStub(channel)
-        return GrpcWire(channel, cast("_SessionCall", stub.Session(metadata=access.metadata())))
+        return GrpcWire(channel, self._method(channel)(metadata=access.metadata()))
+
+
+def sessions(access: Callable[[str], Access]) -> SessionDialer:
+    """Dials for sessions."""
+    return GrpcDialer(access, lambda channel: agent_pb2_grpc.AgentServiceStub(channel).Session)
+
+
+def appends(access: Callable[[str], Access]) -> LogDialer:
+    """Dials to append to logs."""
+    return GrpcDialer(access, lambda channel: log_pb2_grpc.LogServiceStub(channel).Append)

@@ -61,6 +61,7 @@ from coordinator.store.dispatching import PostgresDispatch
 from coordinator.store.embedded import EmbeddedError, EmbeddedPostgres
 from coordinator.store.expanding import PostgresExpansions
 from coordinator.store.extending import PostgresExtensions
+from coordinator.store.logs import PostgresLogs
 from coordinator.store.migrate import migrate
 from coordinator.store.runs import PostgresRuns
 from coordinator.store.singletons import Singleton, clear_terms
@@ -253,7 +254,7 @@ class _Parts:
         )
         self.reception, self.limits = _limits(settings, metrics)
         self.views = Views(database, self.bells)
-        self.writer = LogWriter(database, self.log_bells, stored=metrics.stored_log)
+        self.writer = LogWriter(PostgresLogs(database), self.log_bells, stored=metrics.stored_log)
         self.compactor = Compactor(database, blobs, self.terms[1], bells=self.log_bells)
         self.expiry = Expiry(database, blobs, self.terms[2], keep_runs_s=settings.keep_runs_s, deleted=metrics.deleted)
         self.runs = RunService(

@@ -19,14 +19,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import grpc.aio
 import uvloop
 import zstandard
 
 from agent.clock import SystemClock
 from agent.session import Identity, Outbox, Session
-from agent.wire import Access, GrpcDialer, connected
-from headrace.v1 import agent_pb2, common_pb2, log_pb2, log_pb2_grpc
+from agent.wire import Access, LogWire, appends, sessions
+from headrace.v1 import agent_pb2, common_pb2, log_pb2
 
 LINES = 5
 _RECORDS = 5
@@ -165,22 +164,20 @@ class AppendStream:
         )
         self._something.set()
 
-    async def run(self, channel: grpc.aio.Channel, access: Access) -> None:
-        """Sends and takes answers until the stream ends."""
-        call = log_pb2_grpc.LogServiceStub(channel).Append(metadata=access.metadata())
+    async def run(self, wire: LogWire) -> None:
+        """Sends and takes answers until the stream ends, which raises."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._send(call))
-            async for response in call:
-                for each in response.durable:
+            tasks.create_task(self._send(wire))
+            while True:
+                for each in (await wire.receive()).durable:
                     self.durable(each)
-            raise RuntimeError("the coordinator ended the log stream")
 
-    async def _send(self, call: grpc.aio.StreamStreamCall[log_pb2.AppendRequest, log_pb2.AppendResponse]) -> None:
+    async def _send(self, wire: LogWire) -> None:
         while True:
             await self._something.wait()
             self._something.clear()
             batches, self._waiting = self._waiting, []
-            await call.write(log_pb2.AppendRequest(batches=batches))
+            await wire.send(log_pb2.AppendRequest(batches=batches))
 
 
 class Finished:
@@ -243,16 +240,18 @@ async def agent(identity: Identity, address: str, access: Access, finished: Fini
     """One agent, until it is cancelled; a connection that ends is a failure here."""
     outbox, log = Outbox(), AppendStream()
     jobs = SimulatedJobs(outbox, log, finished)
-    wire = await GrpcDialer(lambda _: access).dial(address)
+    wire = await sessions(lambda _: access).dial(address)
+    logs = await appends(lambda _: access).dial(address)
     try:
-        async with connected(access, address, 10.0) as channel, asyncio.TaskGroup() as tasks:
+        async with asyncio.TaskGroup() as tasks:
             session = Session(wire, identity, jobs, outbox, SystemClock())
             await session.greet()
             ready.set()
             tasks.create_task(session.run())
-            tasks.create_task(log.run(channel, access))
+            tasks.create_task(log.run(logs))
     finally:
         await wire.close()
+        await logs.close()
 
 
 async def _end_of_input() -> None:

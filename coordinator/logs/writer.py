@@ -9,14 +9,13 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import structlog
 
 from coordinator.errors import CoordinatorError, StoreDown
 from coordinator.logs.bells import LogBells
 from coordinator.logs.bounds import BadRecord, check_record, check_stream
-from coordinator.store import logs
-from coordinator.store.database import Database
 from coordinator.store.logs import LastWord, LogStand, NewRecord, RecordRun
 from headrace.v1 import log_pb2
 
@@ -29,6 +28,18 @@ GROUP_RUNS = 1_024
 
 _Key = tuple[int, bytes, str]
 _log = structlog.get_logger(__name__)
+
+
+class LogStore(Protocol):
+    """Where logs are kept: `coordinator.store.logs.PostgresLogs`. Each call is a transaction, or raises StoreDown."""
+
+    async def append(self, runs: Sequence[RecordRun]) -> Sequence[LogStand | None]:
+        """Writes what fits of each run, at most one run a stream."""
+        ...
+
+    async def hand_in(self, last_words: Sequence[LastWord]) -> Sequence[int]:
+        """Seals what is whole; returns the attempts."""
+        ...
 
 
 @dataclass(slots=True)
@@ -45,11 +56,13 @@ class _Submission:
 
 
 class LogWriter:
-    """Takes batches of records; `run` writes them until it is cancelled. `stored` is told of raw bytes committed."""
+    """Takes batches of records; `run` writes them until it is cancelled. `stored` is told of raw bytes
+    committed.
+    """
 
-    def __init__(self, database: Database, bells: LogBells, *, stored: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(self, store: LogStore, bells: LogBells, *, stored: Callable[[int], None] = lambda _: None) -> None:
         self._stored = stored
-        self._database = database
+        self._store = store
         self._bells = bells
         self._waiting: deque[_Submission] = deque()
         self._queued = 0
@@ -109,7 +122,8 @@ class LogWriter:
         joined = _joined(group)
         try:
             stands = await self._append(list(joined.values()))
-            sealed = await self._hand_in(_last_words(group))
+            last_words = _last_words(group)
+            sealed = await self._store.hand_in(last_words) if last_words else ()
         except StoreDown as error:
             _fail(group, error)
             return
@@ -123,18 +137,11 @@ class LogWriter:
             if not each.answer.done():
                 each.answer.set_result(_answers(each, by_key))
 
-    async def _hand_in(self, last_words: Sequence[LastWord]) -> list[int]:
-        if not last_words:
-            return []
-        async with self._database.connection() as db:
-            return await logs.hand_in(db, last_words)
-
     async def _append(self, runs: list[RecordRun]) -> list[LogStand | CoordinatorError | None]:
         if not runs:
             return []
         try:
-            async with self._database.connection() as db:
-                return list(await logs.append(db, runs))
+            return list(await self._store.append(runs))
         except StoreDown:
             raise
         except Exception as error:

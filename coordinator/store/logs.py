@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from coordinator.store.database import Connection
+from coordinator.store.database import Connection, Database
 from coordinator.store.sql import statements
 
 SQL = statements("logs")
@@ -146,11 +146,35 @@ class NewSegment:
     index: bytes = field(repr=False)
 
 
-async def append(db: Connection, runs: Sequence[RecordRun]) -> list[LogStand | None]:
-    """Writes what fits of each run, at most one run a stream. None: the attempt's token is another.
+class PostgresLogs:
+    """What agents append to, and end: `coordinator.logs.writer.LogStore`."""
 
-    `db` is outside a transaction: what another one writes meanwhile has to be seen.
-    """
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def append(self, runs: Sequence[RecordRun]) -> list[LogStand | None]:
+        """Writes what fits of each run, at most one run a stream. None: the attempt's token is another.
+
+        Outside a transaction: what another one writes meanwhile has to be seen. Raises StoreDown.
+        """
+        async with self._database.connection() as db:
+            return await _append(db, runs)
+
+    async def hand_in(self, last_words: Sequence[LastWord]) -> list[int]:
+        """Seals the logs of ended attempts whose agents have no more of them; returns the attempts."""
+        told = sorted(last_words, key=lambda word: (word.attempt_id, word.stream))
+        async with self._database.connection() as db:
+            rows = await db.fetch(
+                SQL.hand_in,
+                [word.attempt_id for word in told],
+                [word.token for word in told],
+                [word.stream for word in told],
+                [word.records for word in told],
+            )
+        return [row["attempt_id"] for row in rows]
+
+
+async def _append(db: Connection, runs: Sequence[RecordRun]) -> list[LogStand | None]:
     stands = await _append_once(db, runs)
     # An outcome that closes the log at this very moment makes its row: the statement waited for it, but did not see
     # it. Nobody deletes such a row, so that the second look finds it.
@@ -250,19 +274,6 @@ def _streams(final: LogFinal) -> list[tuple[str, int]]:
 async def lost_logs(db: Connection, attempts: Sequence[int]) -> None:
     """Notes that attempts were lost: their logs may still come, for an hour. Part of that transaction."""
     await db.execute(SQL.lost, sorted(set(attempts)))
-
-
-async def hand_in(db: Connection, last_words: Sequence[LastWord]) -> list[int]:
-    """Seals the logs of ended attempts whose agents have no more of them; returns the attempts."""
-    told = sorted(last_words, key=lambda word: (word.attempt_id, word.stream))
-    rows = await db.fetch(
-        SQL.hand_in,
-        [word.attempt_id for word in told],
-        [word.token for word in told],
-        [word.stream for word in told],
-        [word.records for word in told],
-    )
-    return [row["attempt_id"] for row in rows]
 
 
 async def seal_forsaken(db: Connection, term: str) -> list[int]:

@@ -15,7 +15,7 @@ from typing import Any
 from agent.connection import Connection, Ending
 from agent.session import Identity, Outbox
 from agent.supervisor.deadline import Terms
-from agent.wire import Dialer
+from agent.wire import SessionDialer
 from headrace.v1 import agent_pb2 as pb
 from headrace.v1 import common_pb2
 from tests.chaos.simulation.freezing import Process, within
@@ -227,7 +227,7 @@ class Machine:
         name: str,
         slots: int,
         *,
-        dialer: Dialer,
+        dialer: SessionDialer,
         addresses: Sequence[str],
         rng: random.Random,
         judge: Judge,

@@ -14,7 +14,7 @@ from packaging.version import Version
 from agent.clock import SystemClock
 from agent.connection import Connection, Ending
 from agent.session import Outbox
-from agent.wire import Access, GrpcDialer, Wire
+from agent.wire import Access, SessionWire, sessions
 from tests.integration.coordinator.processes import Daemon, coordinator, none_left, token
 from tests.unit.agent.simulated import SleepingJobs, Told, identity
 
@@ -33,20 +33,22 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     assert none_left(daemon.folder, 10) == []
 
 
-class Counting(GrpcDialer):
+class Counting:
     """Counts how often it was asked to dial."""
 
-    dialed = 0
+    def __init__(self, access: Access) -> None:
+        self.dialed = 0
+        self._dialer = sessions(lambda _: access)
 
-    async def dial(self, address: str) -> Wire:
+    async def dial(self, address: str) -> SessionWire:
         self.dialed += 1
-        return await super().dial(address)
+        return await self._dialer.dial(address)
 
 
 async def knocking(running: Daemon, version: str, seconds: float) -> tuple[Ending | None, int, Told]:
     """An agent of that version at the coordinator's door, for so long at most; how it ended, and its tries."""
     credential, rng, told, outbox = token(running, "agent"), random.Random(1), Told(), Outbox()
-    dialer = Counting(lambda _: Access(credential, secure=False, roots=None))
+    dialer = Counting(Access(credential, secure=False, roots=None))
     connection = Connection(
         dialer,
         [running.facts["address"]],

@@ -26,6 +26,7 @@ from coordinator.logs.reader import LogReader
 from coordinator.logs.writer import LogWriter
 from coordinator.store.artifacts import Artifacts
 from coordinator.store.database import Database
+from coordinator.store.logs import PostgresLogs
 from headrace.v1 import blob_pb2_grpc, log_pb2, log_pb2_grpc
 
 TOKEN = bytes(range(16))
@@ -84,7 +85,7 @@ async def replica(dsn: str, blobs: LocalBlobs) -> AsyncIterator[World]:
     async with contextlib.AsyncExitStack() as up:
         database = await up.enter_async_context(Database.open(dsn, size=8))
         bells = LogBells()
-        writer = LogWriter(database, bells)
+        writer = LogWriter(PostgresLogs(database), bells)
         reader = LogReader(database, blobs, bells, poll_s=0.05)
         writing = asyncio.create_task(writer.run())
         up.push_async_callback(_ended, writing)

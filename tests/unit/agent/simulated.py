@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import grpc
 
 from agent.session import Identity, Outbox
-from agent.wire import Wire, WireClosed
+from agent.wire import SessionWire, WireClosed
 from headrace.v1 import agent_pb2 as pb
 from headrace.v1 import common_pb2
 
@@ -121,7 +121,7 @@ class Coordinator:
         self.loses_reports = 0
         self.changed = asyncio.Event()
 
-    async def dial(self, address: str) -> Wire:
+    async def dial(self, address: str) -> SessionWire:
         await asyncio.sleep(self.rng.uniform(0, self.delay))
         if self.refuse is not None:
             raise self.refuse

@@ -59,7 +59,7 @@ class TwoMessages:
         self.full = asyncio.Event()
         self._room = 2
 
-    async def write(self, request: log_pb2.AppendRequest) -> None:
+    async def send(self, request: log_pb2.AppendRequest) -> None:
         """Takes one."""
         self.attempts += [batch.attempt_id for batch in request.batches]
         self._room -= 1
@@ -89,6 +89,19 @@ async def test_the_last_of_many_chatty_logs_is_sent_as_well(tmp_path: Path) -> N
     assert set(call.attempts) == {1, 2, 3, 4, 5, 6}
 
 
+class Acknowledging:
+    """A stream that acknowledges some logs, and then says no more."""
+
+    def __init__(self, *attempts: int, sequence: int) -> None:
+        self._answers = [log_pb2.Durable(attempt_id=each, sequence=sequence) for each in attempts]
+
+    async def receive(self) -> log_pb2.AppendResponse:
+        """One each."""
+        if not self._answers:
+            await asyncio.Event().wait()
+        return log_pb2.AppendResponse(durable=[self._answers.pop(0)])
+
+
 async def test_a_frozen_supervisor_holds_up_no_other_log(tmp_path: Path) -> None:
     """It answers no acknowledgement: whoever waited for it would take nothing in for anybody."""
     ours, its = socket.socketpair()
@@ -99,12 +112,7 @@ async def test_a_frozen_supervisor_holds_up_no_other_log(tmp_path: Path) -> None
     frozen.client = client
     other.finish(7, 7)
 
-    async def responses() -> Any:
-        for attempt in (1, 2):
-            yield log_pb2.AppendResponse(durable=[log_pb2.Durable(attempt_id=attempt, sequence=7)])
-        await asyncio.Event().wait()
-
-    receiving = asyncio.create_task(forwarder._receive(cast("Any", responses())))
+    receiving = asyncio.create_task(forwarder._receive(cast("Any", Acknowledging(1, 2, sequence=7))))
     try:
         async with asyncio.timeout(3):
             await other.done.wait()
