@@ -259,13 +259,14 @@ async def close_logs(db: Connection, outcomes: Sequence[LogFinal]) -> None:
     Part of the transaction that records the outcomes. What an agent says wrongly (a name, a number) is put right:
     no log can keep an outcome from being recorded.
     """
-    told = sorted((final.attempt_id, stream, records) for final in outcomes for stream, records in _streams(final))
+    told = sorted((final.attempt_id, stream, records) for final in outcomes for stream, records in final_streams(final))
     if told:
         await db.execute(SQL.close, [each[0] for each in told], [each[1] for each in told], [each[2] for each in told])
         await db.execute(SQL.close_unnamed, sorted({final.attempt_id for final in outcomes}))
 
 
-def _streams(final: LogFinal) -> list[tuple[str, int]]:
+def final_streams(final: LogFinal) -> list[tuple[str, int]]:
+    """The streams of an outcome, put right, and how many records each has."""
     named = [(name, count) for name, count in sorted(final.streams.items()) if _STREAM.fullmatch(name)]
     streams = {"main": 0} | dict(named[:_FINAL_STREAMS])
     return [(name, min(max(count, 0), _FINAL_MOST)) for name, count in streams.items()]

@@ -35,8 +35,10 @@ from coordinator.core.matching import Fleet, Reason, Requirement, reason
 from coordinator.core.run import Run
 from coordinator.core.states import ATTEMPT_LIVE, RUN_OVER, AttemptState, JobState
 from coordinator.dispatch.port import EndedReport, Report, StartedReport, Wake
+from coordinator.store.logs import LogFinal
 from coordinator.store.settle import is_something
 from headrace.pipeline.plan import Concurrency
+from tests.harness.memory_logs import LogRow, close_logs, lost_log
 from tests.harness.memory_tables import (
     AgentRow,
     AttemptRow,
@@ -67,6 +69,7 @@ class Rows:
     sessions: dict[str, SessionRow] = field(default_factory=dict)
     attempts: dict[int, AttemptRow] = field(default_factory=dict)
     leases: dict[int, LeaseRow] = field(default_factory=dict)
+    logs: dict[tuple[int, str], LogRow] = field(default_factory=dict)
     requests: dict[str, tuple[str, int]] = field(default_factory=dict)
     environments: dict[tuple[str, str], int] = field(default_factory=dict)
     terms: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -319,6 +322,10 @@ class Rows:
             lease = self.leases.get(after.id)
             if after.state is AttemptState.LOST and lease is not None and lease.permit is not None:
                 row.out_of_contact_since = self.clock() if lease.orphaned_at is None else lease.orphaned_at
+            if after.state is AttemptState.LOST:
+                lost_log(self, after.id)
+            if isinstance(report := (told or {}).get(after.id), EndedReport) and after.state not in ATTEMPT_LIVE:
+                close_logs(self, LogFinal(after.id, dict(report.log_records)))
         for key in over:
             self.leases.pop(key, None)
         return wake
