@@ -121,11 +121,14 @@ class LogSource:
 
     def rewind(self) -> None:
         """A new connection: all that is not durable is sent again."""
+        self._unanswered = 0
+        self._go_back()
+
+    def _go_back(self) -> None:
         self.sent = self.durable
         self._offset = self._stored.offset if self._stored.sequence == self.sent else None
         self._sizes.clear()
-        self._unanswered = 0
-        if self._last_word is _Word.SAID:
+        if self._last_word in {_Word.SAID, _Word.TAKEN} and not self.done.is_set():
             self._last_word = _Word.DUE
         self.is_due = not self.done.is_set()
 
@@ -185,10 +188,11 @@ class LogSource:
             self._sizes.clear()
             self._be_done()
             return 0
-        if durable.sequence >= self._stored.sequence:
-            self._stored = Stand(durable.sequence, durable.offset)
-        self.durable = max(self.durable, durable.sequence)
-        if self.durable > self.sent:
+        is_taken_back = durable.sequence < self.durable  # by a failover: answers come in order
+        self.durable, self._stored = durable.sequence, Stand(durable.sequence, durable.offset)
+        if is_taken_back:
+            self._go_back()
+        elif self.durable > self.sent:
             self.sent, self._offset = self.durable, self._stored.offset
         arrived = sum(size for sequence, size in self._sizes if sequence <= self.durable)
         self._sizes = [each for each in self._sizes if each[0] > self.durable]

@@ -244,3 +244,32 @@ class TestTheLastWord:
         source.stored(log_pb2.Durable(attempt_id=1, rejected=True, sentence="no"))
         source.hand_in()
         assert source.done.is_set()
+
+
+def test_what_a_failover_took_back_is_sent_again(tmp_path: Path) -> None:
+    """The coordinator asks for what it once had: as much as is still here, and the length of the rest."""
+    spool = Spool(tmp_path, 64 << 10)
+    for _ in range(6):
+        spool.append(Kind.FRAME, b"." * 6_000, time_ms=5, section=1, raw_length=7_000)
+    spool.sync()
+    told: list[Damage] = []
+    source = LogSource(1, b"token", tmp_path, lambda: None, lambda _, damage: told.append(damage))
+    source.grown(6)
+    assert [record.sequence for record in source.take(source.read())] == [1, 2, 3, 4, 5, 6]
+    source.stored(log_pb2.Durable(attempt_id=1, sequence=5, offset=35_000))
+    source.stored(log_pb2.Durable(attempt_id=1, sequence=2, offset=14_000))
+    assert source.is_due
+    assert [record.sequence for record in source.take(source.read())] == [3, 4, 5, 6]
+    spool.ack(3)
+    spool.sync()
+    gone = segments(tmp_path)[0].first
+    assert 3 < gone < 6
+    source.stored(log_pb2.Durable(attempt_id=1, sequence=2, offset=14_000))
+    source.stored(log_pb2.Durable(attempt_id=1, sequence=1, offset=7_000))
+    taken = source.take(source.read())
+    assert [record.sequence for record in taken] == [2, 3, 4, 5, 6]
+    assert told == [Damage(2, gone - 1, 7_000 * (gone - 2))]
+    source.finish(6, 42_000)
+    source.stored(log_pb2.Durable(attempt_id=1, sequence=6, offset=42_000))
+    assert source.done.is_set()
+    spool.close()
