@@ -19,6 +19,7 @@ from agent.clock import Clock
 from agent.problems import JobProblem
 from agent.supervisor.client import SupervisorClient, SupervisorGone
 from agent.supervisor.damage import Stand, length_of
+from agent.supervisor.disk import Disk
 from agent.supervisor.reading import SpoolReader
 from agent.supervisor.records import Kind, Record, shortened
 from agent.supervisor.results import Ended, SupervisorState
@@ -112,7 +113,13 @@ def end_of(last: Ended) -> LogEnd:
 
 
 def close_orphaned_log(
-    folder: Path, sentence: str, clock: Clock, *, limit: int = LIMIT, known: Stand | None = None
+    folder: Path,
+    sentence: str,
+    clock: Clock,
+    *,
+    limit: int = LIMIT,
+    known: Stand | None = None,
+    disk: Disk | None = None,
 ) -> LogEnd:
     """Appends the marker and the end to the spool in `folder`. Blocks. Never raises.
 
@@ -122,14 +129,15 @@ def close_orphaned_log(
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return _closed(folder, sentence, clock.wall_ms(), limit, known or Stand())
+        seed = int.from_bytes(os.urandom(4), "little")
+        spool = Spool(folder, limit, disk=disk, seed=seed)
+        return _closed(folder, spool, sentence, clock.wall_ms(), known or Stand())
     except (OSError, SpoolBroken) as error:
         why = f"the log on the agent's disk could not be ended: {getattr(error, 'strerror', None) or error}"
         return _cut_off(_readable(folder, known or Stand()), f"the end of this log is missing: {why}", why)
 
 
-def _closed(folder: Path, sentence: str, now: int, limit: int, known: Stand) -> LogEnd:
-    spool = Spool(folder, limit, seed=int.from_bytes(os.urandom(4), "little"))
+def _closed(folder: Path, spool: Spool, sentence: str, now: int, known: Stand) -> LogEnd:
     try:
         spool.skip_to(known)
         last = SpoolReader(folder).last()
@@ -171,8 +179,8 @@ def _append_end(spool: Spool, last: Record | None, sentence: str, now: int) -> N
     with contextlib.suppress(SpoolFull):
         spool.append(Kind.FRAME, frame, time_ms=now, section=section + 1, raw_length=len(raw), ours=True)
     spool.append(Kind.CLOSED, _json(result=""), time_ms=now, section=section + 1)
-    facts = _json(offset=spool.offset, records=spool.sequence + 1, cause="errored", sentence=sentence)
-    spool.append(Kind.OUTCOME, facts, time_ms=now, section=section + 1)
+    outcome = _json(cause="errored", sentence=sentence)
+    spool.append(Kind.OUTCOME, outcome, time_ms=now, section=section + 1)
 
 
 def _json(**facts: object) -> bytes:

@@ -69,7 +69,7 @@ class Attempt:
         self._launching: list[Answer] = []
         self._ending: list[Answer] = []
         self._over: dict[str, Any] | None = None
-        self._outcome: dict[str, Any] | None = None
+        self._log_ended = False
         self.changes = 0
         """Grows whenever something happens that `facts` tells."""
         loop.watch(self._channels.res, self._res_came)
@@ -355,18 +355,21 @@ class Attempt:
             "ended_ms": now,
         }
 
+    @property
+    def _outcome(self) -> dict[str, Any] | None:
+        """How it ended, and its log, once that is durable; None: it has not."""
+        return {**self._writer.kept, **self._over} if self._log_ended and self._over is not None else None
+
     def _give_outcome(self) -> None:
         if not self._ending or not self.over or self._over is None:
             return
-        if self._outcome is None:
-            offset, records = self._writer.outcome(self._over["cause"], self._over["sentence"])
-            self._outcome = {"offset": offset, "records": records, **self._over}
+        if not self._log_ended:
+            self._log_ended = True
+            self._writer.outcome(self._over["cause"], self._over["sentence"])
             self.changes += 1
         if self._writer.durable:
-            if self._writer.broken:
-                self._outcome |= self._writer.kept
             for waiting in self._ending:
-                waiting(self._outcome)
+                waiting(self._outcome or {})
             self._ending.clear()
 
     def close(self) -> None:

@@ -42,7 +42,7 @@ class Kind(IntEnum):
     CLOSED = 3
     """A section ends: `{"result"}`, empty when all went well."""
     OUTCOME = 4
-    """The last record: `{"offset", "records", "cause", "sentence"}`."""
+    """The last record: `{"cause", "sentence"}`."""
 
 
 class Record(NamedTuple):

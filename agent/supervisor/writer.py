@@ -87,7 +87,9 @@ class LogWriter:
 
     @property
     def kept(self) -> dict[str, str | int]:
-        """What of a log is kept by a spool that is broken, and what is not: see `Ended`."""
+        """How long the log is in the end, once that is durable, and of one that is broken what is not kept: see `Ended`."""
+        if not self.broken:
+            return {"offset": self._spool.offset, "records": self._spool.sequence}
         stand = self._spool.synced
         missing = self._spool.offset - stand.offset + self._unkept
         return {"offset": stand.offset, "records": stand.sequence + 1, "disk": self.broken, "missing": missing}
@@ -145,15 +147,12 @@ class LogWriter:
         """The end of the newest step's log, masked: at most 1 MiB."""
         return bytes(self._tail[-TAIL:])
 
-    def outcome(self, cause: str, sentence: str) -> tuple[int, int]:
-        """Writes the last record. Returns the final offset and the number of records, itself included."""
+    def outcome(self, cause: str, sentence: str) -> None:
+        """Writes the last record. Where it stands is known when it is durable: what waits before it may yet be cut."""
         if self._dropped:
             self.say(f"\n*** headrace: {self._dropped} bytes are missing: the log had reached its limit ***\n".encode())
         self.close_section("")
-        offset, records = self.offset, self.records + 1
-        facts = {"offset": offset, "records": records, "cause": cause, "sentence": self.plain(sentence)}
-        self._record(Kind.OUTCOME, facts)
-        return offset, records
+        self._record(Kind.OUTCOME, {"cause": cause, "sentence": self.plain(sentence)})
 
     def flush(self) -> None:
         """Everything that is held back goes out: the end of a step."""
