@@ -115,6 +115,11 @@ class LogSource:
         return Stand() if self._offset is None else Stand(self.sent, self._offset)
 
     @property
+    def is_unheard(self) -> bool:
+        """Whether something was sent of which nobody knows yet whether it is durable."""
+        return bool(self._sizes)
+
+    @property
     def in_flight(self) -> int:
         """Bytes sent and not yet durable."""
         return sum(size for _, size in self._sizes)
@@ -266,7 +271,7 @@ class Forwarder:
         """Connects when there is something to send, again and again."""
         failures = 0
         while True:
-            await self._until(lambda: any(source.is_due for source in self._sources.values()))
+            await self._until(lambda: any(source.is_due or source.is_unheard for source in self._sources.values()))
             address = self._addresses[failures % len(self._addresses)]
             with contextlib.suppress(WireClosed):
                 wire = await self._dialer.dial(address)

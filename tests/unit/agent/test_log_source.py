@@ -9,6 +9,7 @@ import socket
 from pathlib import Path
 from typing import Any, cast
 
+import grpc
 import pytest
 
 from agent.forwarder import MESSAGE_RECORDS, SHARE, SHARE_RECORDS, Forwarder, LogSource
@@ -17,6 +18,7 @@ from agent.supervisor.damage import Damage
 from agent.supervisor.records import Kind
 from agent.supervisor.segments import segments
 from agent.supervisor.spool import Spool
+from agent.wire import LogWire, WireClosed
 from coordinator.logs.bounds import MESSAGE_MOST
 from headrace.v1 import log_pb2
 
@@ -273,3 +275,54 @@ def test_what_a_failover_took_back_is_sent_again(tmp_path: Path) -> None:
     source.stored(log_pb2.Durable(attempt_id=1, sequence=6, offset=42_000))
     assert source.done.is_set()
     spool.close()
+
+
+class Cut:
+    """Dials streams that take one message, tell of it, and are cut before it is answered."""
+
+    def __init__(self) -> None:
+        self.taken: asyncio.Queue[log_pb2.AppendRequest] = asyncio.Queue()
+
+    async def dial(self, address: str) -> LogWire:
+        """Another one."""
+        del address
+        return OneMessage(self.taken)
+
+
+class OneMessage:
+    """See `Cut`."""
+
+    def __init__(self, taken: asyncio.Queue[log_pb2.AppendRequest]) -> None:
+        self._taken = taken
+        self._over = asyncio.Event()
+
+    async def send(self, message: log_pb2.AppendRequest) -> None:
+        """Takes it."""
+        self._taken.put_nowait(message)
+        asyncio.get_running_loop().call_later(0.05, self._over.set)  # when the forwarder has nothing more to send
+
+    async def receive(self) -> log_pb2.AppendResponse:
+        """Is cut."""
+        await self._over.wait()
+        raise WireClosed(grpc.StatusCode.UNAVAILABLE, "cut")
+
+    async def close(self) -> None:
+        """Is closed."""
+
+
+async def test_what_was_sent_and_never_acknowledged_is_sent_again_though_nothing_new_comes(tmp_path: Path) -> None:
+    """The end of a log was on its way when the connection was cut: nobody would ever have asked for it."""
+    spool = Spool(tmp_path)
+    spool.append(Kind.FRAME, b".", time_ms=5, section=1, raw_length=1)
+    spool.close()
+    cut = Cut()
+    forwarder = Forwarder(cut, ["unused"], rng=random.Random(1), heard=Deaf())
+    forwarder.follow(1, b"token", tmp_path).finish(1, 1)
+    running = asyncio.create_task(forwarder.run())
+    try:
+        async with asyncio.timeout(10):
+            for _ in range(3):
+                assert [record.sequence for record in (await cut.taken.get()).batches[0].records] == [1]
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
