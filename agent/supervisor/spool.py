@@ -163,13 +163,24 @@ class Spool:
             self._next_segment()
 
     def append(
-        self, kind: Kind, payload: bytes, *, time_ms: int, section: int, raw_length: int = 0, ours: bool = False
+        self,
+        kind: Kind,
+        payload: bytes,
+        *,
+        time_ms: int,
+        section: int,
+        raw_length: int = 0,
+        ours: bool = False,
+        at_last: bool = False,
     ) -> Record:
-        """Appends a record, whole or not at all. Raises SpoolFull, SpoolBroken."""
+        """Appends a record, whole or not at all. `at_last`: a frame that may have of the room that is kept for all
+        other kinds. Raises SpoolFull, SpoolBroken.
+        """
         if self.broken:
             raise SpoolBroken(self.broken)
         record = Record(self.sequence + 1, kind, self.offset, time_ms, section, raw_length, payload, ours=ours)
-        room = self._limit - (self._reserve if kind is Kind.FRAME else 0)
+        is_plain = kind is Kind.FRAME and not at_last
+        room = self._limit - (self._reserve if is_plain else 0)
         if self.used + OVERHEAD + len(payload) > room:
             raise SpoolFull("the spool has reached its limit")
         try:
@@ -177,9 +188,10 @@ class Spool:
         except OSError as error:
             if error.errno not in FULL:
                 raise SpoolBroken(self._break("could not be written", error)) from error
-            if kind is Kind.FRAME or not self._free_reserve():
+            if is_plain or not self._free_reserve():
                 raise SpoolFull("the disk is full") from error
-            return self.append(kind, payload, time_ms=time_ms, section=section, raw_length=raw_length, ours=ours)
+            more = {"time_ms": time_ms, "section": section, "raw_length": raw_length}
+            return self.append(kind, payload, **more, ours=ours, at_last=at_last)
         self._stand = Stand(record.sequence, record.offset + raw_length, section)
         self.over = kind is Kind.OUTCOME
         return record

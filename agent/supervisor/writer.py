@@ -87,7 +87,7 @@ class LogWriter:
 
     @property
     def kept(self) -> dict[str, str | int]:
-        """How long the log is in the end, once that is durable, and of one that is broken what is not kept: see `Ended`."""
+        """How long the log is once its end is durable; what is kept of one that is broken, and what is not: `Ended`."""
         if not self.broken:
             return {"offset": self._spool.offset, "records": self._spool.sequence}
         stand = self._spool.synced
@@ -224,10 +224,16 @@ class LogWriter:
             self._waiting.append(record)
             self._full_since = self._boot() if self._full_since is None else self._full_since
 
-    def _append(self, record: _Waiting) -> bool:
+    def _append(self, record: _Waiting, *, at_last: bool = False) -> bool:
         kind, payload, time_ms, section, raw_length, ours = record
+        if kind is Kind.OUTCOME and self._lost:  # nothing comes behind which it could be said
+            if not self._append(self._marker(), at_last=True):
+                return False
+            self._lost = 0
         try:
-            self._spool.append(kind, payload, time_ms=time_ms, section=section, raw_length=raw_length, ours=ours)
+            self._spool.append(
+                kind, payload, time_ms=time_ms, section=section, raw_length=raw_length, ours=ours, at_last=at_last
+            )
         except SpoolFull:
             return False
         except SpoolBroken:
@@ -241,10 +247,13 @@ class LogWriter:
 
     def _said_lost(self, payload: bytes) -> bool:
         """The marker goes in front of what comes next; as long as there is no room for both the count goes on."""
-        raw = f"\n*** headrace: {self._lost} bytes are missing here: the log could not be handed on ***\n".encode()
-        marker = _Waiting(Kind.FRAME, self._compress(raw), self._wall(), self._sections, len(raw), ours=True)
+        marker = self._marker()
         if self._waiting or not self._spool.fits(marker.payload, payload) or not self._append(marker):
             return False
         self._lost = 0
         self._full_since = None
         return True
+
+    def _marker(self) -> _Waiting:
+        raw = f"\n*** headrace: {self._lost} bytes are missing here: the log could not be handed on ***\n".encode()
+        return _Waiting(Kind.FRAME, self._compress(raw), self._wall(), self._sections, len(raw), ours=True)

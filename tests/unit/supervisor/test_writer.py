@@ -158,6 +158,8 @@ def test_a_log_that_is_cut_while_its_end_waits_for_room_ends_where_it_was_cut(tm
     assert world.writer.durable
     last = world.records()[-1]
     assert last.kind is Kind.OUTCOME
+    (missing,) = re.findall(rb"\n\*\*\* headrace: (\d+) bytes are missing here: [^\n]*\n$", world.text())
+    assert len(re.sub(rb"\n\*\*\* headrace: [^\n]*\n", b"", world.text())) + int(missing) == 160_000
     assert world.writer.kept == {"records": last.sequence, "offset": len(world.text())}
 
 
