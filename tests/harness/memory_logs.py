@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from coordinator.core.states import AttemptState
 from coordinator.store.logs import LogFinal, LogStand, NewRecord, RecordRun, final_streams
+from tests.harness.memory_transactions import Transactions
 
 if TYPE_CHECKING:
     from tests.harness.memory_rows import Rows
@@ -28,6 +29,23 @@ class LogRow:
 
     def __deepcopy__(self, _: object) -> LogRow:
         return replace(self, records=list(self.records))  # a record is never changed
+
+
+class MemoryLogs:
+    """Appends by transactions. `looks`: called after each with the rows and the attempts."""
+
+    def __init__(self, rows: Rows, transactions: Transactions, looks: Callable[[Rows, Sequence[int]], None]) -> None:
+        self._rows, self._transactions, self._looks = rows, transactions, looks
+
+    async def append(self, runs: Sequence[RecordRun]) -> list[LogStand | None]:
+        """As `coordinator.store.logs.append`."""
+
+        def body() -> list[LogStand | None]:
+            stands = append(self._rows, runs)
+            self._looks(self._rows, [run.attempt_id for run in runs])
+            return stands
+
+        return await self._transactions.run(body)
 
 
 def append(rows: Rows, runs: Sequence[RecordRun]) -> list[LogStand | None]:

@@ -23,27 +23,11 @@ from coordinator.dispatch.port import Beat, GivenUp, Hello, Observed, Opened, Pu
 from coordinator.dispatch.reaper import Watch
 from coordinator.dispatch.session import Session
 from tests.chaos.simulation import supervisor
-from tests.chaos.simulation.machine import SimulatedJobs
+from tests.chaos.simulation.jobs import SimulatedJobs
+from tests.chaos.simulation.log_defects import LOG_DEFECTS
+from tests.chaos.simulation.swaps import Swaps
 from tests.harness.memory_runs import MemoryRuns
 from tests.harness.memory_store import MemoryDispatch
-
-
-class Swaps:
-    """Attributes that are replaced for a while."""
-
-    def __init__(self) -> None:
-        self._back: list[Callable[[], None]] = []
-
-    def swap(self, owner: Any, name: str, value: Any) -> Any:
-        """Replaces an attribute; returns what it was."""
-        before = getattr(owner, name)
-        setattr(owner, name, value)
-        self._back.append(lambda: setattr(owner, name, before))
-        return before
-
-    def undo(self) -> None:
-        for back in reversed(self._back):
-            back()
 
 
 def any_token_is_believed(put: Swaps) -> None:
@@ -205,6 +189,7 @@ DEFECTS: Mapping[str, Callable[[Swaps], None]] = MappingProxyType(
             a_report_is_forgotten_once_sent,
             a_stage_waits_for_one_job,
             nobody_polls,
+            *LOG_DEFECTS,
         )
     }
 )

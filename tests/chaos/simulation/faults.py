@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from headrace.v1 import agent_pb2 as pb
 from headrace.v1 import common_pb2
 from tests.chaos.simulation.line import Line
+from tests.chaos.simulation.spooling import failing, full
 from tests.chaos.simulation.world import World
 
 
@@ -48,6 +49,9 @@ class Faults:
             (1, self._drain),
             (1, self._pause),
             (1, self._impostor),
+            (2, self._disk_full),
+            (1, self._disk_failed),
+            (2, self._rot),
         ]
         # Each seed has its own mix: some see one kind again and again.
         self._weights = [weight * rng.choice((0, 1, 1, 6)) + 0.01 for weight, _ in self._kinds]
@@ -275,3 +279,26 @@ class Faults:
     def _false_hello(self, attempts: Sequence[int]) -> pb.Hello:
         held = [pb.HeldAttempt(attempt_id=each, token=self._rng.randbytes(16)) for each in attempts]
         return pb.Hello(instance_id="i", name="impostor", version="1", pool="default", slots=1, held=held)
+
+    async def _disk_full(self) -> None:
+        """Under the spools of a machine; it may be for longer than its supervisors wait."""
+        machine = self._rng.choice(self._world.machines)
+        self._world.judge.say(f"the disk of {machine.name} is full")
+        full(machine.spools)
+        self._later(machine.spools.heal, 60)
+
+    async def _disk_failed(self) -> None:
+        """It says once that it could not keep something, and then that all is well."""
+        machine = self._rng.choice(self._world.machines)
+        self._world.judge.say(f"the disk of {machine.name} fails")
+        failing(machine.spools)
+        self._later(machine.spools.heal, 5)
+
+    async def _rot(self) -> None:
+        """A byte of a spool is not what was written."""
+        machine = self._rng.choice(self._world.machines)
+        if machine.disk:
+            attempt = self._rng.choice(sorted(machine.disk))
+            if machine.spools.rot(machine.spool_of(attempt), self._rng):
+                self._world.judge.say(f"a byte of the spool of attempt {attempt} rots")
+                self._world.judge.logs.rots(attempt)

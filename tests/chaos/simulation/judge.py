@@ -6,10 +6,12 @@ wire) and looks at the database after every commit.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tests.chaos.simulation.log_judge import LogJudge
 from tests.harness.memory_rows import Rows
 from tests.harness.memory_tables import JobRow
 
@@ -65,6 +67,7 @@ class Judge:
         """Attempts of which a failover has lost a commit: what they were promised need not hold."""
         self._lost_deployments: dict[int, float] = {}
         """Attempt -> when its agent fell silent: after a long lease a person may start the job again."""
+        self.logs = LogJudge(lambda sentence, holds: self.check(sentence, holds=holds))
         self._fences: dict[int, int] = {}
         """Job -> the highest fencing token that it began with."""
 
@@ -79,6 +82,11 @@ class Judge:
     def check(self, sentence: str, *, holds: bool) -> None:
         if not holds:
             self.complain(sentence)
+
+    def ended(self, task: asyncio.Task[None]) -> None:
+        """One that nobody awaits must not fail in silence."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.complain(f"{task.get_name()} failed: {error!r}")
 
     # Told by the outside
 
@@ -122,6 +130,7 @@ class Judge:
 
         What was claimed or permitted by them may begin again; a run that they made is gone.
         """
+        self.logs.taken_back(now, to)
         for request in self.answered - to.requests.keys():
             self.graphs.pop(request, None)
         for key, row in now.attempts.items():
@@ -159,6 +168,11 @@ class Judge:
         self._order_is_kept(rows)
         self._slots_are_kept(rows)
         self._deployments_end_in_time()
+
+    def look_at_logs(self, rows: Rows, attempts: Sequence[int]) -> None:
+        """After every append."""
+        for attempt in attempts:
+            self.logs.look(attempt, rows)
 
     def listen(self, rows: Rows) -> None:
         """After every commit that lets an agent live on."""
@@ -278,6 +292,7 @@ class Judge:
             self.check(
                 f"attempt {key}'s outcome was accepted, and it is {state}", holds=state not in ("lost", "returned")
             )
+        self.logs.at_rest(rows)
         self.check(f"{len(rows.leases)} leases are left", holds=not rows.leases)
         self.check(f"{len(rows.queue)} jobs are left in the queue", holds=not rows.queue)
         self.check(f"{rows.standing()} must be 0", holds=not any(rows.standing().values()))

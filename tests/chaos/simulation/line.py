@@ -6,11 +6,13 @@ import asyncio
 import functools
 import random
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 
 from agent.wire import WireClosed
-from headrace.v1 import agent_pb2 as pb
+from headrace.v1 import log_pb2
 from tests.chaos.simulation.freezing import Process
 
 KEEPALIVE = 15.0
@@ -21,7 +23,7 @@ class _End:
     """Nothing more comes, in good order."""
 
 
-Item = pb.SessionRequest | pb.SessionResponse | WireClosed | _End
+Item = Message | WireClosed | _End
 
 
 class Clog:
@@ -92,7 +94,7 @@ class Direction:
 
 
 class Line:
-    """Both ends of one stream."""
+    """Both ends of one stream, of a session or of logs."""
 
     def __init__(self, rng: random.Random, agent: str, replica: str, say: Callable[[str], None], clog: Clog) -> None:
         self.agent, self.replica = agent, replica
@@ -102,22 +104,23 @@ class Line:
         self.server: asyncio.Task[None] | None = None
         self.host = Process()
         """The coordinator's process."""
+        self.pings = False
+        """Whether the agent's end is told when the other one is silent."""
         self._rng = rng
 
     # The agent's end: agent.wire.Wire
 
-    async def send(self, message: pb.SessionRequest) -> None:
+    async def send(self, message: Message) -> None:
         await asyncio.sleep(0)
         if self.over:
             raise WireClosed(grpc.StatusCode.UNAVAILABLE, "the connection was cut")
         self._say(f"{self.agent} > {self.replica}: {_short(message)}")
-        self.up.put(pb.SessionRequest.FromString(message.SerializeToString()))
+        self.up.put(type(message).FromString(message.SerializeToString()))
 
-    async def receive(self) -> pb.SessionResponse:
+    async def receive(self) -> Any:
         item = await self.down.get()
         if isinstance(item, WireClosed):
             raise item
-        assert isinstance(item, pb.SessionResponse)
         return item
 
     async def close(self) -> None:
@@ -127,17 +130,16 @@ class Line:
 
     # The coordinator's end
 
-    async def requests(self) -> AsyncIterator[pb.SessionRequest]:
+    async def requests(self) -> AsyncIterator[Any]:
         while True:
             item = await self.up.get()
             if isinstance(item, WireClosed | _End):
                 return
-            assert isinstance(item, pb.SessionRequest)
             yield item
 
-    def answer(self, message: pb.SessionResponse) -> None:
+    def answer(self, message: Message) -> None:
         self._say(f"{self.agent} < {self.replica}: {_short(message)}")
-        self.down.put(pb.SessionResponse.FromString(message.SerializeToString()))
+        self.down.put(type(message).FromString(message.SerializeToString()))
 
     def end(self, code: grpc.StatusCode, sentence: str) -> None:
         """The coordinator ends the stream with a status."""
@@ -158,6 +160,13 @@ class Line:
         self.up.lost |= up
         self.down.lost |= down
         self._noticed_in(KEEPALIVE)
+        if self.pings:
+            asyncio.get_running_loop().call_later(KEEPALIVE, self._found_silent)
+
+    def _found_silent(self) -> None:
+        """The agent's end asks too; a session does not wait for that, its heartbeats are quicker."""
+        self.over = True
+        self.down.break_off(WireClosed(grpc.StatusCode.UNAVAILABLE, "the other end is silent"))
 
     def _noticed_in(self, seconds: float) -> None:
         """The coordinator cancels the call; one that is frozen does so a little after it runs again, and in between it
@@ -172,8 +181,18 @@ class Line:
             server.cancel()
 
 
-def _short(message: pb.SessionRequest | pb.SessionResponse) -> str:
+def _short(message: Message) -> str:
     """A message as a line of the trace."""
+    match message:
+        case log_pb2.AppendRequest():
+            return " ".join(["append", *map(_records, message.batches)])
+        case log_pb2.AppendResponse():
+            return " ".join(["durable", *(f"{each.attempt_id}:{each.sequence}" for each in message.durable)])
     kind = str(message.WhichOneof("message"))
     text = str(getattr(message, kind)).replace("\n", " ")
     return f"{kind} {text}".replace("attempt_id", "attempt")[:200]
+
+
+def _records(batch: log_pb2.RecordBatch) -> str:
+    numbers = [each.sequence for each in batch.records]
+    return f"{batch.attempt_id}:{numbers[0]}-{numbers[-1]}" if numbers else f"{batch.attempt_id}:"

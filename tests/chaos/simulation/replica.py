@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import random
 import uuid
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import grpc
+import grpc.aio
 
 from agent.wire import WireClosed
 from coordinator.api.agent_service import AgentSessions
+from coordinator.api.log_service import LogService
 from coordinator.core.bucket import Rate
 from coordinator.core.states import Cause
 from coordinator.dispatch.bells import LocalBells
@@ -21,15 +23,21 @@ from coordinator.dispatch.port import Wake
 from coordinator.dispatch.reaper import Reaper
 from coordinator.dispatch.reception import Reception
 from coordinator.errors import CoordinatorError, StoreDown
+from coordinator.logs.bells import LogBells
+from coordinator.logs.writer import LogWriter
+from headrace.v1 import log_pb2
 from tests.chaos.simulation.freezing import Process, within
 from tests.chaos.simulation.judge import Judge
 from tests.chaos.simulation.line import Clog, Line
+from tests.harness.memory_logs import MemoryLogs
 from tests.harness.memory_rows import Rows
 from tests.harness.memory_runs import MemoryRuns, MemoryTerm
 from tests.harness.memory_store import MemoryDispatch
 from tests.harness.memory_transactions import Transactions
 
 T = TypeVar("T")
+NO_READERS: Any = (None, None)
+"""A log service without a reader and its limits: nobody tails here."""
 
 
 class Trouble:
@@ -68,7 +76,7 @@ class FaultyTransactions(Transactions):
         name = body.__qualname__.split(".")[1]
         if name in ("heartbeat", "open_session"):
             replica.judge.listen(replica.rows)
-        if name not in ("classes", "observe", "cancels", "drained", "heartbeat", "hold"):
+        if name not in ("classes", "observe", "cancels", "drained", "heartbeat", "hold", "append"):
             replica.judge.look(replica.rows)
         await asyncio.sleep(rng.uniform(0.0002, trouble.slow))
         if trouble.down or replica.rows.life != life or rng.random() < trouble.loses_answers:
@@ -95,6 +103,9 @@ class Replica:
         self.process = Process()
         self.up = False
         self.lines: list[Line] = []
+        """Of sessions."""
+        self.appends: list[Line] = []
+        """Of logs."""
         self.mended = 0
         self._timing = timing
         self._tell = tell
@@ -132,9 +143,11 @@ class Replica:
         )
         reception = Reception(Rate(200.0, 400.0), at_once=100, clock=loop.time, turned_away=lambda: None)
         self._sessions = AgentSessions(dispatch, reception, version="1")
+        writer = LogWriter(MemoryLogs(self.rows, transactions, self.judge.look_at_logs).append, LogBells())
+        self._logs = LogService(writer, *NO_READERS)
         self._tasks = [
             loop.create_task(self._guarded(part.run()), context=within(self.process))
-            for part in (dispatch, self._reaper)
+            for part in (dispatch, self._reaper, writer)
         ]
 
     async def _guarded(self, loop: object) -> None:
@@ -151,7 +164,7 @@ class Replica:
         self.up = False
         self.process.thaw()
         self.mended += self._reaper.mended
-        lines, self.lines = self.lines, []
+        lines, self.lines, self.appends = [*self.lines, *self.appends], [], []
         ending = [*self._tasks, *(line.server for line in lines if line.server is not None)]
         for line in lines:
             line.cut()
@@ -164,30 +177,47 @@ class Replica:
         return self.mended + (self._reaper.mended if self.up else 0)
 
     def take(self, line: Line) -> None:
-        """A new stream of an agent."""
-        self.lines.append(line)
-        line.host = self.process
-        line.server = asyncio.get_running_loop().create_task(self._serve(line), context=within(self.process))
-        outside = within(None)
-        line.server.add_done_callback(lambda _: self._forget(line), context=outside)  # also of one that took no step
+        """A new stream of an agent's session."""
+        self._take(line, self.lines, self._session)
 
-    async def _serve(self, line: Line) -> None:
+    def take_logs(self, line: Line) -> None:
+        """A new stream of an agent's logs."""
+        line.pings = True
+        self._take(line, self.appends, self._append)
+
+    def _take(self, line: Line, lines: list[Line], serve: Callable[[Line], Awaitable[None]]) -> None:
+        def forget(_: object) -> None:
+            if line in lines:
+                lines.remove(line)
+
+        lines.append(line)
+        line.host = self.process
+        line.server = asyncio.get_running_loop().create_task(self._serve(line, serve), context=within(self.process))
+        line.server.add_done_callback(forget, context=within(None))  # also of one that took no step
+
+    async def _serve(self, line: Line, serve: Callable[[Line], Awaitable[None]]) -> None:
         try:
-            async with contextlib.aclosing(self._sessions.serve(line.requests())) as responses:
-                async for each in responses:
-                    line.answer(each)
+            await serve(line)
             line.end(grpc.StatusCode.OK, "")
         except CoordinatorError as error:
             line.end(error.code, str(error))
+        except Aborted as error:
+            if error.code is grpc.StatusCode.INTERNAL:
+                self.judge.complain(f"a call at {self.name} failed: {error.sentence}")
+            line.end(error.code, error.sentence)
         except asyncio.CancelledError:
             line.end(grpc.StatusCode.CANCELLED, "the coordinator cancelled the call")
         except Exception as error:
-            self.judge.complain(f"a session at {self.name} failed: {_first(error)!r}")
+            self.judge.complain(f"a call at {self.name} failed: {_first(error)!r}")
             line.end(grpc.StatusCode.INTERNAL, "a defect")
 
-    def _forget(self, line: Line) -> None:
-        if line in self.lines:
-            self.lines.remove(line)
+    async def _session(self, line: Line) -> None:
+        async with contextlib.aclosing(self._sessions.serve(line.requests())) as responses:
+            async for each in responses:
+                line.answer(each)
+
+    async def _append(self, line: Line) -> None:
+        await self._logs.Append(line.requests(), Call(line, self))
 
     def _uuid(self) -> str:
         return str(uuid.UUID(int=self.rng.getrandbits(128), version=4))
@@ -201,8 +231,31 @@ class Replica:
     def ended(self, outcome: str, cause: Cause) -> None: ...
 
 
+class Aborted(grpc.aio.AbortError):
+    """A call ended with a status."""
+
+    def __init__(self, code: grpc.StatusCode, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code, self.sentence = code, sentence
+
+
+class Call:
+    """The context of an Append call."""
+
+    def __init__(self, line: Line, replica: Replica) -> None:
+        self._line, self._replica = line, replica
+
+    async def write(self, message: log_pb2.AppendResponse) -> None:
+        for each in message.durable:
+            self._replica.judge.logs.acknowledged(each.attempt_id, each.sequence, self._replica.rows)
+        self._line.answer(message)
+
+    async def abort(self, code: grpc.StatusCode, details: str, _: object) -> None:
+        raise Aborted(code, details)
+
+
 class Dialer:
-    """`agent.wire.Dialer`: to replicas by their names."""
+    """`agent.wire.Dialer`: to replicas by their names. `take`: what a replica does with the line."""
 
     def __init__(
         self,
@@ -211,10 +264,17 @@ class Dialer:
         rng: random.Random,
         make_rng: Callable[[], random.Random],
         clog: Clog,
+        take: Callable[[Replica, Line], None] = Replica.take,
+        unreachable: set[str] | None = None,
     ) -> None:
-        self._agent, self._replicas, self._clog = agent, replicas, clog
+        self._agent, self._replicas, self._clog, self._take = agent, replicas, clog, take
         self._rng, self._make_rng = rng, make_rng
-        self.unreachable: set[str] = set()
+        self.unreachable = set[str]() if unreachable is None else unreachable
+
+    def for_logs(self) -> Dialer:
+        """The same machine's way for its logs."""
+        parts = self._agent, self._replicas, self._make_rng(), self._make_rng, self._clog
+        return Dialer(*parts, Replica.take_logs, self.unreachable)
 
     async def dial(self, address: str) -> Line:
         await asyncio.sleep(self._rng.uniform(0.001, 0.1))
@@ -225,7 +285,7 @@ class Dialer:
         if not replica.up:
             raise WireClosed(grpc.StatusCode.UNAVAILABLE, f"{address} refuses connections")
         line = Line(self._make_rng(), self._agent, address, replica.judge.say, self._clog)
-        replica.take(line)
+        self._take(replica, line)
         return line
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from agent.supervisor.deadline import Terms, overdue
 from tests.chaos.simulation.freezing import Process, within
 from tests.chaos.simulation.judge import Judge
+from tests.chaos.simulation.spooling import SimulatedLog, now_ms
 
 _NEVER = 10_000_000
 """Milliseconds."""
@@ -26,21 +27,25 @@ class Supervisor:
     lasts: float
     outcome_by_itself: str
     judge: Judge
+    log: SimulatedLog
     begun: bool = False
     outcome: str = ""
     process: Process = field(default_factory=Process)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
-    task: asyncio.Task[None] | None = None
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def start(self) -> None:
-        self.task = asyncio.get_running_loop().create_task(self._watch(), context=within(self.process))
+        self.log.failed = self.changed.set
+        loop, context = asyncio.get_running_loop(), within(self.process)
+        self.tasks = [loop.create_task(each, context=context) for each in (self._watch(), self.log.run())]
 
     def begin(self) -> None:
         """The first command; asked again: nothing more."""
         if not self.begun and not self.outcome:
             self.begun = True
             self._ends_at = now_ms() + round(self.lasts * 1000)
+            self.log.begin(self.lasts)
             self.judge.command_begins(self.job_id, self.attempt_id, at_most_once=self.terms.at_most_once)
             self.changed.set()
 
@@ -50,8 +55,15 @@ class Supervisor:
             self.outcome = outcome
             if self.begun:
                 self.judge.command_ends(self.attempt_id, outcome)
+            self.log.end_step()
             self.over.set()
             self.changed.set()
+
+    def kill(self, outcome: str) -> None:
+        """kill -9: what was not written yet is gone."""
+        self.process.thaw()
+        self.log.close()
+        self.stop(outcome)
 
     def hear(self, *, heartbeat_sent: int = 0) -> None:
         """The agent has said something. A frozen supervisor reads it later: its deadline is judged then."""
@@ -65,6 +77,8 @@ class Supervisor:
             now = now_ms()
             if (late := overdue(self.terms, now)) is not None:
                 self.judge.say(f"the supervisor of attempt {self.attempt_id} ends it: {late[1]}")
+                self.stop("errored")
+            elif self.log.broken:
                 self.stop("errored")
             elif self.begun and now >= self._ends_at:
                 self.stop(self.outcome_by_itself)
@@ -82,8 +96,3 @@ class Supervisor:
         )
 
     _ends_at: int = 0
-
-
-def now_ms() -> int:
-    """The boot clock of every machine."""
-    return round(asyncio.get_running_loop().time() * 1000)

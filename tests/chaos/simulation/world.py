@@ -7,8 +7,10 @@ import functools
 import hashlib
 import itertools
 import random
+import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from coordinator.core.matching import Requirement
 from coordinator.dispatch.dispatcher import Timing
@@ -27,6 +29,7 @@ LONG_LEASE = 90.0
 """Seconds: short enough that some agents are away for longer."""
 CHAOS = (120.0, 120.0, 360.0)
 """Virtual seconds in which things go wrong: one of these."""
+_MEMORY = Path("/dev/shm")
 REST = 9_000.0
 """Virtual seconds after the last fault within which every run must have ended."""
 
@@ -48,13 +51,14 @@ class Outcome:
 
 def run_seed(seed: int) -> Outcome:
     """Simulates one seed to its end."""
-    return simulate(functools.partial(_main, seed), seed)
+    with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as folder:
+        return simulate(functools.partial(_main, seed, Path(folder)), seed)
 
 
 class World:
     """Everything there is."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, folder: Path) -> None:
         self.loop = asyncio.get_running_loop()
         self.rng = rng
         self.judge = Judge(self.loop.time, LONG_LEASE)
@@ -73,6 +77,9 @@ class World:
                 name,
                 rng.randint(1, 3),
                 dialer=dialer,
+                log_dialer=dialer.for_logs(),
+                folder=folder / name,
+                read=lambda: self.rows,
                 addresses=tuple(self.replicas),
                 rng=self._rng(),
                 judge=self.judge,
@@ -101,7 +108,7 @@ class World:
 
     @property
     def lines(self) -> list[Line]:
-        return [line for replica in self.replicas.values() for line in replica.lines]
+        return [line for replica in self.replicas.values() for line in (*replica.lines, *replica.appends)]
 
     # People
 
@@ -190,6 +197,7 @@ class World:
             if machine.gone:
                 continue
             machine.refuses = 0.0
+            machine.spools.heal()
             machine.process.thaw()
             for supervisor in machine.supervisors.values():
                 supervisor.process.thaw()
@@ -205,6 +213,8 @@ class World:
         async with asyncio.timeout(REST):
             while self._asking or not self._all_over():
                 await self.retry_blocked()
+                await asyncio.sleep(5.0)
+            while any(machine.disk for machine in self.machines if not machine.gone):  # noqa: ASYNC110  as above
                 await asyncio.sleep(5.0)
         await asyncio.sleep(35.0)
 
@@ -224,18 +234,18 @@ class World:
         for machine in self.machines:
             await machine.crash()
             for supervisor in machine.supervisors.values():
-                supervisor.stop("the simulation ends")
+                supervisor.kill("the simulation ends")
         for replica in self.replicas.values():
             await replica.crash()
 
 
-async def _main(seed: int, rng: random.Random) -> Outcome:
+async def _main(seed: int, folder: Path, rng: random.Random) -> Outcome:
     from tests.chaos.simulation.faults import Faults
 
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
     loop.freezes = queue_of
-    world = World(rng)
+    world = World(rng, folder)
     faults = Faults(world, random.Random(rng.getrandbits(64)))
     world.start()
     try:
@@ -243,8 +253,9 @@ async def _main(seed: int, rng: random.Random) -> Outcome:
         world.calm()
         await world.rest()
     except TimeoutError:
+        held = {machine.name: sorted(machine.disk) for machine in world.machines if machine.disk}
         stuck = {key: str(row.run.state) for key, row in world.rows.runs.items() if str(row.run.state) not in OVER}
-        world.judge.complain(f"after {REST:g} s without a fault, runs have not ended: {stuck}")
+        world.judge.complain(f"after {REST:g} s without a fault, runs have not ended: {stuck}; held: {held}")
     else:
         for replica in world.replicas.values():
             sessions, lines = replica.dispatch.sessions, len(replica.lines)
