@@ -17,19 +17,26 @@ BLOCK = 50
 SEEDS = 500
 SOON_ENOUGH = 5_000
 FOUND_BY = {
-    "a_deployment_asks_for_no_permit": 8,
-    "a_lost_deployment_is_tried_again": 5,
+    "a_deployment_asks_for_no_permit": 51,
+    "a_log_is_acknowledged_before_it_is_stored": 2,
+    "a_log_is_sealed_before_its_last_record": 0,
+    "a_lost_deployment_is_tried_again": 0,
     "a_permit_ends_with_its_session": 907,
     "a_run_is_made_twice": 8,
     "an_unknown_claim_is_ignored": 128,
     "any_token_is_believed": 4,
+    "nobody_dials_for_what_was_not_acknowledged": 2,
     "nobody_fences_the_older_session": 16,
     "nobody_polls": 50,
     "out_of_contact_is_for_ever": 15,
+    "rot_is_skipped_in_silence": 3,
     "the_reaper_trusts_old_sights": 278,
     "the_supervisor_has_no_deadline": 129,
+    "what_comes_twice_is_stored_twice": 0,
     "what_has_started_is_taken_back": 564,
+    "what_is_not_synced_leaves_the_machine": 36,
     "what_was_never_acknowledged_is_renewed": 34,
+    "what_was_sent_is_forgotten": 2,
 }
 """By defect, the first seed that noticed it."""
 

@@ -62,6 +62,16 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         heapq.heappush(self._timers, (when, self._count, handle))
         return handle
 
+    async def sleep(self, seconds: float) -> None:
+        """As `asyncio.sleep`, at half the price."""
+        future: asyncio.Future[None] = self.create_future()
+        timer = self.call_at(self.now + seconds, _wake, future)
+        try:
+            await future
+        except asyncio.CancelledError:
+            timer.cancel()
+            raise
+
     def go_on(self, handles: Iterable[asyncio.Handle]) -> None:
         """What a process that was frozen had to do."""
         self._todo.extend(handles)
@@ -93,6 +103,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             handle = todo.popleft()
             if not handle._cancelled:
                 handle._run()  # type: ignore[attr-defined]  # as the loop that it stands for does
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 class VirtualClock:

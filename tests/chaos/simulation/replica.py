@@ -34,6 +34,7 @@ from tests.harness.memory_rows import Rows
 from tests.harness.memory_runs import MemoryRuns, MemoryTerm
 from tests.harness.memory_store import MemoryDispatch
 from tests.harness.memory_transactions import Transactions
+from tests.harness.virtual_time import VirtualLoop
 
 T = TypeVar("T")
 NO_READERS: Any = (None, None)
@@ -67,7 +68,7 @@ class FaultyTransactions(Transactions):
     async def run(self, body: Callable[[], T]) -> T:
         replica, rng, trouble = self._replica, self._replica.rng, self._replica.trouble
         life = replica.rows.life
-        await asyncio.sleep(rng.uniform(0.0002, trouble.slow))
+        await replica.loop.sleep(rng.uniform(0.0002, trouble.slow))
         if trouble.down:
             await asyncio.sleep(rng.choice((0.01, 1.0, 5.0, 15.0)))
         if trouble.down or not replica.up or replica.rows.life != life or rng.random() < trouble.fails:
@@ -78,7 +79,7 @@ class FaultyTransactions(Transactions):
             replica.judge.listen(replica.rows)
         if name not in ("classes", "observe", "cancels", "drained", "heartbeat", "hold", "append"):
             replica.judge.look(replica.rows)
-        await asyncio.sleep(rng.uniform(0.0002, trouble.slow))
+        await replica.loop.sleep(rng.uniform(0.0002, trouble.slow))
         if trouble.down or replica.rows.life != life or rng.random() < trouble.loses_answers:
             replica.judge.say(f"{replica.name} does not get the answer of {name}")
             raise StoreDown("the simulated database's answer was lost")
@@ -99,6 +100,9 @@ class Replica:
         tell: Callable[[str, Wake], None],
     ) -> None:
         self.name, self.rows, self.rng, self.judge = name, rows, rng, judge
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        self.loop = loop
         self.trouble = Trouble()
         self.process = Process()
         self.up = False
