@@ -117,7 +117,7 @@ class LogSource:
     @property
     def is_unheard(self) -> bool:
         """Whether something was sent of which nobody knows yet whether it is durable."""
-        return bool(self._sizes)
+        return self._unanswered > 0 and not self.done.is_set()
 
     @property
     def in_flight(self) -> int:

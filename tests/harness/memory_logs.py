@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from coordinator.core.states import AttemptState
-from coordinator.store.logs import LogFinal, LogStand, NewRecord, RecordRun, final_streams
+from coordinator.core.states import ATTEMPT_LIVE, AttemptState
+from coordinator.store.logs import LastWord, LogFinal, LogStand, NewRecord, RecordRun, final_streams
 from tests.harness.memory_transactions import Transactions
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class MemoryLogs:
         self._rows, self._transactions, self._looks = rows, transactions, looks
 
     async def append(self, runs: Sequence[RecordRun]) -> list[LogStand | None]:
-        """As `coordinator.store.logs.append`."""
+        """As `PostgresLogs.append`."""
 
         def body() -> list[LogStand | None]:
             stands = append(self._rows, runs)
@@ -46,6 +46,10 @@ class MemoryLogs:
             return stands
 
         return await self._transactions.run(body)
+
+    async def hand_in(self, last_words: Sequence[LastWord]) -> list[int]:
+        """As `PostgresLogs.hand_in`."""
+        return await self._transactions.run(lambda: hand_in(self._rows, last_words))
 
 
 def append(rows: Rows, runs: Sequence[RecordRun]) -> list[LogStand | None]:
@@ -90,3 +94,15 @@ def close_logs(rows: Rows, final: LogFinal) -> None:
 def lost_log(rows: Rows, attempt_id: int) -> None:
     """As the statement `lost`."""
     rows.logs.setdefault((attempt_id, "main"), LogRow())
+
+
+def hand_in(rows: Rows, last_words: Sequence[LastWord]) -> list[int]:
+    """As the statement `hand_in`: no more will come of an attempt that is over."""
+    sealed = []
+    for word in last_words:
+        attempt, log = rows.attempts.get(word.attempt_id), rows.logs.get((word.attempt_id, word.stream))
+        over = attempt is not None and attempt.attempt.token == word.token and attempt.attempt.state not in ATTEMPT_LIVE
+        if over and log is not None and not log.is_sealed and log.next - 1 == word.records:
+            log.final_records, log.is_sealed = word.records, True
+            sealed.append(word.attempt_id)
+    return sealed

@@ -173,6 +173,9 @@ class SimulatedJobs:
         self._outbox.slots_changed()
         source.finish(record.log.records, record.log.offset, record.log.ending)
         await source.done.wait()
+        if record.aborted:
+            source.hand_in()
+            await source.done.wait()
         self._forwarder.forget(record.attempt_id)
         machine.handed_in(record.attempt_id, source.rejected)
         record.log_done = True

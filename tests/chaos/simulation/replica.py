@@ -147,7 +147,7 @@ class Replica:
         )
         reception = Reception(Rate(200.0, 400.0), at_once=100, clock=loop.time, turned_away=lambda: None)
         self._sessions = AgentSessions(dispatch, reception, version="1")
-        writer = LogWriter(MemoryLogs(self.rows, transactions, self.judge.look_at_logs).append, LogBells())
+        writer = LogWriter(MemoryLogs(self.rows, transactions, self.judge.look_at_logs), LogBells())
         self._logs = LogService(writer, *NO_READERS)
         self._tasks = [
             loop.create_task(self._guarded(part.run()), context=within(self.process))

@@ -19,7 +19,15 @@ async def append(world: World, *runs: RecordRun) -> Sequence[LogStand | None]:
     if isinstance(world, MemoryWorld):
         return memory_logs.append(world.rows, runs)
     assert isinstance(world, PostgresWorld)
-    return await logs.append(world.database, runs)
+    return await logs.PostgresLogs(world.database).append(runs)
+
+
+async def hand_in(world: World, word: logs.LastWord) -> Sequence[int]:
+    """An agent has no more of a log."""
+    if isinstance(world, MemoryWorld):
+        return memory_logs.hand_in(world.rows, [word])
+    assert isinstance(world, PostgresWorld)
+    return await logs.PostgresLogs(world.database).hand_in([word])
 
 
 async def begun(world: World) -> Claimed:
@@ -84,6 +92,20 @@ async def test_an_outcome_that_names_fewer_records_than_there_are_takes_none_awa
     await append(world, run(job, 1, 3))
     await end(world, job, main=1)
     assert await append(world, run(job, 1, 4)) == [LogStand(4, 30, 3, None)]
+
+
+async def test_the_last_word_about_a_log_seals_it_when_all_of_it_is_there(world: World) -> None:
+    """Of an attempt that is over, by its own token."""
+    job = await begun(world)
+    await append(world, run(job, 1, 2))
+    word = logs.LastWord(job.attempt_id, job.token, "main", 2)
+    assert await hand_in(world, word) == []
+    await world.expire(job.session_id)
+    assert await hand_in(world, replace(word, records=3)) == []
+    assert await hand_in(world, replace(word, token=b"x" * 16)) == []
+    assert await hand_in(world, word) == [job.attempt_id]
+    assert await hand_in(world, word) == []
+    assert await append(world, run(job, 3, 1)) == [LogStand(3, 20, 2, None)]
 
 
 async def test_both_stores_answer_alike_whatever_comes(postgres: PostgresWorld) -> None:
