@@ -23,6 +23,7 @@ FOUND_BY = {
     "a_lost_deployment_is_tried_again": 0,
     "a_permit_ends_with_its_session": 907,
     "a_run_is_made_twice": 8,
+    "a_sync_that_failed_is_trusted": 70,
     "an_unknown_claim_is_ignored": 128,
     "any_token_is_believed": 4,
     "nobody_dials_for_what_was_not_acknowledged": 2,

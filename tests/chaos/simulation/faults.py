@@ -293,6 +293,10 @@ class Faults:
         self._world.judge.say(f"the disk of {machine.name} fails")
         failing(machine.spools)
         self._later(machine.spools.heal, 5)
+        if self._rng.random() < 0.3:  # and who believed it finds out
+            await asyncio.sleep(self._rng.uniform(5, 15))
+            await machine.lose_power()
+            self._later(machine.boot, 60)
 
     async def _rot(self) -> None:
         """A byte of a spool is not what was written."""
