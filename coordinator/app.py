@@ -62,7 +62,7 @@ from coordinator.store.embedded import EmbeddedError, EmbeddedPostgres
 from coordinator.store.expanding import PostgresExpansions
 from coordinator.store.extending import PostgresExtensions
 from coordinator.store.logs import PostgresLogs
-from coordinator.store.migrate import migrate
+from coordinator.store.migrate import migrate, newest_revision
 from coordinator.store.runs import PostgresRuns
 from coordinator.store.singletons import Singleton, clear_terms
 from coordinator.store.views import Views
@@ -176,7 +176,7 @@ async def run(settings: Settings, stop: asyncio.Event, ready: Callable[[], objec
             postgres = await up.enter_async_context(EmbeddedPostgres(data.postgres, sockets=_short_folder()))
             dsn = postgres.dsn
         direct = settings.database_direct_url.get_secret_value()
-        await migrate(direct or dsn)
+        _tell_newer(await migrate(direct or dsn))
         database = await up.enter_async_context(
             Database.open(dsn, size=settings.database_connections, pooler=bool(direct))
         )
@@ -205,6 +205,11 @@ async def run(settings: Settings, stop: asyncio.Event, ready: Callable[[], objec
         say_ready(settings.ready_fd, facts)
         await loops.wait(stop)
         _log.info("coordinator stops")
+
+
+def _tell_newer(revision: str) -> None:
+    if revision != (own := newest_revision()):
+        _log.info("the database was made by a newer version, and is good for this one too", revision=revision, own=own)
 
 
 class _Parts:

@@ -8,7 +8,6 @@ import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
@@ -35,11 +34,12 @@ def newest_revision() -> str:
     return head
 
 
-async def migrate(dsn: str) -> None:
-    """Runs what is missing; does nothing on a database that is up to date.
+async def migrate(dsn: str) -> str:
+    """Runs what is missing; does nothing on a database that is up to date, or newer and still good for this version.
 
-    Raises BadInput for a database of a newer version or of another build, for one that does not exist and for an
-    address that is none, StoreDown for one that cannot be reached.
+    Returns the revision that the database has now: greater than `newest_revision()` when a newer version made it.
+    Raises BadInput for a database that is too new or of another build, for one that does not exist and for an address
+    that is none, StoreDown for one that cannot be reached.
     """
 
     async def connect() -> asyncpg.Connection:
@@ -59,12 +59,9 @@ async def migrate(dsn: str) -> None:
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
     try:
         async with engine.connect() as connection:
-            await connection.run_sync(_upgrade)
+            revision = await connection.run_sync(_upgrade)
             await connection.commit()
-    except CommandError as error:
-        raise BadInput(
-            "the database belongs to a newer version of headrace: start that one, or name another database"
-        ) from error
+            return revision
     except (
         OSError,
         asyncpg.PostgresConnectionError,
@@ -76,23 +73,45 @@ async def migrate(dsn: str) -> None:
         await engine.dispose()
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection) -> str:
     config = _config()
     config.attributes["connection"] = connection
     connection.exec_driver_sql(f"SELECT pg_advisory_lock({_LOCK})")
     try:
-        _refuse_other_builds(connection)
+        revision = _revision(connection)
+        if revision is not None:
+            _refuse_other_builds(connection)
+            if revision > newest_revision():
+                _refuse_too_new(connection)
+                return revision
         command.upgrade(config, "head")
+        return newest_revision()
     finally:
         connection.exec_driver_sql(f"SELECT pg_advisory_unlock({_LOCK})")
 
 
+def _revision(connection: Connection) -> str | None:
+    """That of the database: four digits, greater the newer; None for one without tables of ours."""
+    if connection.exec_driver_sql("SELECT to_regclass('alembic_version')").scalar() is None:
+        return None
+    found: str | None = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    return found
+
+
+def _refuse_too_new(connection: Connection) -> None:
+    """A newer version says by its migrations how old the code may be that works on what they leave."""
+    since = connection.exec_driver_sql("SELECT max(works_since) FROM schema_script").scalar_one()
+    if since > newest_revision():
+        raise BadInput(
+            f"the database belongs to a newer version of headrace, whose tables (revision {_revision(connection)}) this"
+            f" one (revision {newest_revision()}) cannot use: start that one, or name another database"
+        )
+
+
 def _refuse_other_builds(connection: Connection) -> None:
     """What ran under a number must be what this build has under it: nothing else would notice before it failed."""
-    tables = connection.exec_driver_sql("SELECT to_regclass('alembic_version'), to_regclass('schema_script')").one()
-    if tables[0] is None or not connection.exec_driver_sql("SELECT 1 FROM alembic_version").all():
-        return
-    ran = connection.exec_driver_sql("SELECT name, sha256 FROM schema_script").all() if tables[1] is not None else []
+    kept = connection.exec_driver_sql("SELECT to_regclass('schema_script')").scalar()
+    ran = connection.exec_driver_sql("SELECT name, sha256 FROM schema_script").all() if kept is not None else []
     own = digests()
     if not ran or any(own.get(name, sha256) != sha256 for name, sha256 in ran):
         raise BadInput(

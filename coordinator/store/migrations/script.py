@@ -8,8 +8,12 @@ from alembic import op
 _VERSIONS = "coordinator.store.migrations.versions"
 
 
-def run_script(name: str) -> None:
-    """Executes `versions/NAME` whole: the driver's simple protocol takes several statements at once."""
+def run_script(name: str, *, works_since: str | None = None) -> None:
+    """Executes `versions/NAME` whole: the driver's simple protocol takes several statements at once.
+
+    `works_since` is the oldest revision whose code still works on the tables that this script leaves, by which older
+    versions know whether they may start on them. Scripts up to 0004 are from before that was kept: they have none.
+    """
     text = files(_VERSIONS).joinpath(name).read_text("utf-8")
     driver = op.get_bind().connection.dbapi_connection
     assert driver is not None
@@ -19,6 +23,12 @@ def run_script(name: str) -> None:
             "INSERT INTO schema_script (name, sha256) VALUES ($1, $2)", name, digest(text)
         )
     )
+    if works_since is not None:
+        driver.run_async(
+            lambda connection: connection.execute(
+                "UPDATE schema_script SET works_since = $2 WHERE name = $1", name, works_since
+            )
+        )
 
 
 def digests() -> dict[str, str]:

@@ -50,6 +50,46 @@ async def test_a_database_of_another_build_is_refused_before_anything_is_served(
         await migrate(fresh_database)
 
 
+async def _become(dsn: str, revision: str, *, works_since: str) -> None:
+    """What the database of a newer version looks like to this one."""
+    connection = await asyncpg.connect(dsn)
+    script = "INSERT INTO schema_script (name, sha256, works_since) VALUES ($1, 'of the newer one', $2)"
+    await connection.execute(script, f"{revision}_more.sql", works_since)
+    await connection.execute("UPDATE alembic_version SET version_num = $1", revision)
+    await connection.close()
+
+
+async def test_a_database_of_a_newer_version_is_used_as_long_as_that_says_it_may_be(fresh_database: str) -> None:
+    """In a rolling upgrade an old replica may end and start again while the newer ones have migrated already."""
+    assert await migrate(fresh_database) == newest_revision()
+    await _become(fresh_database, "9998", works_since=newest_revision())
+    assert await migrate(fresh_database) == "9998"
+    assert await migrate(fresh_database) == "9998"  # and is left as it is
+    await _become(fresh_database, "9999", works_since="9998")
+    with pytest.raises(BadInput, match=rf"newer version of headrace.*revision 9999.*revision {newest_revision()}"):
+        await migrate(fresh_database)
+
+
+async def test_what_a_later_script_allows_does_not_mend_what_one_before_it_has_ended(fresh_database: str) -> None:
+    """A version that cannot use one script's tables cannot use them after the next script either."""
+    await migrate(fresh_database)
+    await _become(fresh_database, "9998", works_since="9998")
+    await _become(fresh_database, "9999", works_since="0001")
+    with pytest.raises(BadInput, match="newer version of headrace"):
+        await migrate(fresh_database)
+
+
+async def test_every_script_says_since_when_code_works_on_its_tables(fresh_database: str) -> None:
+    """One that said nothing would let versions start that it breaks. Those before the rule are exempt."""
+    await migrate(fresh_database)
+    connection = await asyncpg.connect(fresh_database)
+    kept = dict(await connection.fetch("SELECT left(name, 4), works_since FROM schema_script ORDER BY name"))
+    await connection.close()
+    assert list(kept)[-1] == newest_revision()
+    for revision, since in kept.items():
+        assert (since is None) if revision < "0005" else (since is not None and "0001" <= since <= revision), revision
+
+
 SPINE = "a816313857356138f2b39fd43d0ecf31c4905364f829cbd2f11e47fbe3466d0f"
 """Of `0001_spine.sql`, which is in databases of people: what is to be changed is changed by another migration."""
 
@@ -87,11 +127,12 @@ async def test_a_database_of_the_version_before_gets_what_is_new(fresh_database:
     await connection.execute("DROP INDEX queue_waited, artifact_of_job, producer_of_job, member_of_run")
     await connection.execute("ALTER TABLE run DROP COLUMN forgotten_at")  # and the indexes that name it
     await connection.execute("DROP TABLE expansion, expansion_due")
-    await connection.execute("DELETE FROM schema_script WHERE name IN ('0003_late_matrices.sql', '0004_keep.sql')")
+    await connection.execute("ALTER TABLE schema_script DROP COLUMN works_since")
+    await connection.execute("DELETE FROM schema_script WHERE name > '0003'")
     await connection.execute("UPDATE alembic_version SET version_num = '0002'")
     before = set(await connection.fetch(columns))
     await migrate(fresh_database)
     assert set(await connection.fetch(columns)) == after
-    assert {row["table_name"] for row in after - before} == {"expansion", "expansion_due", "run"}
+    assert {row["table_name"] for row in after - before} == {"expansion", "expansion_due", "run", "schema_script"}
     assert await connection.fetchval("SELECT version_num FROM alembic_version") == newest_revision()
     await connection.close()
