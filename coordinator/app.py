@@ -63,7 +63,7 @@ from coordinator.store.expanding import PostgresExpansions
 from coordinator.store.extending import PostgresExtensions
 from coordinator.store.logs import PostgresLogs
 from coordinator.store.migrate import migrate, newest_revision
-from coordinator.store.runs import PostgresRuns
+from coordinator.store.runs import PostgresRuns, Unfinished
 from coordinator.store.singletons import Singleton, clear_terms
 from coordinator.store.views import Views
 from coordinator.store.wakes import Wakes
@@ -306,6 +306,7 @@ def _limits(settings: Settings, metrics: Metrics) -> tuple[Reception, Limits]:
         caller=Rate(settings.changes_per_s, settings.changes_burst),
         subject=Rate(settings.project_changes_per_s, settings.project_changes_burst),
         streams=settings.streams_most,
+        unfinished=Unfinished(settings.project_runs_most, settings.project_jobs_most),
         clock=time.monotonic,
         turned_away=metrics.turned_away,
     )

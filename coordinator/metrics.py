@@ -40,11 +40,11 @@ class Metrics:
         )
         self._turned_away = Counter(
             "headrace_turned_away",
-            "Hellos, calls and streams refused because a limit was reached.",
+            "Hellos, calls, runs and streams refused because a limit was reached.",
             ["what"],
             registry=registry,
         )
-        for what in ("hello", "call", "stream"):
+        for what in ("hello", "call", "room", "stream"):
             self._turned_away.labels(what)
         self._sessions = Gauge("headrace_sessions", "Agents connected to this replica.", registry=registry)
         self._log_bytes = Counter("headrace_log_bytes", "Raw bytes of logs stored.", registry=registry)
@@ -88,7 +88,7 @@ class Metrics:
         self._outcomes.labels(outcome, cause or "none").inc()
 
     def turned_away(self, what: str) -> None:
-        """A limit was reached: a `hello`, a `call` or a `stream` was refused."""
+        """A limit was reached: a `hello`, a `call`, the next run of a project without `room`, a `stream`."""
         self._turned_away.labels(what).inc()
 
     def stored_log(self, raw_bytes: int) -> None:

@@ -66,6 +66,12 @@ class Settings(BaseSettings):
         20.0, gt=0, le=100_000, description="the same for runs created in one project, and for each run by itself"
     )
     project_changes_burst: int = Field(200, ge=1, le=1_000_000, description="the same at once")
+    project_runs_most: int = Field(
+        5_000, ge=1, le=100_000, description="runs of one project that have not ended; beyond it the next is refused"
+    )
+    project_jobs_most: int = Field(
+        100_000, ge=1, le=10_000_000, description="jobs of one project that have not ended; the same"
+    )
     streams_most: int = Field(
         2_000, ge=1, le=1_000_000, description="watches and log tails that one token may have open at this replica"
     )

@@ -19,6 +19,8 @@ _UNLIMITED = {
     "HEADRACE_CHANGES_BURST": "100000",
     "HEADRACE_PROJECT_CHANGES_PER_S": "10000",
     "HEADRACE_PROJECT_CHANGES_BURST": "100000",
+    "HEADRACE_PROJECT_RUNS_MOST": "100000",
+    "HEADRACE_PROJECT_JOBS_MOST": "10000000",
 }
 """One project of one client makes here as many runs as hundreds would."""
 

@@ -1,4 +1,7 @@
-"""What one caller may ask of a replica: changes by rate, and so many streams at once. Beyond it: RESOURCE_EXHAUSTED."""
+"""What one caller may ask of a replica: changes by rate, so many streams at once, and so much under way in a project.
+
+Beyond it: RESOURCE_EXHAUSTED.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,18 @@ from collections.abc import Callable, Iterator
 
 from coordinator.core.bucket import Buckets, Rate
 from coordinator.errors import TooMuch
+from coordinator.store.runs import Unfinished
 
 _MOST_KEYS = 10_000
 _STREAM_RETRY_S = 5.0
+_ROOM_RETRY_S = 10.0
 
 
 class Limits:
     """`caller` and `subject` (a project, or a run): how often each may change something. `streams`: how many watches
-    and tails one caller may have open. `clock` is monotonic seconds; `turned_away` is told what was: `call` or
-    `stream`.
+    and tails one caller may have open. `unfinished`: how much of one project may be under way; what is refused is the
+    next run, so that the last one may go beyond it. `clock` is monotonic seconds; `turned_away` is told what was:
+    `call`, `room` or `stream`.
     """
 
     def __init__(
@@ -25,6 +31,7 @@ class Limits:
         caller: Rate,
         subject: Rate,
         streams: int,
+        unfinished: Unfinished,
         clock: Callable[[], float],
         turned_away: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -33,6 +40,7 @@ class Limits:
         self._callers = Buckets(caller, most=_MOST_KEYS)
         self._subjects = Buckets(subject, most=_MOST_KEYS)
         self._most_streams = streams
+        self.unfinished_most = unfinished
         self._streams: Counter[str] = Counter()
         self._clock = clock
         self._turned_away = turned_away
@@ -55,6 +63,21 @@ class Limits:
                 )
         its_own.take()
         callers.take()
+
+    def room(self, found: Unfinished) -> None:
+        """For one run more in a project that has so much under way. Raises TooMuch."""
+        most = self.unfinished_most
+        for has, bound, what, setting in (
+            (found.runs, most.runs, "runs", "PROJECT_RUNS_MOST"),
+            (found.jobs, most.jobs, "jobs", "PROJECT_JOBS_MOST"),
+        ):
+            if has >= bound:
+                self._turned_away("room")
+                raise TooMuch(
+                    f"{bound:,} {what} of this project have not ended: come again when some have, cancel some, or have"
+                    f" the operator raise HEADRACE_{setting}",
+                    _ROOM_RETRY_S,
+                )
 
     @contextlib.contextmanager
     def stream(self, caller: str) -> Iterator[None]:

@@ -65,6 +65,8 @@ class RunService(stubs.RunServiceServicer):
         if (existing := await self._runs.run_of_request(request.request_id)) is not None:
             return wire.CreateRunResponse(run=run_message(await self._views.run(existing)), existed=True)
         self._check_source(request)
+        most = self._limits.unfinished_most.runs
+        self._limits.room(await self._runs.unfinished(most, repository=request.source.repository))
         # A hostile megabyte takes seconds to load: heartbeats must not wait for it.
         plan = await self._planned(request)
         run_id, job_ids = await self._runs.allocate(len(plan.jobs))
@@ -146,6 +148,9 @@ class RunService(stubs.RunServiceServicer):
         del context
         check_request_id(request.request_id)
         self._limits.change(Caller.CLIENT, f"run {request.run_id}", "this run")
+        if not await self._runs.retried(request.request_id):
+            most = self._limits.unfinished_most.runs
+            self._limits.room(await self._runs.unfinished(most, run_id=request.run_id))
         await self._runs.retry(request.request_id, request.run_id, request.job)
         return run_message(await self._views.run(request.run_id))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from coordinator.core.follow import Changes
 from coordinator.core.job import Job
@@ -34,6 +35,14 @@ SQL = statements("runs")
 SETTLE = statements("settle")
 
 
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """Runs that have not ended, and their jobs that have not."""
+
+    runs: int
+    jobs: int
+
+
 class PostgresRuns:
     """The transactions about whole runs."""
 
@@ -47,6 +56,17 @@ class PostgresRuns:
         async with self._database.connection() as db:
             found: int | None = await db.fetchval(SQL.run_of_request, request_id, "create")
         return found
+
+    async def retried(self, request_id: str) -> bool:
+        """Whether this Retry was carried out before."""
+        async with self._database.connection() as db:
+            return await db.fetchval(SQL.run_of_request, request_id, "retry") is not None
+
+    async def unfinished(self, most: int, *, repository: str = "", run_id: int = 0) -> Unfinished:
+        """What the project of a repository, or of a run, has under way; of more than `most` runs, so many."""
+        async with self._database.connection() as db:
+            row = await db.fetchrow(SQL.unfinished, repository, run_id, most)
+        return Unfinished(row["runs"], row["jobs"])
 
     async def allocate(self, jobs: int) -> tuple[int, Sequence[int]]:
         """Ids for a run and its jobs. Ids that are not used in the end are gaps, nothing more."""

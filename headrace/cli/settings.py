@@ -50,6 +50,8 @@ OF_DAEMONS = frozenset(
         "POOL",
         "PROJECT_CHANGES_BURST",
         "PROJECT_CHANGES_PER_S",
+        "PROJECT_JOBS_MOST",
+        "PROJECT_RUNS_MOST",
         "PUBLIC_URL",
         "QUARANTINE_AFTER",
         "QUEUE_TIMEOUT_S",

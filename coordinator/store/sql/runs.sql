@@ -4,6 +4,14 @@ INSERT INTO request (id, kind, run_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHIN
 -- run_of_request: what the first of these requests made
 SELECT run_id FROM request WHERE id = $1 AND kind = $2;
 
+-- unfinished: what a project has under way, counted no further than the bound; by its repository, or by one of its runs.
+SELECT count(*) AS runs, coalesce(sum(unfinished), 0)::bigint AS jobs
+FROM (SELECT unfinished FROM run
+      WHERE ended_at IS NULL
+        AND project_id = CASE WHEN $2::bigint = 0 THEN (SELECT id FROM project WHERE repository = $1)
+                              ELSE (SELECT project_id FROM run WHERE id = $2) END
+      LIMIT $3) AS r;
+
 -- allocate: ids before rows, because a job's spec names them
 SELECT nextval(pg_get_serial_sequence('run', 'id')) AS run_id,
        array(SELECT nextval(pg_get_serial_sequence('job', 'id')) FROM generate_series(1, $1::integer)) AS job_ids;

@@ -130,6 +130,35 @@ def test_a_loop_that_creates_runs_is_held_and_other_projects_go_on(make_coordina
     assert said.err.count("\n") == 1
 
 
+def test_a_project_with_its_bound_under_way_gets_no_run_more_and_others_do(make_coordinator: Make) -> None:
+    """A loop that creates runs as slowly as the rate allows would fill the disk in the end."""
+    of = make_coordinator(HEADRACE_PROJECT_RUNS_MOST="2", HEADRACE_PROJECT_JOBS_MOST="3")
+    of.start()
+    three = PIPELINE.replace(b"j:", b"j: &j").replace(b"}}}]", b"}, k: *j, l: *j}}]")
+
+    async def main() -> None:
+        async with people(of, IMPATIENT) as person:
+
+            async def refused(project: str, words: str) -> None:
+                with pytest.raises(Busy, match=f"{words} of this project have not ended") as busy:
+                    await person.create_run(source(project), PIPELINE)
+                assert busy.value.after == 10
+
+            first, second = [(await person.create_run(source("many"), PIPELINE)).id for _ in range(2)]
+            await refused("many", "2 runs")
+            await person.create_run(source("broad"), three)
+            await refused("broad", "3 jobs")
+            await person.cancel(first)
+            await person.create_run(source("many"), PIPELINE)
+            with pytest.raises(Busy, match="2 runs of this project have not ended"):
+                await person.retry(first)
+            await person.cancel(second)
+            await person.retry(first)
+
+    asyncio.run(main())
+    assert metric(of, 'headrace_turned_away_total{what="room"}') == 3
+
+
 def test_the_client_library_waits_as_it_is_told_and_loses_nothing(make_coordinator: Make) -> None:
     """Whoever has a script that creates many runs gets them all, at the rate."""
     of = make_coordinator(HEADRACE_PROJECT_CHANGES_PER_S="4", HEADRACE_PROJECT_CHANGES_BURST="2")

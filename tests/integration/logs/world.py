@@ -27,6 +27,7 @@ from coordinator.logs.writer import LogWriter
 from coordinator.store.artifacts import Artifacts
 from coordinator.store.database import Database
 from coordinator.store.logs import PostgresLogs
+from coordinator.store.runs import Unfinished
 from headrace.v1 import blob_pb2_grpc, log_pb2, log_pb2_grpc
 
 TOKEN = bytes(range(16))
@@ -89,7 +90,8 @@ async def replica(dsn: str, blobs: LocalBlobs) -> AsyncIterator[World]:
         reader = LogReader(database, blobs, bells, poll_s=0.05)
         writing = asyncio.create_task(writer.run())
         up.push_async_callback(_ended, writing)
-        limits = Limits(caller=Rate(1, 1), subject=Rate(1, 1), streams=1_000, clock=time.monotonic)
+        rate, runs = Rate(1, 1), Unfinished(1, 1)
+        limits = Limits(caller=rate, subject=rate, streams=1_000, unfinished=runs, clock=time.monotonic)
         server = grpc.aio.server()
         log_pb2_grpc.add_LogServiceServicer_to_server(LogService(writer, reader, limits), server)
         blob_pb2_grpc.add_BlobServiceServicer_to_server(BlobService(Artifacts(database), blobs), server)

@@ -124,7 +124,7 @@ async def test_a_database_of_the_version_before_gets_what_is_new(fresh_database:
     connection = await asyncpg.connect(fresh_database)
     columns = "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_schema = 'public'"
     after = set(await connection.fetch(columns))
-    await connection.execute("DROP INDEX queue_waited, artifact_of_job, producer_of_job, member_of_run")
+    await connection.execute("DROP INDEX run_unfinished, queue_waited, artifact_of_job, producer_of_job, member_of_run")
     await connection.execute("ALTER TABLE run DROP COLUMN forgotten_at")  # and the indexes that name it
     await connection.execute("DROP TABLE expansion, expansion_due")
     await connection.execute("ALTER TABLE schema_script DROP COLUMN works_since")

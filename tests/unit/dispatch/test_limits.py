@@ -8,6 +8,7 @@ from coordinator.api.limits import Limits
 from coordinator.core.bucket import Rate
 from coordinator.errors import TooMuch
 from coordinator.listening import few_descriptors
+from coordinator.store.runs import Unfinished
 
 
 class Clock:
@@ -21,7 +22,14 @@ class Clock:
 
 
 def limits(clock: Clock, told: list[str]) -> Limits:
-    return Limits(caller=Rate(10, 6), subject=Rate(1, 3), streams=2, clock=clock, turned_away=told.append)
+    return Limits(
+        caller=Rate(10, 6),
+        subject=Rate(1, 3),
+        streams=2,
+        unfinished=Unfinished(runs=2, jobs=9),
+        clock=clock,
+        turned_away=told.append,
+    )
 
 
 def changes(where: Limits, subject: str, count: int) -> int:
@@ -72,6 +80,22 @@ def test_a_stream_that_ends_makes_room() -> None:
             with where.stream("another"):
                 pass
     assert told == ["stream"]
+
+
+@pytest.mark.parametrize(
+    ("found", "words"), [((1, 8), ""), ((2, 2), "2 runs"), ((5, 5), "2 runs"), ((1, 9), "9 jobs"), ((1, 99), "9 jobs")]
+)
+def test_a_project_with_its_bound_under_way_gets_no_run_more(found: tuple[int, int], words: str) -> None:
+    """The rate bounds how fast runs come, this how many there are; the last one in may bring more jobs."""
+    told = list[str]()
+    where = limits(Clock(), told)
+    if not words:
+        where.room(Unfinished(*found))
+        return
+    with pytest.raises(TooMuch, match=f"^{words} of this project have not ended") as refused:
+        where.room(Unfinished(*found))
+    assert refused.value.retry_after_s == 10
+    assert told == ["room"]
 
 
 @pytest.mark.parametrize(("limit", "words"), [(1 << 20, ""), (-1, ""), (1_024, "about 341 agents"), (8_191, "8,191")])
