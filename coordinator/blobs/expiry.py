@@ -1,4 +1,4 @@
-"""Deletes the files of artifacts whose time is over, git bundles that no run needs, and old runs.
+"""Deletes the files of artifacts whose time is over, git bundles and groups that no run needs, and old runs.
 
 First an artifact's row says that it is refused for good, then its objects are deleted, then the names of its files:
 nothing that is offered is ever without its object, and a sweep that breaks off anywhere is taken up by the next.
@@ -43,6 +43,8 @@ class Expiry:
         self._database = database
         self._blobs = blobs
         self._term = term
+        self._group = 0
+        """The last group that was looked at."""
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
@@ -67,8 +69,9 @@ class Expiry:
             if not await self._delete(artifact, term):
                 return False
         bundles = await self._delete_bundles(term)
+        groups = await self._delete_groups(term)
         runs = await self._retention.once(term)
-        return bool(begun or artifacts or bundles or runs)
+        return bool(begun or artifacts or bundles or groups or runs)
 
     async def _delete(self, artifact: expiry.Expiring, term: str) -> bool:
         """Deletes what only this artifact named. False: the term is over, and another goes on."""
@@ -84,6 +87,18 @@ class Expiry:
         self._deleted("artifacts", 1)
         self._deleted("objects", len(digests))
         return True
+
+    async def _delete_groups(self, term: str) -> bool:
+        """Looks at a bite of groups, and deletes those that nobody is in: a branch that is gone had one of its own.
+
+        Returns whether there may be more behind it.
+        """
+        async with self._database.connection() as db:
+            self._group, empty = await expiry.groups(db, self._group)
+        if empty:
+            async with self._database.transaction() as db:
+                await expiry.forget_groups(db, empty, term)
+        return self._group > 0
 
     async def _delete_bundles(self, term: str) -> int:
         """Deletes some old bundles; returns how many. Whoever hands one in meanwhile waits for the transaction, and

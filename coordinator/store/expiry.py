@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import asyncpg
+
 from coordinator.store.database import Connection
 from coordinator.store.sql import statements
 
 SQL = statements("expiry")
+
+# Whoever joins a group makes it first, if it is not there, and holds a lock on the table against this one until it is
+# in: so no group goes between the two. Nobody is made to wait: where it cannot be had at once there is another sweep.
+_NOBODY_JOINS = "LOCK TABLE concurrency_group IN SHARE ROW EXCLUSIVE MODE NOWAIT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,21 @@ async def old_bundles(db: Connection, term: str) -> Sequence[bytes]:
 async def forget_bundles(db: Connection, bundles: Sequence[bytes]) -> None:
     """Their objects are gone."""
     await db.execute(SQL.forget_bundles, bundles)
+
+
+async def groups(db: Connection, after: int) -> tuple[int, Sequence[int]]:
+    """Looks at a bite of groups behind an id: the last of them (0: there were none), and those in which nobody is."""
+    rows = await db.fetch(SQL.groups, after)
+    return (rows[-1]["id"] if rows else 0), [row["id"] for row in rows if not row["used"]]
+
+
+async def forget_groups(db: Connection, empty: Sequence[int], term: str) -> int:
+    """Deletes those in which still nobody is; in a transaction. Returns how many: 0 if somebody was just joining."""
+    try:
+        await db.execute(_NOBODY_JOINS)
+    except asyncpg.LockNotAvailableError:
+        return 0
+    return int((await db.execute(SQL.forget_groups, empty, term)).rpartition(" ")[2])
 
 
 async def expired(db: Connection, artifact: Expiring, term: str) -> None:

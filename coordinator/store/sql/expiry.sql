@@ -31,5 +31,14 @@ WHERE b.asked_at < statement_timestamp() - interval '7 days'
   AND EXISTS (SELECT 1 FROM singleton WHERE name = 'expiry' AND term = $1)
 ORDER BY b.asked_at LIMIT 50 FOR UPDATE OF b SKIP LOCKED;
 
+-- groups: a bite of the groups behind an id, and whether anybody is in each or waits for a place there
+SELECT g.id, EXISTS (SELECT 1 FROM group_member m WHERE m.group_id = g.id) AS used
+FROM concurrency_group g WHERE g.id > $1 ORDER BY g.id LIMIT 500;
+
+-- forget_groups: of those that were found empty, under a lock that keeps everybody out who would join
+DELETE FROM concurrency_group g
+WHERE g.id = ANY($1::bigint[]) AND NOT EXISTS (SELECT 1 FROM group_member m WHERE m.group_id = g.id)
+  AND EXISTS (SELECT 1 FROM singleton WHERE name = 'expiry' AND term = $2);
+
 -- forget_bundles: their objects are gone
 DELETE FROM bundle WHERE sha256 = ANY($1::bytea[]);
