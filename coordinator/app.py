@@ -221,6 +221,7 @@ class _Parts:
         replica = str(uuid.uuid4())
         self.clock = clock
         self.metrics = metrics = Metrics()
+        self._database = database
         self.wakes = Wakes(
             database,
             dsn,
@@ -279,7 +280,7 @@ class _Parts:
     async def why_not_ready(self) -> str:
         """One sentence while work cannot flow here."""
         if self.dispatch.healthy:
-            return ""
+            return f"the database cannot write: {refusal}" if (refusal := self._database.refusal) else ""
         return f"heartbeats are not being committed: {self.dispatch.trouble or 'the database does not answer'}"
 
     async def refresh(self) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -27,12 +28,38 @@ _SESSION = {
 }
 
 
+# What heartbeats may still do on a full disk, for they need no more room than they have: so they do not tell of it.
+_CANNOT_WRITE = (asyncpg.DiskFullError, asyncpg.ReadOnlySQLTransactionError)
+_REFUSED_FOR_S = 10.0
+
+
 class Database:
     """A pool of connections. All of the store goes through `transaction` or `connection`."""
 
-    def __init__(self, pool: asyncpg.Pool, *, pooler: bool = False) -> None:
+    def __init__(
+        self, pool: asyncpg.Pool, *, pooler: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._pool = pool
         self._pooler = pooler
+        self._clock = clock
+        self._refused: tuple[float, str] | None = None
+
+    @property
+    def refusal(self) -> str:
+        """The server's sentence if in the last 10 s it had no room for something, or might only be read; else empty."""
+        if self._refused is None or self._clock() - self._refused[0] > _REFUSED_FOR_S:
+            return ""
+        return self._refused[1]
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            with translated():
+                yield
+        except StoreDown as error:
+            if isinstance(error.__cause__, _CANNOT_WRITE):
+                self._refused = self._clock(), str(error.__cause__).splitlines()[0]
+            raise
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -65,21 +92,21 @@ class Database:
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """A connection without a transaction: each statement commits by itself."""
-        with translated():
+        with self._watched():
             async with self._pool.acquire() as connection:
                 yield OneByOne(connection, _SESSION) if self._pooler else connection
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
         """A read-committed transaction; what the body raises rolls it back."""
-        with translated():
+        with self._watched():
             async with self._pool.acquire() as connection, self._begun(connection):
                 yield connection
 
     @contextlib.asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Connection]:
         """A transaction whose statements all see the same moment. It only reads."""
-        with translated():
+        with self._watched():
             async with (
                 self._pool.acquire() as connection,
                 self._begun(connection, isolation="repeatable_read", readonly=True),
