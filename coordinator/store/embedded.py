@@ -49,6 +49,8 @@ _SETTINGS: Mapping[str, str] = MappingProxyType(
         "password_encryption": "scram-sha-256",
         "fsync": "on",
         "max_connections": "60",
+        # The queue is full of dead rows after a second, and would be looked at once a minute.
+        "autovacuum_naptime": "5s",
         "shared_buffers": "64MB",
         "max_wal_size": "512MB",
         "work_mem": "8MB",
