@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import secrets
 import signal
 import sys
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from importlib import metadata
@@ -25,48 +23,23 @@ from starlette.applications import Starlette
 
 from coordinator.api.access import Caller, Tokens
 from coordinator.api.agent_service import AgentService, AgentSessions
-from coordinator.api.blob_service import BlobService
-from coordinator.api.expansions import Expansions
-from coordinator.api.extensions import Extensions
 from coordinator.api.fleet_service import FleetService
 from coordinator.api.guard import Guard
-from coordinator.api.health import Health
-from coordinator.api.limits import Limits
-from coordinator.api.log_service import LogService
-from coordinator.api.run_service import RunService
-from coordinator.blobs.expiry import Expiry
 from coordinator.blobs.opening import BlobSettings, open_blob_store, open_folder
 from coordinator.blobs.s3 import S3Settings
 from coordinator.blobs.store import BlobError, BlobStore
 from coordinator.blobs.urls import UrlSigner
-from coordinator.core.bucket import Rate
 from coordinator.data_directory import DataDirectory, DataDirectoryError
-from coordinator.dispatch.bells import LocalBells
-from coordinator.dispatch.dispatcher import Dispatch, Timing
-from coordinator.dispatch.reaper import Reaper
-from coordinator.dispatch.reception import Reception
 from coordinator.errors import BadInput, StoreDown
 from coordinator.listening import SERVER_OPTIONS, raise_descriptors
-from coordinator.logs.bells import LogBells
-from coordinator.logs.compaction import Compactor
-from coordinator.logs.reader import LogReader
-from coordinator.logs.writer import LogWriter
 from coordinator.loops import Loops
-from coordinator.metrics import Metrics
+from coordinator.parts import SERVICES, Parts
 from coordinator.settings import Settings, is_loopback, is_wildcard
-from coordinator.store.artifacts import Artifacts
 from coordinator.store.clock import DatabaseClock
 from coordinator.store.database import Database
-from coordinator.store.dispatching import PostgresDispatch
 from coordinator.store.embedded import EmbeddedError, EmbeddedPostgres
-from coordinator.store.expanding import PostgresExpansions
-from coordinator.store.extending import PostgresExtensions
-from coordinator.store.logs import PostgresLogs
 from coordinator.store.migrate import migrate, newest_revision
-from coordinator.store.runs import PostgresRuns, Unfinished
-from coordinator.store.singletons import Singleton, clear_terms
-from coordinator.store.views import Views
-from coordinator.store.wakes import Wakes
+from coordinator.store.singletons import clear_terms
 from coordinator.web.blob_endpoint import blob_endpoint
 from coordinator.web.pages import pages
 from headrace.daemon import logs
@@ -74,28 +47,16 @@ from headrace.daemon.ready import say_ready
 from headrace.daemon.serving import CannotListen, address_of, listen, serving
 from headrace.daemon.settings import BadSettings, read
 from headrace.v1 import (
-    agent_pb2,
     agent_pb2_grpc,
-    blob_pb2,
     blob_pb2_grpc,
-    fleet_pb2,
     fleet_pb2_grpc,
-    log_pb2,
     log_pb2_grpc,
-    run_pb2,
     run_pb2_grpc,
 )
 
 _log = structlog.get_logger(__name__)
 
 _STOP_S = 2.0
-_HELLOS_AT_ONCE = 50
-"""Under way at a time: an agent waits for its welcome while the database opens so many sessions, and gives up soon."""
-_SERVICES = tuple(
-    service.full_name
-    for file in (agent_pb2, run_pb2, log_pb2, blob_pb2, fleet_pb2)
-    for service in file.DESCRIPTOR.services_by_name.values()
-)
 
 
 class CannotStart(Exception):
@@ -145,8 +106,8 @@ async def _until_signal(settings: Settings) -> None:
             raise
 
 
-async def run(settings: Settings, stop: asyncio.Event, ready: Callable[[], object] = lambda: None) -> None:
-    """Serves until `stop` is set. The exit stack closes in reverse: the server, the loops, the pool, PostgreSQL."""
+def _check_addresses(settings: Settings) -> None:
+    """Raises CannotStart where nobody should or could come to us."""
     if not settings.insecure and not all(
         map(is_loopback, (settings.listen, settings.http_listen, settings.blob_listen))
     ):
@@ -160,6 +121,11 @@ async def run(settings: Settings, stop: asyncio.Event, ready: Callable[[], objec
             f"nobody can be sent to {settings.blob_listen} for blobs: set HEADRACE_BLOB_PUBLIC_URL to the URL by which"
             " agents and clients reach this port"
         )
+
+
+async def run(settings: Settings, stop: asyncio.Event, ready: Callable[[], object] = lambda: None) -> None:
+    """Serves until `stop` is set. The exit stack closes in reverse: the server, the loops, the pool, PostgreSQL."""
+    _check_addresses(settings)
     async with AsyncExitStack() as up:
         data = up.enter_context(DataDirectory(settings.data_dir))
         # gRPC binds its own socket, later and with a word of its own on standard error: what is taken is seen here.
@@ -186,7 +152,7 @@ async def run(settings: Settings, stop: asyncio.Event, ready: Callable[[], objec
         clock = DatabaseClock(database, time.time, time.monotonic)
         await clock.learn()
         blobs = await up.enter_async_context(_blobs(settings, data, address_of(sockets[1]), clock))
-        parts = _Parts(settings, database, direct or dsn, blobs, clock)
+        parts = Parts(settings, database, direct or dsn, blobs, clock)
         tokens = Tokens({Caller.CLIENT: data.client_token(), Caller.AGENT: data.agent_token()})
         server, address = _server(parts, tokens, settings)
         loops = await up.enter_async_context(_loops(parts, postgres))
@@ -212,108 +178,7 @@ def _tell_newer(revision: str) -> None:
         _log.info("the database was made by a newer version, and is good for this one too", revision=revision, own=own)
 
 
-class _Parts:
-    """The parts of a replica, built from the bottom up."""
-
-    def __init__(
-        self, settings: Settings, database: Database, dsn: str, blobs: BlobStore, clock: DatabaseClock
-    ) -> None:
-        replica = str(uuid.uuid4())
-        self.clock = clock
-        self.metrics = metrics = Metrics()
-        self._database = database
-        self.wakes = Wakes(
-            database,
-            dsn,
-            replica,
-            heard=lambda wake: self.bells.heard(wake),  # noqa: PLW0108 - the bells are made below
-            grew=lambda attempts: self.log_bells.ring(attempts=attempts),
-        )
-        self.log_bells = LogBells(publish=self.wakes.tell_grown)
-        self.bells = LocalBells(self.wakes.tell, also=lambda wake: self.log_bells.ring(runs=wake.runs))
-        timing = Timing(heartbeat=settings.heartbeat_s, lease=settings.lease_s, long_lease=settings.long_lease_s)
-        store = PostgresDispatch(
-            database,
-            self.bells,
-            lambda: secrets.token_bytes(16),
-            # Where there is but one agent, nobody else could do its jobs.
-            quarantine_after=0 if settings.embedded else settings.quarantine_after,
-        )
-        self.dispatch = Dispatch(
-            store,
-            self.bells,
-            timing=timing,
-            clock=time.monotonic,
-            make_session_id=lambda: str(uuid.uuid4()),
-            replica=replica,
-            measures=metrics,
-        )
-        self.terms = [Singleton(database, name, time.monotonic) for name in ("reaper", "compactor", "expiry")]
-        self.reaper = Reaper(
-            store,
-            self.terms[0],
-            self.bells,
-            timing=timing,
-            clock=time.monotonic,
-            fleet_is_fixed=settings.embedded,
-            queue_timeout_s=settings.queue_timeout_s,
-        )
-        self.reception, self.limits = _limits(settings, metrics)
-        self.views = Views(database, self.bells)
-        self.writer = LogWriter(PostgresLogs(database), self.log_bells, stored=metrics.stored_log)
-        self.compactor = Compactor(database, blobs, self.terms[1], bells=self.log_bells)
-        self.expiry = Expiry(database, blobs, self.terms[2], keep_runs_s=settings.keep_runs_s, deleted=metrics.deleted)
-        self.runs = RunService(
-            PostgresRuns(database, self.bells, long_lease_s=settings.long_lease_s),
-            self.views,
-            self.bells,
-            limits=self.limits,
-            local=settings.local_paths,
-            run_url=settings.public_url,
-        )
-        self.extensions = Extensions(PostgresExtensions(database, self.bells), run_url=settings.public_url)
-        self.expansions = Expansions(PostgresExpansions(database, self.bells), self.bells, run_url=settings.public_url)
-        self.logs = LogService(self.writer, LogReader(database, blobs, self.log_bells), self.limits)
-        self.blobs = BlobService(Artifacts(database), blobs)
-        self.health = Health(self.why_not_ready, _SERVICES)
-
-    async def why_not_ready(self) -> str:
-        """One sentence while work cannot flow here."""
-        if self.dispatch.healthy:
-            return f"the database cannot write: {refusal}" if (refusal := self._database.refusal) else ""
-        return f"heartbeats are not being committed: {self.dispatch.trouble or 'the database does not answer'}"
-
-    async def refresh(self) -> None:
-        """Reads the gauges anew."""
-        self.metrics.show(
-            pools=await self.views.pools(),
-            agents=await self.views.agents(),
-            standing=await self.views.standing(),
-            sessions=self.dispatch.sessions,
-            mended=self.reaper.mended,
-            skew_s=self.clock.skew_s,
-        )
-
-
-def _limits(settings: Settings, metrics: Metrics) -> tuple[Reception, Limits]:
-    """What agents and what clients may ask of this replica."""
-    reception = Reception(
-        Rate(settings.hellos_per_s, settings.hellos_burst),
-        at_once=_HELLOS_AT_ONCE,
-        clock=time.monotonic,
-        turned_away=lambda: metrics.turned_away("hello"),
-    )
-    return reception, Limits(
-        caller=Rate(settings.changes_per_s, settings.changes_burst),
-        subject=Rate(settings.project_changes_per_s, settings.project_changes_burst),
-        streams=settings.streams_most,
-        unfinished=Unfinished(settings.project_runs_most, settings.project_jobs_most),
-        clock=time.monotonic,
-        turned_away=metrics.turned_away,
-    )
-
-
-def _server(parts: _Parts, tokens: Tokens, settings: Settings) -> tuple[grpc.aio.Server, str]:
+def _server(parts: Parts, tokens: Tokens, settings: Settings) -> tuple[grpc.aio.Server, str]:
     server = grpc.aio.server(interceptors=[Guard(tokens)], options=SERVER_OPTIONS)
     agent_pb2_grpc.add_AgentServiceServicer_to_server(
         AgentService(
@@ -326,7 +191,7 @@ def _server(parts: _Parts, tokens: Tokens, settings: Settings) -> tuple[grpc.aio
     blob_pb2_grpc.add_BlobServiceServicer_to_server(parts.blobs, server)
     fleet_pb2_grpc.add_FleetServiceServicer_to_server(FleetService(parts.views, parts.bells, parts.limits), server)
     health_pb2_grpc.add_HealthServicer_to_server(parts.health.servicer, server)
-    reflection.enable_server_reflection([*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    reflection.enable_server_reflection([*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     host = settings.listen.rpartition(":")[0]
     try:
         port = server.add_insecure_port(settings.listen)
@@ -383,7 +248,7 @@ def _blob_endpoint(settings: Settings, data: DataDirectory, clock: DatabaseClock
 
 
 @contextlib.asynccontextmanager
-async def _loops(parts: _Parts, postgres: EmbeddedPostgres | None) -> AsyncIterator[Loops]:
+async def _loops(parts: Parts, postgres: EmbeddedPostgres | None) -> AsyncIterator[Loops]:
     running = (
         *(parts.dispatch, parts.reaper, parts.wakes, parts.writer, parts.expansions),
         *(parts.compactor, parts.expiry, parts.health, parts.clock),

@@ -32,8 +32,10 @@ WHERE b.asked_at < statement_timestamp() - interval '7 days'
 ORDER BY b.asked_at LIMIT 50 FOR UPDATE OF b SKIP LOCKED;
 
 -- groups: a bite of the groups behind an id, and whether anybody is in each or waits for a place there
-SELECT g.id, EXISTS (SELECT 1 FROM group_member m WHERE m.group_id = g.id) AS used
-FROM concurrency_group g WHERE g.id > $1 ORDER BY g.id LIMIT 500;
+SELECT g.id, m.used IS NOT NULL AS used
+FROM (SELECT id FROM concurrency_group WHERE id > $1 ORDER BY id LIMIT 500) g
+LEFT JOIN LATERAL (SELECT true AS used FROM group_member WHERE group_id = g.id LIMIT 1) m ON true
+ORDER BY g.id;
 
 -- forget_groups: of those that were found empty, under a lock that keeps everybody out who would join
 DELETE FROM concurrency_group g
