@@ -12,23 +12,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import zstandard
 
 from agent.problems import Cause, JobProblem
 from agent.sandbox.protocol import Launch, Spawn
+from agent.supervisor.channels import NAMES
 from agent.supervisor.protocol import MAJOR, MINOR, BadMessage, Decoder, Message, encode, spoken
 from agent.supervisor.results import Ended, Step, StepResult, SupervisorSettings, SupervisorState
 
 _START_S: Final = 10.0
 _PING_S: Final = 10.0
+_LOOK_S: Final = 0.02
 _READ: Final = 1 << 18
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _SITE: Final = Path(zstandard.__file__).resolve().parents[1]
@@ -63,23 +66,43 @@ class SupervisorClient:
 
     @classmethod
     async def start(cls, folder: Path, attempt: int, *, settings: SupervisorSettings) -> SupervisorClient:
-        """Starts the supervisor of `attempt` in `folder` (A of the protocol), which it makes if need be.
+        """Starts the supervisor of `attempt` in `folder` (A of the protocol), which it makes if need be; or takes the
+        one that an agent was about to start when it died.
 
         Raises:
             JobProblem: ERRORED, with what the supervisor said, when it does not come up.
+            TimeoutError: one that was being started does not come up, and does not die.
 
         """
         private = _private(folder)
         spool = settings.spool or private
         spool.mkdir(mode=0o700, parents=True, exist_ok=True)
         log = private / "log"
-        if not await _started(_argv(folder, attempt, spool, settings), log):
+        with log.open("ab") as errors:
+            if (begun := await cls._begun_by_another(folder, errors)) is not None:
+                return begun
+            _clear(folder)
+            started = await _started(_argv(folder, attempt, spool, settings), errors)
+        if not started:
             text = log.read_text(errors="replace").strip().splitlines()[-1:]
             raise JobProblem(Cause.ERRORED, f"the supervisor did not start: {' '.join(text) or 'it said nothing'}")
         found = await cls.find(folder)
         if found is None:
             raise JobProblem(Cause.ERRORED, "the supervisor died as soon as it was started")
         return found
+
+    @classmethod
+    async def _begun_by_another(cls, folder: Path, errors: BinaryIO) -> SupervisorClient | None:
+        """The supervisor that an agent started before it was killed, once it answers. None: there is none, and the lock
+        is ours. It is a lock on the file that each supervisor has for its standard error: it is theirs from before they
+        are there until they are gone.
+        """
+        async with asyncio.timeout(_START_S):
+            while not _locked(errors):
+                if (found := await cls.find(folder)) is not None:
+                    return found
+                await asyncio.sleep(_LOOK_S)
+        return None
 
     @classmethod
     async def find(cls, folder: Path) -> SupervisorClient | None:
@@ -314,7 +337,23 @@ def _argv(folder: Path, attempt: int, spool: Path, settings: SupervisorSettings)
     return [sys.executable, "-I", "-S", str(main), str(_ROOT), str(_SITE), asked]
 
 
-async def _started(argv: list[str], log: Path) -> bool:
+def _locked(errors: BinaryIO) -> bool:
+    try:
+        fcntl.flock(errors, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _clear(folder: Path) -> None:
+    """Takes away what a supervisor left that died before anything was launched."""
+    for name in NAMES:
+        (folder / name).unlink(missing_ok=True)
+        (folder / "io" / name).unlink(missing_ok=True)
+    (folder / "priv" / "sock").unlink(missing_ok=True)
+
+
+async def _started(argv: list[str], errors: BinaryIO) -> bool:
     """Starts it in a session of its own and waits for its word. The process that is started forks and leaves, so that
     the supervisor is no child of the agent: nothing is left to collect, whichever of them ends first.
     """
@@ -322,7 +361,7 @@ async def _started(argv: list[str], log: Path) -> bool:
     ours, theirs = socket.socketpair()
     reader, writer = await asyncio.open_unix_connection(sock=ours)
     try:
-        with theirs, log.open("ab") as errors:
+        with theirs:
             process = await asyncio.create_subprocess_exec(
                 *argv,
                 str(theirs.fileno()),

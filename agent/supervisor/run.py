@@ -49,7 +49,8 @@ def _serve(asked: dict[str, object], ready: int, keeper: guard.Guard | None) -> 
     attempt = Attempt(loop, folder, writer, terms, keeper)
     syncing = Syncing(loop, spool)
     server = Server(loop, folder, attempt, writer, syncing)
-    os.write(ready, b"ready")
+    with contextlib.suppress(OSError):  # the agent is gone meanwhile: the next one finds us
+        os.write(ready, b"ready")
     os.close(ready)
     loop.run(server.tick)
     attempt.close()

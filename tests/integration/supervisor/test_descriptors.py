@@ -27,7 +27,8 @@ def test_starting_a_supervisor_closes_no_file_of_another_thread(tmp_path) -> Non
 
     async def start_many() -> None:
         for _ in range(300):
-            assert not await _started(["/bin/true"], tmp_path / "log")
+            with (tmp_path / "log").open("ab") as log:
+                assert not await _started(["/bin/true"], log)
 
     threads = [threading.Thread(target=open_and_close) for _ in range(4)]
     for each in threads:
