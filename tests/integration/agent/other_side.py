@@ -92,6 +92,7 @@ class OtherSide(
         self.answer_heartbeats = True
         self.cut_logs_after: int | None = None
         self.take_logs = True
+        self.answer_reports = True
         self.blob_url = ""
         self.uploads = 0
         self.hold_uploads = False
@@ -206,7 +207,8 @@ class OtherSide(
                     )
                 case "reports":
                     answers = [self.take(report) for report in request.reports.reports]
-                    self.say(report_answers=agent_pb2.ReportAnswers(answers=answers))
+                    if self.answer_reports:
+                        self.say(report_answers=agent_pb2.ReportAnswers(answers=answers))
             self.assign()
             await self.tell()
 
