@@ -12,7 +12,7 @@ from typing import Final
 
 from agent.sandbox.cgroups import Cgroups
 from agent.sandbox.limits import granted
-from agent.sandbox.protocol import Ability, Limits, Prepared, SandboxRequest, Spawn
+from agent.sandbox.protocol import Ability, Limits, NotRemovedError, Prepared, SandboxRequest, Spawn
 from headrace.pipeline.plan import Network, SandboxKind
 
 _PASSED: Final = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSH_AUTH_SOCK")
@@ -51,12 +51,15 @@ class Host:
         )
 
     async def remove(self, attempt: int) -> None:
-        """Kills what is left in the attempt's cgroup, and removes it."""
-        if self._cgroups is not None:
-            await self._cgroups.remove(attempt)
+        """Kills what is left in the attempt's cgroup, and removes it. Raises `NotRemovedError`; it may be tried again."""
+        try:
+            if self._cgroups is not None:
+                await self._cgroups.remove(attempt)
+        except OSError as error:
+            raise NotRemovedError(f"what attempt {attempt} left is not removed: {error}") from error
 
     async def sweep(self, keep: frozenset[int]) -> None:
-        """Removes the cgroups of attempts that are not in `keep`."""
+        """Removes the cgroups of attempts that are not in `keep`. Raises `NotRemovedError`."""
         if self._cgroups is not None:
             for attempt in sorted(self._cgroups.attempts() - keep):
                 await self.remove(attempt)

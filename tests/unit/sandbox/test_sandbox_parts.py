@@ -12,8 +12,9 @@ from agent.sandbox import container, entry, etc, names, passed
 from agent.sandbox.cgroups import Cgroups
 from agent.sandbox.container import Container, Image
 from agent.sandbox.firewall import Rules, _filter, _removal
+from agent.sandbox.host import Host
 from agent.sandbox.limits import asked_for, beyond, granted, share
-from agent.sandbox.protocol import Bind, Limits, SandboxRequest
+from agent.sandbox.protocol import Bind, Limits, NotRemovedError, SandboxRequest
 from agent.sandbox.view import View, argv
 from headrace.pipeline.plan import Network
 
@@ -34,6 +35,16 @@ def test_a_name_leads_back_to_its_attempt(agent: str, attempt: int) -> None:
 def test_foreign_interfaces_are_nobodys(foreign: str) -> None:
     """A sweep must not touch what it did not make."""
     assert names.attempt_of_interface("mine", foreign) is None
+
+
+async def test_what_resists_on_the_host_is_told_as_the_sandboxes_promise_it(tmp_path: Path) -> None:
+    """On a loaded machine the kernel takes its time, and a job that had passed must not err for that."""
+    sandbox = Host(slot=Limits(), environ={}, env={}, cgroups=Cgroups("agent", {"pids": tmp_path}))
+    folder = tmp_path / "headrace" / "agent" / "7"
+    folder.mkdir(parents=True)
+    (folder / "file").touch()
+    with pytest.raises(NotRemovedError):
+        await sandbox.remove(7)
 
 
 def test_a_job_gets_its_wish_up_to_the_slots_share() -> None:
