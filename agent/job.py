@@ -251,6 +251,8 @@ class Job:
             record.facts |= facts_of(prepared, self._home, choice)
             self._write()
             await self._halt.unless_halted(client.launch(prepared.launch, cgroups=prepared.cgroups))
+        else:  # the agent was killed while it waited for that
+            await self._halt.unless_halted(client.launched())
         if record.spec.environment:
             await self._halt.unless_halted(self._permit(client))
         await client.close_section("")

@@ -196,6 +196,10 @@ class SupervisorClient:
         else:
             await self._ask("launch", pid=launch.pid, container=launch.container, watched=watched)
 
+    async def launched(self) -> None:
+        """Waits for a sandbox that an earlier agent has launched. Raises JobProblem as `launch` does."""
+        await self._ask("launch")
+
     async def step(self, step: Step) -> StepResult:
         """Runs a step to its end. Asked again under its number: the result of the same one, never a second run."""
         return StepResult.of(await self._ask("step", **step.asked()))

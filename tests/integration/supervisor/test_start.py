@@ -6,13 +6,14 @@ import asyncio
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent.supervisor.client import SupervisorClient
 from agent.supervisor.results import SupervisorSettings
-from tests.integration.supervisor.conftest import descendants, when_dead
+from tests.integration.supervisor.conftest import Held, Starter, descendants, plain, when_dead
 
 DIES = """
 import asyncio, os, signal, sys
@@ -75,3 +76,27 @@ async def test_a_supervisor_that_died_before_anything_was_launched_is_replaced(f
     assert second.pid != first.pid
     await second.end()
     await second.leave()
+
+
+async def test_a_sandbox_that_is_being_launched_is_waited_for_by_the_next_agent(start: Starter) -> None:
+    """Whoever asked for it was killed; a step that is asked for too early fails the job."""
+    first = await start()
+    go = first.folder / "go"
+    launch = plain(first.folder)
+    slow = f'while [ ! -e {go} ]; do sleep 0.01; done; exec "$@"'
+    asking = asyncio.create_task(first.client.launch(replace(launch, argv=("sh", "-c", slow, "sh", *launch.argv))))
+    while (await first.client.state()).phase == "idle":
+        pass
+    await first.client.close()
+    await asyncio.gather(asking, return_exceptions=True)
+    found = await SupervisorClient.find(first.folder)
+    assert found is not None
+    second = Held(first.folder, found)
+    assert (await found.state()).phase == "launched"
+    waiting = asyncio.create_task(found.launched())
+    go.touch()
+    await waiting
+    assert (await second.run("echo well")).exit_code == 0
+    await found.launched()  # asked again: nothing more
+    await found.end()
+    await found.close()
