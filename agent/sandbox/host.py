@@ -51,7 +51,10 @@ class Host:
         )
 
     async def remove(self, attempt: int) -> None:
-        """Kills what is left in the attempt's cgroup, and removes it. Raises `NotRemovedError`; it may be tried again."""
+        """Kills what is left in the attempt's cgroup, and removes it.
+
+        Raises `NotRemovedError`; it may be tried again.
+        """
         try:
             if self._cgroups is not None:
                 await self._cgroups.remove(attempt)
