@@ -93,6 +93,8 @@ class OtherSide(
         self.cut_logs_after: int | None = None
         self.take_logs = True
         self.answer_reports = True
+        self.logs_end: asyncio.Event | None = None
+        """When it is set, the streams of logs are cut; nothing is read from them, or answered, before that."""
         self.blob_url = ""
         self.uploads = 0
         self.hold_uploads = False
@@ -229,6 +231,10 @@ class OtherSide(
         await check(context)
         taken = 0
         async for request in requests:
+            if self.logs_end is not None:
+                await self.logs_end.wait()
+                self.logs_end = None
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "cut by the test")
             if not self.take_logs:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "no log is taken now")
             response = log_pb2.AppendResponse()

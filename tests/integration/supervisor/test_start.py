@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -37,11 +38,12 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def supervisors(folder: Path) -> list[int]:
     """Those of the attempt; guards left out."""
-    named = [
-        int(each.name)
-        for each in Path("/proc").glob("[0-9]*")
-        if str(folder).encode() in (each / "cmdline").read_bytes() and b"main.py" in (each / "cmdline").read_bytes()
-    ]
+    named = []
+    for each in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            line = (each / "cmdline").read_bytes()
+            if str(folder).encode() in line and b"main.py" in line:
+                named.append(int(each.name))
     return [pid for pid in named if not any(pid in descendants(other) for other in named if other != pid)]
 
 
