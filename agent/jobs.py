@@ -210,9 +210,10 @@ class RunningJobs:
     async def _live(self, job: Job) -> None:
         await job.live()
         self._slot_freed(job.record.attempt)
-        if not job.record.log_done:  # else it may be forgotten at any moment, and nobody would ever end the waiting
+        if job.record.log_done:  # it may be forgotten at any moment, and nobody would ever end the waiting
+            self._forget_if_done(job)
+        else:
             await self._close_log(job)
-        self._forget_if_done(job)
 
     async def _close_log(self, job: Job) -> None:
         """Until the coordinator has all of the log, and knows that it has."""
@@ -224,6 +225,7 @@ class RunningJobs:
             self.parts.journal.warning("log rejected", attempt=job.record.attempt, error=job.source.rejected)
         job.record.log_done = True
         self.parts.records.keep(job.record)
+        self._forget_if_done(job)
 
     def _forget_if_done(self, job: Job) -> None:
         """Nothing of an attempt stays whose outcome is acknowledged and whose log is handed in."""
