@@ -39,7 +39,7 @@ def test_foreign_interfaces_are_nobodys(foreign: str) -> None:
 
 async def test_what_resists_on_the_host_is_told_as_the_sandboxes_promise_it(tmp_path: Path) -> None:
     """On a loaded machine the kernel takes its time, and a job that had passed must not err for that."""
-    sandbox = Host(slot=Limits(), environ={}, env={}, cgroups=Cgroups("agent", {"pids": tmp_path}))
+    sandbox = Host(slot=Limits(), environ={}, env={}, cgroups=Cgroups("agent", {"pids": tmp_path}, together=Limits()))
     folder = tmp_path / "headrace" / "agent" / "7"
     folder.mkdir(parents=True)
     (folder / "file").touch()
