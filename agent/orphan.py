@@ -164,7 +164,10 @@ def _readable(folder: Path, known: Stand) -> Stand:
     last = None
     with contextlib.suppress(OSError):
         last = SpoolReader(folder).last()
-    found = Stand() if last is None else Stand(last.sequence, last.offset + last.raw_length)
+    if last is None:
+        return known
+    # An outcome is no part of the log: the end that is told instead takes its place.
+    found = Stand(last.sequence - (last.kind is Kind.OUTCOME), last.offset + last.raw_length)
     return max(found, known)
 
 

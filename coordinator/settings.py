@@ -41,7 +41,12 @@ class Settings(BaseSettings):
     s3_region: str = Field("us-east-1", description="region of the bucket")
     s3_access_key_id: str = Field("", description="access key of the bucket")
     s3_secret_access_key: SecretStr = Field(SecretStr(""), description="its secret; never as a flag")
-    lease_s: float = Field(30.0, ge=1, le=600, description="how long an agent may be silent, in seconds")
+    lease_s: float = Field(
+        30.0,
+        ge=1,
+        le=600,
+        description="how long an agent may be silent, in seconds; below 15 a link that falls silent costs its jobs",
+    )
     heartbeat_s: float = Field(
         5.0, ge=0.1, le=60, description="how often an agent speaks up, in seconds", validate_default=True
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -17,14 +16,15 @@ from coordinator.store.sql import statements
 from headrace.client import Client, RetryPolicy, Source
 from headrace.client.types import LogBytes, LogEnd
 from tests.chaos.answers import CUT, HELD, Answers
+from tests.chaos.conftest import LONG
 from tests.harness.postgres import TestServer
 from tests.integration.coordinator.processes import Daemon, agent, coordinator, forget_mounts, none_left, token
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="session")]
 
 SOURCE = Source(repository="https://git.example/a.git", url="https://git.example/a.git", commit="0" * 40)
-HOWS = [CUT, HELD] if os.environ.get("LONG") else [CUT]
-"""A driver that hears nothing waits for 15 s: `LONG=1 pytest tests/chaos/test_answers.py` waits for it in each test."""
+HOWS = [CUT, HELD] if LONG else [CUT]
+"""A driver that hears nothing waits for 15 s: only the long form waits for it, in each test."""
 DISPATCH, LOGS, RUNS = (statements(name) for name in ("dispatch", "logs", "runs"))
 LINES = 40
 

@@ -43,7 +43,7 @@ class Hand:
 
     def longer(self) -> float:
         """Some seconds more than a lease."""
-        return self.lease * self.random.uniform(1.2, 1.8)
+        return self.lease * self.random.uniform(1.1, 1.4)
 
     @contextlib.contextmanager
     def away(self, machine: Machine) -> Iterator[None]:
@@ -77,7 +77,7 @@ def replica_restarted(hand: Hand) -> None:
 def all_replicas_killed(hand: Hand) -> None:
     for each in hand.fleet.replicas:
         hand.fleet.kill(each)
-    time.sleep(hand.lease * 2)
+    time.sleep(hand.lease * 1.5)
     for each in hand.fleet.replicas:
         hand.fleet.start(each)
 
@@ -141,7 +141,7 @@ def link_is_slow(hand: Hand) -> None:
     machine = hand.machine()
     for each in machine.links:
         each.delay_s = 0.2
-    time.sleep(hand.longer())
+    time.sleep(hand.lease / 2)
     for each in machine.links:
         each.delay_s = 0.0
 
@@ -160,7 +160,7 @@ def one_way_is_gone(hand: Hand) -> None:
 def replica_without_database(hand: Hand) -> None:
     replica = hand.replica()
     replica.database.stall()
-    time.sleep(hand.lease * 3)
+    time.sleep(hand.lease * 1.5)
     replica.database.resume()
     replica.database.cut()
 

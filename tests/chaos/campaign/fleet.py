@@ -35,7 +35,8 @@ class Scale:
     replicas: int = 3
 
 
-SHORT = Scale(jobs=200, seconds=150.0, lease_s=6.0, heartbeat_s=1.0, long_lease_s=45.0)
+SHORT = Scale(jobs=200, seconds=200.0, lease_s=15.0, heartbeat_s=2.5, long_lease_s=60.0)
+"""A silent link is noticed after 10 s: with a shorter lease it would cost its jobs, and rightly so."""
 LONG = Scale(jobs=2000, seconds=1800.0)
 
 

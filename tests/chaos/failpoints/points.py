@@ -12,7 +12,7 @@ from tests.chaos.failpoints.hooks import AFTER, BEFORE, Point
 
 _DISPATCH = "coordinator.store.dispatching:PostgresDispatch"
 _SERVE = "coordinator.api.agent_service:AgentSessions.serve"
-_APPEND = "coordinator.store.logs:append"
+_APPEND = "coordinator.store.logs:PostgresLogs.append"
 _ANSWERED = "coordinator.api.log_service:LogService.Append"
 _JOBS = "agent.jobs:RunningJobs"
 _CLIENT = "agent.supervisor.client:SupervisorClient"

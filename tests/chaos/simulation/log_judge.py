@@ -178,7 +178,11 @@ class LogJudge:
             self._check(f"{place} speaks of a disk that has not failed", bool(truth.end and truth.end.disk))
             reading.missing += int(failed[1] or 1 << 30)
         else:
-            self._check(f"{place} says {data[:80]!r}, and nothing was wrong", truth.rotten or truth.taken_back)
+            # What a failed disk never kept may be read until the power is cut, and is missing then.
+            unkept = bool(truth.end and truth.end.disk)
+            self._check(
+                f"{place} says {data[:80]!r}, and nothing was wrong", truth.rotten or truth.taken_back or unkept
+            )
             reading.filling += data
             reading.missing += len(data)
             return

@@ -290,6 +290,20 @@ def test_a_log_whose_disk_is_gone_has_an_end_all_the_same(tmp_path: Path) -> Non
     assert zstandard.decompress(record.payload).decode() == end.ending + "\n"
 
 
+def test_a_log_whose_end_was_written_and_not_synced_ends_where_it_is_said_to(tmp_path: Path) -> None:
+    """The outcome can be read, and is not counted on: whoever hands the log in does not stop at it, one short."""
+    spooled(tmp_path, [(Kind.FRAME, bytes([n]) * 50) for n in range(3)])
+    disk = FaultyDisk()
+    disk.fails["sync"] = errno.EIO
+    end = close_orphaned_log(tmp_path, "it died", SystemClock(), disk=disk)
+    assert end.disk
+    stand = Stand(end.records, end.offset)
+    found = SpoolReader(tmp_path).read(1, 1 << 30, 1 << 30, offset=0, end=stand, ending=end.ending)
+    assert [record.sequence for record in found] == list(range(1, end.records + 1))
+    assert Kind.OUTCOME not in {record.kind for record in found}
+    assert zstandard.decompress(found[-1].payload).decode() == end.ending + "\n"
+
+
 @pytest.mark.parametrize("call", ["sync", "sync_folder"])
 @pytest.mark.parametrize("mistake", [errno.EIO, errno.ENOSPC])
 def test_a_sync_that_failed_once_is_the_end_of_a_spool(tmp_path: Path, call: str, mistake: int) -> None:
