@@ -18,16 +18,22 @@ from tests.harness.outside import machine
 _AT_ONCE = 16
 """Ledgers on one machine, each at an address of its own."""
 _COUNTER = """
-import socket, sys
-server = socket.create_server(("", 80))
-print("ready", flush=True)
-while True:
-    with server.accept()[0] as caller, open(sys.argv[1], "ab", buffering=0) as ledger:
-        caller.settimeout(5)
-        line = caller.makefile("rb").readline()
+import socketserver, sys
+
+class Counter(socketserver.StreamRequestHandler):
+    timeout = 60  # whoever calls may be killed, and his network with him
+
+    def handle(self):
+        line = self.rfile.readline()
         if line.endswith(b"\\n"):
-            ledger.write(line)
-            caller.sendall(b"noted\\n")
+            with open(sys.argv[1], "ab", buffering=0) as ledger:
+                ledger.write(line)
+            self.wfile.write(b"noted\\n")
+
+socketserver.ThreadingTCPServer.daemon_threads = True
+with socketserver.ThreadingTCPServer(("", 80), Counter) as server:
+    print("ready", flush=True)
+    server.serve_forever()
 """
 
 
@@ -81,7 +87,7 @@ class Ledger:
         for number in range(_AT_ONCE):
             address = f"203.0.113.{100 + number}"
             with contextlib.suppress(subprocess.CalledProcessError):
-                self._machine.enter_context(machine(f"book{number}", f"198.51.{100 + number}", (address,), counter))
+                self._machine.enter_context(machine(f"book{number}", f"198.51.{110 + number}", (address,), counter))
                 return address
         raise AssertionError(f"none of {_AT_ONCE} addresses is free: `ip netns` shows who has them")
 

@@ -25,7 +25,7 @@ def pipeline(number: int, fleet: Fleet, pauses: float) -> bytes:
     """
     retry = "{max: 10, on: [lost, errored]}"
     ledger = f"echo %s > {fleet.ledger.file}"
-    afar = f"echo %s | nc -w 5 {fleet.ledger.address} 80 > /dev/null"
+    afar = f"echo %s | nc -w 30 {fleet.ledger.address} 80 > /dev/null"
     return f"""
 name: campaign
 stages:
