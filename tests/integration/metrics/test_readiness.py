@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,7 +116,8 @@ async def test_a_database_that_may_only_be_read_stops_dispatch_and_readyz_says_w
         line = client(first, fleet / "repository", fleet)
         await _set_read_only(postgres.dsn, value="on")
         until(lambda: code(first, "readyz") == 503, 30, lambda: first.said)
-        assert "cannot execute UPDATE in a read-only transaction" in get(f"http://{first.facts['http']}/readyz")[1]
+        said = get(f"http://{first.facts['http']}/readyz")[1]
+        assert re.search("cannot execute [A-Z ]+ in a read-only transaction", said), "whatever it was that was refused"
         await _set_read_only(postgres.dsn, value="off")
         until(lambda: code(first, "readyz") == 200, 30, lambda: first.said)
         ended = line("run", "through.yml")
