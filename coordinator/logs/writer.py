@@ -122,8 +122,7 @@ class LogWriter:
         joined = _joined(group)
         try:
             stands = await self._append(list(joined.values()))
-            last_words = _last_words(group)
-            sealed = await self._store.hand_in(last_words) if last_words else ()
+            sealed = await self._hand_in(_last_words(group))
         except StoreDown as error:
             _fail(group, error)
             return
@@ -136,6 +135,18 @@ class LogWriter:
         for each in group:
             if not each.answer.done():
                 each.answer.set_result(_answers(each, by_key))
+
+    async def _hand_in(self, last_words: Sequence[LastWord]) -> Sequence[int]:
+        if not last_words:
+            return ()
+        try:
+            return await self._store.hand_in(last_words)
+        except StoreDown:
+            raise
+        except Exception:
+            # A defect. What was stored beside it stands, and these logs are sealed when their time is over.
+            _log.exception("logs could not be ended", attempts=[word.attempt_id for word in last_words])
+            return ()
 
     async def _append(self, runs: list[RecordRun]) -> list[LogStand | CoordinatorError | None]:
         if not runs:
@@ -174,12 +185,12 @@ def _run_of(batch: log_pb2.RecordBatch) -> RecordRun | str:
 
 
 def _last_words(group: Sequence[_Submission]) -> list[LastWord]:
-    """At most one a stream: a statement changes no row twice."""
+    """Of batches that can be stored; at most one a stream: a statement changes no row twice."""
     told = {
         (batch.attempt_id, batch.token, batch.stream): batch.final
         for each in group
-        for batch in each.batches
-        if batch.HasField("final")
+        for batch, run in zip(each.batches, each.runs, strict=True)
+        if batch.HasField("final") and isinstance(run, RecordRun)
     }
     return [LastWord(*key, records) for key, records in told.items()]
 

@@ -127,6 +127,18 @@ async def test_a_record_out_of_bounds_is_refused_with_a_sentence_and_hurts_nobod
     assert (await read(world.tail(run, follow=False))).records == []
 
 
+async def test_a_last_word_about_no_stream_is_refused_with_a_sentence_and_hurts_nobody_else(world: World) -> None:
+    """A name that PostgreSQL takes for no text would end the writer, and with it the logs of all."""
+    run, stream = await a_stream(world)
+    stream.write(b"one\n")
+    bad = log_pb2.RecordBatch(attempt_id=stream.attempt, token=stream.batch().token, stream="a\0", final=0)
+    refused, stored = await world.append(bad, stream.batch())
+    assert (refused.rejected, bool(refused.sentence), stored.sequence) == (True, True, 1)
+    stream.write(b"two\n")
+    assert (await world.append(stream.batch(2)))[0].sequence == 2, "it still writes"
+    assert (await read(world.tail(run, follow=False))).raw == stream.raw
+
+
 async def test_a_record_whose_offset_does_not_fit_is_refused(world: World) -> None:
     """Otherwise bytes would be missing, or stand twice, and nobody would see it."""
     _, stream = await a_stream(world)
