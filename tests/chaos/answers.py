@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from typing import Any
 
-from tests.chaos.proxy import Proxy
+from tests.chaos.proxy import Ends, Proxy
+from tests.harness.postgres import dsn_at, socket_of
 
 CUT, HELD = "cut", "held"
 """What becomes of the connection: it ends, or nothing is heard of it any more."""
@@ -45,10 +46,8 @@ class Answers(Proxy):
     """Listens on TCP as long as it is entered, before the server of a DSN on a unix socket. `swallowed`: so far."""
 
     def __init__(self, dsn: str) -> None:
-        super().__init__("")
-        self._parts = urlsplit(dsn)
-        (folder,) = parse_qs(self._parts.query)["host"]
-        self._socket = Path(folder, ".s.PGSQL.5432")
+        super().__init__(socket_of(dsn))
+        self._dsn = dsn
         self._wanted = ""
         self._how = CUT
         self.swallowed: list[Swallowed] = []
@@ -56,8 +55,7 @@ class Answers(Proxy):
     @property
     def dsn(self) -> str:
         """The same database through this."""
-        who = self._parts.netloc.rpartition("@")[0]
-        return f"postgresql://{who}@{self.address}{self._parts.path}?sslmode=disable"
+        return dsn_at(self._dsn, self.address)
 
     def swallow(self, statement: str, how: str = CUT) -> None:
         """Swallows the answer to the next commit of this statement, alone or in a transaction; once."""
@@ -68,24 +66,9 @@ class Answers(Proxy):
         with self._changed:
             return self._changed.wait_for(lambda: len(self.swallowed) >= count, seconds)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        link, other = _Link(), None
-        try:
-            answers, other = await asyncio.open_unix_connection(self._socket)
-            pumps = [
-                asyncio.create_task(self._ask(link, reader, other)),
-                asyncio.create_task(self._answer(link, answers, writer)),
-            ]
-            try:
-                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for each in pumps:
-                    each.cancel()
-                await asyncio.gather(*pumps, return_exceptions=True)
-        finally:
-            for each in (writer, other):
-                if each is not None:
-                    each.transport.abort()
+    def _pumps(self, near: Ends, far: Ends) -> tuple[Coroutine[Any, Any, None], Coroutine[Any, Any, None]]:
+        link = _Link()
+        return self._ask(link, near[0], far[1]), self._answer(link, far[0], near[1])
 
     async def _ask(self, link: _Link, reader: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):

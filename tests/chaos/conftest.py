@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from tests.harness.command_line import CommandLine
 from tests.harness.postgres import database_template, fresh_database, postgres_server
 from tests.integration.coordinator.conftest import Make, daemons, make_agent, make_coordinator
-from tests.integration.coordinator.processes import Daemon, client
+from tests.integration.coordinator.processes import Daemon, client, share_secrets
 
 __all__ = ["daemons", "database_template", "fresh_database", "make_agent", "make_coordinator", "postgres_server"]
 
@@ -60,9 +59,7 @@ def make_fleet(tmp_path: Path, make_coordinator: Make, fresh_database: str) -> C
         for number in range(count):
             replica = make_coordinator(f"replica{number}", **shared)
             if replicas:
-                replica.folder.mkdir(mode=0o700)
-                for name in ("tokens", "secrets"):
-                    shutil.copytree(replicas[0].folder / name, replica.folder / name)
+                share_secrets(replicas[0].folder, replica.folder)
             replica.start()
             replicas.append(replica)
         fleet = Fleet(tmp_path, replicas)

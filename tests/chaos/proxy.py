@@ -7,9 +7,10 @@ import contextlib
 import threading
 from collections.abc import Coroutine
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 T = TypeVar("T")
+Ends: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 UP, DOWN = "up", "down"
 """From whoever dialled to the target, and back."""
 
@@ -90,10 +91,8 @@ class Proxy:
         other: asyncio.StreamWriter | None = None
         try:
             answers, other = await self._dial()
-            pumps = [
-                asyncio.create_task(self._pump(reader, other, UP)),
-                asyncio.create_task(self._pump(answers, writer, DOWN)),
-            ]
+            up, down = self._pumps((reader, writer), (answers, other))
+            pumps = [asyncio.create_task(up), asyncio.create_task(down)]
             try:
                 await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -112,6 +111,10 @@ class Proxy:
             return await asyncio.open_unix_connection(self.target)
         host, _, port = self.target.rpartition(":")
         return await asyncio.open_connection(host, int(port))
+
+    def _pumps(self, near: Ends, far: Ends) -> tuple[Coroutine[Any, Any, None], Coroutine[Any, Any, None]]:
+        """What carries a connection from whoever dialled to the target, and back."""
+        return self._pump(near[0], far[1], UP), self._pump(far[0], near[1], DOWN)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: str) -> None:
         with contextlib.suppress(OSError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,15 @@ from headrace.client.types import LogBytes, LogEnd
 from tests.chaos.answers import CUT, HELD, Answers
 from tests.chaos.conftest import LONG
 from tests.harness.postgres import TestServer
-from tests.integration.coordinator.processes import Daemon, agent, coordinator, forget_mounts, none_left, token
+from tests.integration.coordinator.processes import (
+    Daemon,
+    agent,
+    coordinator,
+    forget_mounts,
+    none_left,
+    share_secrets,
+    token,
+)
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="session")]
 
@@ -109,9 +116,7 @@ async def scene(postgres_server: TestServer, tmp_path_factory: pytest.TempPathFa
         through = coordinator(folder / "through", HEADRACE_DATABASE_URL=proxy.dsn, **settings)
         daemons += [beside, through]
         beside.start()
-        through.folder.mkdir(mode=0o700)
-        for name in ("tokens", "secrets"):
-            shutil.copytree(beside.folder / name, through.folder / name)
+        share_secrets(beside.folder, through.folder)
         through.start()
         worker = agent(folder / "agent", through, "a", HEADRACE_ALLOW_HOST="true")
         daemons.append(worker)

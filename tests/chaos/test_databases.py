@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -16,9 +14,10 @@ from coordinator.store.embedded import EmbeddedPostgres
 from tests.chaos.conftest import LONG, Fleet
 from tests.chaos.proxy import Proxy
 from tests.chaos.work import SHORT, Counting, User
+from tests.harness.postgres import dsn_at, socket_of
 from tests.harness.waiting import wait_for
 from tests.integration.coordinator.conftest import Make
-from tests.integration.coordinator.processes import Daemon, agent, metric
+from tests.integration.coordinator.processes import Daemon, agent, metric, share_secrets
 from tests.integration.metrics.prometheus import get
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.root]
@@ -37,13 +36,8 @@ async def postgres_behind(folder: Path, *proxies: Proxy) -> AsyncIterator[Embedd
     """A server that is reached through these proxies, from now on."""
     async with EmbeddedPostgres(folder) as postgres:
         for each in proxies:
-            each.target = f"{parse_qs(urlsplit(postgres.dsn).query)['host'][0]}/.s.PGSQL.5432"
+            each.target = socket_of(postgres.dsn)
         yield postgres
-
-
-def through(proxy: Proxy, postgres: EmbeddedPostgres) -> str:
-    """The address of the database behind the proxy."""
-    return postgres.dsn.partition("?")[0].replace("@/", f"@{proxy.address}/")
 
 
 @pytest.fixture
@@ -60,9 +54,7 @@ def replicas(folder: Path, make: Make, times: Mapping[str, str], *dsns: str) -> 
         blobs = (folder / "blobs").as_uri()
         each = make(f"r{number}", HEADRACE_DATABASE_URL=dsn, HEADRACE_BLOB_URL=blobs, **times)
         if made:
-            each.folder.mkdir(mode=0o700)
-            for name in ("tokens", "secrets"):
-                shutil.copytree(made[0].folder / name, each.folder / name)
+            share_secrets(made[0].folder, each.folder)
         each.start()
         made.append(each)
     return Fleet(folder, made)
@@ -87,7 +79,7 @@ async def test_a_replica_that_alone_is_cut_off_from_the_database_hands_its_agent
     """It stays cut off for longer than a lease (90 s in the long form): its agents are at the other one long before,
     and no attempt is lost. When the database is there again it serves by itself."""
     async with postgres_behind(tmp_path / "pg", *links) as postgres:
-        fleet = replicas(tmp_path, make_coordinator, TIMES, *(through(each, postgres) for each in links))
+        fleet = replicas(tmp_path, make_coordinator, TIMES, *(dsn_at(postgres.dsn, each.address) for each in links))
         agents(fleet, daemons, "a", "b", "c")
         work = [Counting(name, LINES, pool=name) for name in "abc"]
         counts = [metric(each, "headrace_sessions") for each in fleet.replicas]
@@ -118,7 +110,7 @@ async def test_a_database_that_is_cut_stalled_and_shot_costs_no_attempt(
         life = await up.enter_async_context(contextlib.AsyncExitStack())
         postgres = await life.enter_async_context(postgres_behind(tmp_path / "pg", *links))
         fleet = replicas(
-            tmp_path, make_coordinator, {} if LONG else SHORT, *(through(each, postgres) for each in links)
+            tmp_path, make_coordinator, {} if LONG else SHORT, *(dsn_at(postgres.dsn, each.address) for each in links)
         )
         agents(fleet, daemons, "a", "b")
         ends, goes_on = Counting("ends", 60, pool="a"), Counting("on", int(10 * SILENCE_S) + 80, pool="b")

@@ -238,6 +238,15 @@ def pids(*words: str) -> list[int]:
     return found
 
 
+def supervisors(folder: Path) -> list[int]:
+    """Supervisors of attempts whose folders lie below a folder, without their guards."""
+    parents = {}
+    for pid in pids("supervisor/main.py", str(folder)):
+        with contextlib.suppress(OSError):
+            parents[pid] = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return [pid for pid, parent in parents.items() if parent not in parents]
+
+
 def sandboxes(folder: Path) -> list[int]:
     """First processes of the sandboxes whose workspace lies below a folder."""
     found = []

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
-from tests.e2e.scene import Scene, Started, kill_and_wait, pids
+from tests.e2e.scene import Scene, Started, kill_and_wait, supervisors
 from tests.harness.waiting import wait_for
 
 pytestmark = [
@@ -92,9 +91,7 @@ class Standing:
 
     def supervisor(self) -> int:
         """The supervisor of the only attempt, not its guard."""
-        found = pids("supervisor/main.py", str(self.scene.folder))
-        parents = {pid: int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in found}
-        (supervisor,) = [pid for pid, parent in parents.items() if parent not in found]
+        (supervisor,) = supervisors(self.scene.folder)
         return supervisor
 
     def stop(self) -> None:

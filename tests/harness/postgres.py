@@ -15,12 +15,25 @@ import itertools
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
 import pytest_asyncio
 
 from coordinator.store.embedded import EmbeddedPostgres
+
+
+def socket_of(dsn: str) -> str:
+    """The path of the socket of a server that is reached by one."""
+    (folder,) = parse_qs(urlsplit(dsn).query)["host"]
+    return f"{folder}/.s.PGSQL.5432"
+
+
+def dsn_at(dsn: str, address: str) -> str:
+    """The same database where a proxy before its socket listens, at HOST:PORT."""
+    parts = urlsplit(dsn)
+    return f"postgresql://{parts.netloc.rpartition('@')[0]}@{address}{parts.path}?sslmode=disable"
 
 
 class TestServer:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import statistics
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -92,5 +91,5 @@ def _hurt(
         hand = Hand(fleet, random.Random(chances.random()))
         fault(hand)
         back[fault.__name__].append(fleet.all_back() if hand.back is None else hand.back)
-        threading.Event().wait(_PAUSE_S)
+        people.join(_PAUSE_S)  # a breath for the fleet, or the end of the work
     return back

@@ -45,6 +45,10 @@ class Hand:
         """Some seconds more than a lease."""
         return self.lease * self.random.uniform(1.1, 1.4)
 
+    def hold(self, seconds: float) -> None:
+        """The fault lasts: time is what it is made of, and nothing is waited for."""
+        time.sleep(seconds)
+
     @contextlib.contextmanager
     def away(self, machine: Machine) -> Iterator[None]:
         """What this machine loses meanwhile, or soon after, has its reason."""
@@ -61,7 +65,7 @@ def replica_killed(hand: Hand) -> None:
     replica = hand.replica()
     hand.fleet.kill(replica)
     hand.back = hand.fleet.all_back()  # elsewhere: it is not there yet
-    time.sleep(hand.moment())
+    hand.hold(hand.moment())
     hand.fleet.start(replica)
 
 
@@ -77,7 +81,7 @@ def replica_restarted(hand: Hand) -> None:
 def all_replicas_killed(hand: Hand) -> None:
     for each in hand.fleet.replicas:
         hand.fleet.kill(each)
-    time.sleep(hand.lease * 1.5)
+    hand.hold(hand.lease * 1.5)
     for each in hand.fleet.replicas:
         hand.fleet.start(each)
 
@@ -94,7 +98,7 @@ def agent_gone(hand: Hand) -> None:
     machine = hand.machine()
     with hand.away(machine):
         machine.kill()
-        time.sleep(hand.longer())
+        hand.hold(hand.longer())
         machine.start()
 
 
@@ -102,7 +106,7 @@ def agent_frozen(hand: Hand) -> None:
     machine = hand.machine()
     with hand.away(machine):
         machine.daemon.process.send_signal(signal.SIGSTOP)
-        time.sleep(hand.longer())
+        hand.hold(hand.longer())
         machine.daemon.process.send_signal(signal.SIGCONT)
 
 
@@ -132,7 +136,7 @@ def link_stalls(hand: Hand) -> None:
     with hand.away(machine):
         for each in machine.links:
             each.stall(*ways)
-        time.sleep(hand.longer())
+        hand.hold(hand.longer())
         for each in machine.links:
             each.resume()
 
@@ -141,7 +145,7 @@ def link_is_slow(hand: Hand) -> None:
     machine = hand.machine()
     for each in machine.links:
         each.delay_s = 0.2
-    time.sleep(hand.lease / 2)
+    hand.hold(hand.lease / 2)
     for each in machine.links:
         each.delay_s = 0.0
 
@@ -152,7 +156,7 @@ def one_way_is_gone(hand: Hand) -> None:
     ways = [each.links[number] for each in hand.fleet.machines]
     for each in ways:
         each.stall()
-    time.sleep(hand.longer())
+    hand.hold(hand.longer())
     for each in ways:
         each.resume()
 
@@ -160,7 +164,7 @@ def one_way_is_gone(hand: Hand) -> None:
 def replica_without_database(hand: Hand) -> None:
     replica = hand.replica()
     replica.database.stall()
-    time.sleep(hand.lease * 1.5)
+    hand.hold(hand.lease * 1.5)
     replica.database.resume()
     replica.database.cut()
 
@@ -169,7 +173,7 @@ def answers_swallowed(hand: Hand) -> None:
     """What the replicas write arrives, the answers do not: nobody knows what was committed."""
     for each in hand.fleet.replicas:
         each.database.stall(DOWN)
-    time.sleep(hand.random.uniform(0.05, 0.5))
+    hand.hold(hand.random.uniform(0.05, 0.5))
     for each in hand.fleet.replicas:
         each.database.cut()
         each.database.resume()
@@ -187,14 +191,14 @@ def database_shot(hand: Hand) -> None:
 
 def database_away(hand: Hand) -> None:
     hand.fleet.postgres.shoot()
-    time.sleep(hand.longer())
+    hand.hold(hand.longer())
     hand.fleet.postgres.start()
 
 
 def database_stalls(hand: Hand) -> None:
     for each in hand.fleet.replicas:
         each.database.stall()
-    time.sleep(hand.longer())
+    hand.hold(hand.longer())
     for each in hand.fleet.replicas:
         each.database.resume()
 

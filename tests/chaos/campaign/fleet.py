@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -15,9 +14,18 @@ from headrace.client.sync_client import SyncClient
 from tests.chaos.campaign.ledger import Ledger
 from tests.chaos.campaign.postgres import Postgres
 from tests.chaos.proxy import Proxy
-from tests.e2e.scene import pids
+from tests.e2e.scene import supervisors
 from tests.harness.images import busybox
-from tests.integration.coordinator.processes import Daemon, agent, coordinator, forget_mounts, metric, token
+from tests.harness.postgres import dsn_at, socket_of
+from tests.integration.coordinator.processes import (
+    Daemon,
+    agent,
+    coordinator,
+    forget_mounts,
+    metric,
+    share_secrets,
+    token,
+)
 
 
 @dataclass(frozen=True)
@@ -65,8 +73,7 @@ class Machine:
 
     def supervisors(self) -> list[int]:
         """Pids of the supervisors of its attempts."""
-        found = pids("supervisor/main.py", str(self.daemon.folder))
-        return [pid for pid in found if _parent(pid) not in found]
+        return supervisors(self.daemon.folder)
 
     def kill(self) -> None:
         """SIGKILL of the agent alone: its supervisors go on."""
@@ -150,10 +157,10 @@ def made_fleet(folder: Path, scale: Scale, docker: str) -> Iterator[Fleet]:
         end.callback(_end, daemons, folder)
         replicas: list[Replica] = []
         for number in range(scale.replicas):
-            way = end.enter_context(Proxy(postgres.socket))
+            way = end.enter_context(Proxy(socket_of(postgres.dsn)))
             made = coordinator(
                 folder / f"replica{number}",
-                HEADRACE_DATABASE_URL=postgres.dsn_at(way.address),
+                HEADRACE_DATABASE_URL=dsn_at(postgres.dsn, way.address),
                 HEADRACE_BLOB_URL=(folder / "blobs").as_uri(),
                 HEADRACE_LEASE_S=str(scale.lease_s),
                 HEADRACE_HEARTBEAT_S=str(scale.heartbeat_s),
@@ -161,9 +168,7 @@ def made_fleet(folder: Path, scale: Scale, docker: str) -> Iterator[Fleet]:
                 HEADRACE_QUARANTINE_AFTER="0",  # supervisors are killed often here
             )
             if replicas:
-                made.folder.mkdir(mode=0o700)
-                for name in ("tokens", "secrets"):
-                    shutil.copytree(replicas[0].daemon.folder / name, made.folder / name)
+                share_secrets(replicas[0].daemon.folder, made.folder)
             daemons.append(made)
             made.start()
             for flag, fact in (("listen", "address"), ("http-listen", "http"), ("blob-listen", "blob")):
@@ -195,10 +200,3 @@ def _end(daemons: list[Daemon], folder: Path) -> None:
             os.kill(each.process.pid, signal.SIGCONT)
         each.end()
     forget_mounts(folder)
-
-
-def _parent(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0

@@ -10,7 +10,6 @@ from collections.abc import Coroutine
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from urllib.parse import unquote, urlsplit
 
 import asyncpg
 
@@ -51,17 +50,6 @@ class Postgres:
         os.kill(self._server.pid, signal.SIGQUIT)
         self._do(self._server.ended())
         self._stop()
-
-    @property
-    def socket(self) -> str:
-        """The path of its socket."""
-        folder = unquote(urlsplit(self.dsn).query.removeprefix("host="))
-        return f"{folder}/.s.PGSQL.5432"
-
-    def dsn_at(self, address: str) -> str:
-        """The address of its database behind a proxy at HOST:PORT."""
-        parts = urlsplit(self.dsn)
-        return f"postgresql://{parts.username}:{parts.password}@{address}{parts.path}?sslmode=disable"
 
     def rows(self, statement: str, *values: object) -> list[asyncpg.Record]:
         """What a statement returns."""

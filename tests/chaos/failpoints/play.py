@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import random
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from headrace.errors import HeadraceError
 from tests.chaos.failpoints.fleet import Keeper, free_ports, hits
 from tests.chaos.failpoints.history import AttemptRow, History, JobRow
 from tests.chaos.failpoints.points import AGENT, COORDINATOR, OFTEN, SUPERVISOR
+from tests.integration.coordinator.processes import share_secrets
 
 IN_FLIGHT = 8
 """Runs at a time: there is always something to claim."""
@@ -152,9 +152,7 @@ class Play:
         await first.ready()
         assert await first.stop() == 0, first.said
         for each in others:
-            each.folder.mkdir(mode=0o700)
-            for name in ("tokens", "secrets"):
-                shutil.copytree(first.folder / name, each.folder / name)
+            share_secrets(first.folder, each.folder)
             await each.start()
         self.agents = [self._agent(number) for number in range(3)]
         for agent in self.agents:

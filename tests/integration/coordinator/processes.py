@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import subprocess
 import time
 import urllib.request
@@ -119,6 +120,14 @@ def agent(folder: Path, of: Daemon, name: str, **environment: str) -> Daemon:
 def token(of: Daemon, whose: str) -> str:
     """The credential of `client` or `agent`."""
     return (of.folder / "tokens" / whose).read_text().strip()
+
+
+def share_secrets(first: Path, other: Path) -> None:
+    """Gives a replica that was never started, by its folder, the tokens and keys of one that was: one fleet has one
+    set."""
+    other.mkdir(mode=0o700)
+    for name in ("tokens", "secrets"):
+        shutil.copytree(first / name, other / name)
 
 
 def bearer(value: str) -> Metadata:

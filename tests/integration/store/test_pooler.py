@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
@@ -15,6 +14,7 @@ from coordinator.errors import BadInput, StoreDown
 from coordinator.store.migrate import migrate
 from coordinator.store.wakes import Wakes
 from tests.harness.pgbouncer import PgBouncer
+from tests.harness.postgres import dsn_at, socket_of
 from tests.integration.store.world import J, PostgresWorld
 
 NOTE = '{"replica": "other", "kinds": [], "runs": [7], "logs": []}'
@@ -133,7 +133,7 @@ class Ways:
     """Ways to the server, each of which can stop to carry anything and say nothing about it."""
 
     def __init__(self, dsn: str) -> None:
-        self._parts = urlsplit(dsn)
+        self._dsn = dsn
         self.open: list[asyncio.Event] = []
         self._carrying: list[asyncio.Task[None]] = []
 
@@ -142,14 +142,13 @@ class Ways:
         """Yields the address by which the server is reached through them."""
         async with await asyncio.start_server(self._take, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
-            yield f"postgresql://{self._parts.netloc}127.0.0.1:{port}{self._parts.path}"
+            yield dsn_at(self._dsn, f"127.0.0.1:{port}")
             for each in self._carrying:
                 each.cancel()
             await asyncio.wait(self._carrying)
 
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        (folder,) = parse_qs(self._parts.query)["host"]
-        above, below = await asyncio.open_unix_connection(f"{folder}/.s.PGSQL.5432")
+        above, below = await asyncio.open_unix_connection(socket_of(self._dsn))
         self.open.append(asyncio.Event())
         self.open[-1].set()
         for source, target in ((reader, below), (above, writer)):

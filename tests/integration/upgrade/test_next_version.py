@@ -11,7 +11,7 @@ import pytest
 from coordinator.store.migrate import newest_revision
 from tests.harness.command_line import git_repository
 from tests.integration.coordinator.conftest import Make
-from tests.integration.coordinator.processes import Daemon, agent, client
+from tests.integration.coordinator.processes import Daemon, agent, client, share_secrets
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -51,9 +51,7 @@ def test_a_replica_that_dies_in_the_middle_of_an_upgrade_starts_again_on_the_new
     old = make_coordinator("old", **shared)
     old.start()
     new = make_coordinator("new", **shared, **next_version(tmp_path / "next", works_since=newest_revision()))
-    new.folder.mkdir(mode=0o700)
-    for name in ("tokens", "secrets"):
-        shutil.copytree(old.folder / name, new.folder / name)
+    share_secrets(old.folder, new.folder)
     new.start()
     assert "newer version" not in old.said + new.said
     old.process.kill()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.harness.command_line import git_repository
 from tests.integration.coordinator.conftest import Make
-from tests.integration.coordinator.processes import Daemon, agent, client
+from tests.integration.coordinator.processes import Daemon, agent, client, share_secrets
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -42,9 +41,7 @@ def test_old_and_new_replicas_and_agents_work_side_by_side(
     old = make_coordinator("old", **shared, **first_version)
     old.start()
     new = make_coordinator("new", **shared)
-    new.folder.mkdir(mode=0o700)
-    for name in ("tokens", "secrets"):
-        shutil.copytree(old.folder / name, new.folder / name)
+    share_secrets(old.folder, new.folder)
     new.start()
     for pair in PAIRS:
         which, _, at = pair.split("-")
