@@ -33,14 +33,18 @@ def main() -> int:
     scale = dataclasses.replace(scale, **{name: value for name, value in wanted.items() if value is not None})
     folder = Path(tempfile.mkdtemp(prefix="hr-chaos-"))
     folder.chmod(0o755)
-    with engine() as docker:
-        report = play(folder, scale, asked.seed, docker)
-    print(report)
-    if report.complaints and asked.keep:
-        print(f"all logs are in {folder}")
-    else:
-        shutil.rmtree(folder)
-    return 1 if report.complaints else 0
+    is_right = False
+    try:
+        with engine() as docker:
+            report = play(folder, scale, asked.seed, docker)
+        print(report)
+        is_right = not report.complaints
+    finally:
+        if asked.keep and not is_right:
+            print(f"all logs are in {folder}")
+        else:
+            shutil.rmtree(folder)
+    return 0 if is_right else 1
 
 
 if __name__ == "__main__":

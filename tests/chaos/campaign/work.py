@@ -117,7 +117,9 @@ class People:
     def __post_init__(self) -> None:
         self._numbers = iter(range(self.runs))
         self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._live, name=f"person-{n}") for n in range(self.at_once)]
+        # Daemons: when a campaign breaks off, nobody waits for what people still try.
+        names = [f"person-{number}" for number in range(self.at_once)]
+        self._threads = [threading.Thread(target=self._live, name=name, daemon=True) for name in names]
         self.problems: list[BaseException] = []
 
     def begin(self) -> None:
