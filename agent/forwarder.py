@@ -80,6 +80,8 @@ class LogSource:
         self._sizes: list[tuple[int, int]] = []
         self._unanswered = 0
         """Batches on their way: each is answered, in order."""
+        self._is_heard = False
+        """Whether it is known how far the coordinator is: not after a restart, and not while an answer is missing."""
         self._last_word = _Word.NONE
         self._word_after = 0
         """So many answers more, and the last word was taken."""
@@ -126,6 +128,7 @@ class LogSource:
 
     def rewind(self) -> None:
         """A new connection: all that is not durable is sent again."""
+        self._is_heard = self._is_heard and not self._unanswered
         self._unanswered = 0
         self._go_back()
 
@@ -143,7 +146,7 @@ class LogSource:
         Blocks, and changes nothing but where it reads.
         """
         first, offset = self.sent + 1, self._offset
-        if self.sent == 0 and (there := self._reader.first()) > 1:
+        if self.sent == 0 and not self._is_heard and (there := self._reader.first()) > 1:
             first, offset = there, None  # what is gone was acknowledged to an earlier agent
         most = min(SHARE_RECORDS, self._there - first + 1)
         if most <= 0:
@@ -171,8 +174,19 @@ class LogSource:
         return told
 
     def batch(self, records: Sequence[Record]) -> pb.RecordBatch | None:
-        """What goes into a message: these records, and the last word when its time has come. None: nothing."""
-        told = pb.RecordBatch(attempt_id=self.attempt, token=self.token, stream=STREAMS[0], records=self.take(records))
+        """What goes into a message: these records, and the last word when its time has come. None: nothing.
+
+        What takes the place of damaged records has to begin where the stored ones end, and a log of which nothing is
+        left here may be stored whole: where it is not known how far the coordinator is, the batch is without records,
+        which asks for it.
+        """
+        told = pb.RecordBatch(attempt_id=self.attempt, token=self.token, stream=STREAMS[0])
+        is_gone = not records and self.final is not None and self.sent < self.final
+        if not self._is_heard and (self._reader.damages or is_gone):
+            self._reader.damages.clear()
+            self._unanswered += 1
+            return told
+        told.records.extend(self.take(records))
         if self._last_word is _Word.DUE and self.final is not None and self.sent >= self.final:
             told.final = self.final
             self._last_word, self._word_after = _Word.SAID, self._unanswered + 1
@@ -184,6 +198,8 @@ class LogSource:
     def stored(self, durable: pb.Durable) -> int:
         """The coordinator's word. Returns the payload bytes that are durable now and were not before."""
         self._unanswered -= 1
+        if not self._is_heard:
+            self._is_heard, self.is_due = True, not self.done.is_set()
         if self._last_word is _Word.SAID:
             self._word_after -= 1
             if self._word_after == 0:

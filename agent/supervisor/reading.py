@@ -34,6 +34,8 @@ class SpoolReader:
         """Behind what was read last."""
         self._sure = False
         """Whether the stand's offset is known: not at the begin of a segment of the version before."""
+        self._known = Stand()
+        """Where whoever asked knows that a record ends: what is made up ends there as well."""
         self.damages: list[Damage] = []
         """What was found missing; whoever tells of it takes it out."""
 
@@ -49,7 +51,8 @@ class SpoolReader:
     ) -> list[Record]:
         """At most `most` records from `sequence` on, about `limit` bytes of them; empty when there are none yet.
 
-        `offset`: where `sequence` begins, if that is known: should its file be gone, what is missing can be told.
+        `offset`: where `sequence` begins, if that is known: should its file be gone, what is missing can be told, and
+        damage on both sides of that place is not dealt as one.
         `end`: where the log is known to end: what is missing up to there is told as damage; with an `ending`, its last
         record is that text, whatever else is on the disk.
 
@@ -59,6 +62,7 @@ class SpoolReader:
         """
         if sequence != self._stand.sequence + 1 or self._segment is None:
             self._seek(sequence, offset)
+        self._known = Stand() if offset is None else Stand(sequence - 1, offset)
         records: list[Record] = []
         for record in self._records(end, ending):
             if record.sequence >= sequence:
@@ -100,7 +104,7 @@ class SpoolReader:
             raise SpoolGone(f"record {sequence} is no longer in the spool: it begins with {found[0].first}")
 
     def _records(self, end: Stand | None, ending: str) -> Iterator[Record]:
-        last = end.sequence - 1 if end is not None and ending else 1 << 62
+        last = 1 << 62 if end is None else end.sequence - bool(ending)
         while self._segment is not None:
             if self._segment.offset is not None and self._segment.first - 1 <= last:
                 yield from self._up_to(Stand(self._segment.first - 1, self._segment.offset))
@@ -137,6 +141,8 @@ class SpoolReader:
 
     def _up_to(self, until: Stand, text: str = "") -> Iterator[Record]:
         """Fills what is missing up to `until`, that one included."""
+        if self._stand.sequence < self._known.sequence < until.sequence and self._known.offset <= until.offset:
+            yield from self._up_to(self._known)
         missing = until.offset - self._stand.offset
         if not self._sure or until.sequence <= self._stand.sequence or missing < 0:
             return

@@ -115,6 +115,8 @@ class Spool:
     def _recover(self) -> tuple[Segment, int, int]:
         """What is damaged inside a segment stays, for the reader to tell of; only a torn end is cut off."""
         found = segments(self._folder)
+        if found and found[0].offset is not None:  # what is gone before it was acknowledged, so it was durable
+            self.synced = Stand(found[0].first - 1, found[0].offset)
         for each in found:
             if each.first > self.sequence and each.offset is not None:
                 self._stand = Stand(each.first - 1, each.offset, self._stand.section)

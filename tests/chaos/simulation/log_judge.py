@@ -133,6 +133,9 @@ class LogJudge:
             if len(kept.records) < len(log.records) or kept.final_records != log.final_records:
                 self._truths[attempt].taken_back = True
                 self._readings.pop(attempt, None)
+        for attempt, known in now.attempts.items():
+            if str(known.attempt.state) == "returned" and attempt in to.attempts:
+                self._truths[attempt].taken_back = True  # its log was refused while nobody wanted it
 
     # Looks at the database
 
@@ -162,6 +165,8 @@ class LogJudge:
 
     def _read_printed(self, place: str, attempt: int, reading: Reading, data: bytes) -> None:
         at = place_of(attempt, reading.life, data, reading.said, reading.missing)
+        if at is None and self._truths[attempt].lost_its_end:
+            return  # printed by the life before, which had sent it before it rotted
         self._check(f"{place} is not what was printed {reading.missing} bytes on, or before", at is not None)
         at = reading.said if at is None else at
         # A few bytes stand in many places: what was missing before them may still come.
@@ -189,15 +194,20 @@ class LogJudge:
         self._check_filling(place, reading)
 
     def _check_filling(self, place: str, reading: Reading) -> None:
-        """A mark for damage says how many bytes it stands for."""
+        """A mark for damage says how many bytes it stands for. When some of them are stored and the rest is made up
+        anew, it is said again of these; and one damage may follow another.
+        """
         filling, reading.filling = reading.filling, b""
-        if not filling:
-            return
-        said = _DAMAGED.fullmatch(filling)
-        short = filling.rstrip(b"\0") in (_SHORT[-len(filling) :], b"")
+        marks = [*_DAMAGED.finditer(filling)]
+        spans = zip(marks, [*marks[1:], None], strict=False)
+        lengths = [(int(a[1]), (b.start() if b else len(filling)) - a.start()) for a, b in spans]
+        head = filling[: marks[0].start()] if marks else filling
         self._check(
             f"before {place} {len(filling)} bytes are filled with {filling[:80]!r}",
-            int(said[1]) == len(filling) if said is not None else short and len(filling) < 100,
+            len(head) < 100
+            and head.rstrip(b"\0") in (_SHORT[-len(head) :] if head else b"", b"")
+            and all(said >= length for said, length in lengths)
+            and (not lengths or len(set(lengths[-1])) == 1),
         )
 
     def _is_whole(self, attempt: int, truth: Truth, log: LogRow) -> None:
