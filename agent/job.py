@@ -105,8 +105,12 @@ class Job:
                 self._client.disk_failed = self._parts.quarantine.begin
             return self.record.ended
         ended = await self._tried(self._damaged if self.record.damage else self._begun_and_run)
-        if self._client is not None and self.record.phase is Phase.STEPS and not self._halt.killed.is_set():
+        is_new = self.record.ended is None
+        if is_new and self._client is not None and self.record.phase is Phase.STEPS and not self._halt.killed.is_set():
             ended = await told(ended, self.record, self._parts, self._client)
+        if is_new and ended.cause is not None:
+            self.record.ended = ended  # whoever comes after this agent finds the sandbox killed, and this is why
+            self._write()
         if not await self._remove_sandbox():
             self._client = None  # what still runs there is the machine's: nothing is kept of it
             ended = Outcome(Cause.ERRORED, f"the job's sandbox could not be ended in {ENDING_S:g} s")
@@ -138,7 +142,7 @@ class Job:
 
     async def _begun_and_run(self) -> Outcome:
         await self._supervise()
-        if self.record.phase is Phase.ARTIFACTS:
+        if self.record.ended is not None or self.record.phase is Phase.ARTIFACTS:
             return self.record.ended or outcome.of_steps(self.record.steps)
         beside = [
             asyncio.create_task(self._pass_orders_on(), name=f"orders of {self.record.attempt}"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
 def main() -> None:
     """Runs the command line; where only the SDK is installed, says what is missing and ends with 3."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else gRPC's core tells of each idle connection that closes
     try:
         from headrace.cli.main import main as command_line
     except ModuleNotFoundError as error:

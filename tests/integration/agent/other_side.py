@@ -88,6 +88,8 @@ class OtherSide(
         self.stale: set[int] = set()
         self.permits: list[agent_pb2.PermitRequest] = []
         self.grant_permits = True
+        self.when_asked: Callable[[], object] = lambda: None
+        """Called before a permit is answered."""
         self.out: asyncio.Queue[agent_pb2.SessionResponse] | None = None
         self.answer_heartbeats = True
         self.cut_logs_after: int | None = None
@@ -198,6 +200,7 @@ class OtherSide(
                 case "permit_request":
                     asked = request.permit_request
                     self.permits.append(asked)
+                    self.when_asked()
                     self.say(
                         permit_answer=agent_pb2.PermitAnswer(
                             attempt_id=asked.attempt_id,

@@ -8,10 +8,14 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from agent.keeping import Records
 from agent.record import Phase, Record
 from agent.supervisor.process import parent_of
 from headrace.v1 import common_pb2 as pb
+from tests.chaos.proxy import Proxy
+from tests.harness import images
 from tests.harness.agent_records import kept, rewrite, until_kept
 from tests.integration.agent.conftest import Agent, job, supervisors
 from tests.integration.agent.other_side import OtherSide, other_side
@@ -134,6 +138,29 @@ async def test_an_agent_that_dies_between_the_end_of_the_log_and_its_report_stil
         assert "may be missing" not in second.logs[attempt].text
         agent.terminate()
         assert await agent.ended() == 0
+
+
+@pytest.mark.root
+@pytest.mark.docker
+async def test_why_a_job_failed_is_not_forgotten_by_an_agent_that_dies_while_it_removes_the_sandbox(
+    dockered: Agent, side: OtherSide, engine_url: str
+) -> None:
+    """The next process finds a sandbox that was killed: that alone looks like a cancel that nobody asked for."""
+    with Proxy(engine_url.removeprefix("unix://")) as way:
+        dockered.env["DOCKER_HOST"] = f"tcp://{way.address}"
+        image = images.busybox(engine_url)
+        side.grant_permits, side.when_asked = False, way.stall
+        await dockered.start()
+        attempt = side.give(job(None, "true", image=image, sandbox="docker", environment="production"))
+        records = dockered.data / "attempts"
+        await until_kept(records, attempt, lambda record: record["ended"] is not None)
+        dockered.kill()
+        await dockered.ended()
+        way.cut()
+        way.resume()
+        await dockered.start()
+        await side.until(lambda: attempt in side.ended)
+    assert (side.ended[attempt].cause, side.ended[attempt].sentence) == (pb.CAUSE_ERRORED, "somebody else has it")
 
 
 async def test_an_attempt_that_was_half_forgotten_is_forgotten_by_the_next_process(
