@@ -24,7 +24,6 @@ from pathlib import Path
 from benchmarks.harness.result import quantile, result
 from headrace.client.types import Source
 from tests.chaos.campaign.fleet import LONG, Fleet, made_fleet
-from tests.harness.docker_engine import engine
 from tests.harness.waiting import wait_for
 
 _PERSONS = 4
@@ -98,7 +97,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="hr-rolling-"))
     folder.chmod(0o755)
     try:
-        with engine() as docker, made_fleet(folder, dataclasses.replace(LONG, agents=4), docker) as fleet:
+        with made_fleet(folder, dataclasses.replace(LONG, agents=4)) as fleet:
             load = Load(fleet, _PERSONS / given.runs_per_s)
             spans = []
             for _ in range(given.rounds):

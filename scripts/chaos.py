@@ -18,25 +18,29 @@ def main() -> int:
     """Plays one campaign; returns the exit code."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     from tests.chaos.campaign.conductor import play
+    from tests.chaos.campaign.faults import FAULTS
     from tests.chaos.campaign.fleet import LONG, SHORT
-    from tests.harness.docker_engine import engine
 
     parser = argparse.ArgumentParser(description="Plays a campaign of faults on real parts; exit 1 if a promise broke.")
     parser.add_argument("--seed", type=int, default=1, help="the order of the faults (default: 1)")
     parser.add_argument("--short", action="store_true", help="the form that the tests play, with short leases")
     parser.add_argument("--jobs", type=int, help="how many jobs")
     parser.add_argument("--seconds", type=float, help="how long faults come")
+    parser.add_argument("--only", metavar="WORD", action="append", help="only faults with this word in their names")
     parser.add_argument("--keep", action="store_true", help="keep the folder with all logs if something is wrong")
     asked = parser.parse_args()
     scale = SHORT if asked.short else LONG
     wanted = {"jobs": asked.jobs, "seconds": asked.seconds}
     scale = dataclasses.replace(scale, **{name: value for name, value in wanted.items() if value is not None})
+    words = asked.only or [""]
+    faults = [each for each in FAULTS if any(word in each.__name__ for word in words)]
+    if not faults:
+        parser.error(f"no fault has that in its name: there are {', '.join(each.__name__ for each in FAULTS)}")
     folder = Path(tempfile.mkdtemp(prefix="hr-chaos-"))
     folder.chmod(0o755)
     is_right = False
     try:
-        with engine() as docker:
-            report = play(folder, scale, asked.seed, docker)
+        report = play(folder, scale, asked.seed, faults=faults)
         print(report)
         is_right = not report.complaints
     finally:

@@ -275,3 +275,4 @@ def _fail(group: Sequence[_Submission], error: CoordinatorError) -> None:
     for each in group:
         if not each.answer.done():
             each.answer.set_exception(error)
+            each.answer.exception()  # seen: whoever asked may have gone

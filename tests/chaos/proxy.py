@@ -18,11 +18,13 @@ UP, DOWN = "up", "down"
 class Proxy:
     """Listens on `address` as long as it is entered. It runs in a thread: whoever tests may block.
 
-    `target` is HOST:PORT or the path of a Unix socket, and may be changed for the connections to come.
+    `target` is HOST:PORT or the path of a Unix socket, and may be changed for the connections to come. `host`: where it
+    listens.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, host: str = "127.0.0.1") -> None:
         self.target = target
+        self._host = host
         self.accepted = 0
         """Connections so far."""
         self.delay_s = 0.0
@@ -36,7 +38,7 @@ class Proxy:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self._server = self._do(asyncio.start_server(self._take, "127.0.0.1", 0))
+        self._server = self._do(asyncio.start_server(self._take, self._host, 0))
         host, port = self._server.sockets[0].getsockname()
         self.address = f"{host}:{port}"
         return self

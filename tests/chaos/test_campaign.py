@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from tests.chaos.campaign.conductor import play
 from tests.chaos.campaign.fleet import SHORT
-from tests.harness.docker_engine import NoEngineError, engine
 
 pytestmark = [
     pytest.mark.timeout(900),
@@ -18,13 +19,13 @@ pytestmark = [
 ]
 
 
-def test_nothing_is_lost_doubled_or_left_whatever_breaks(tmp_path: Path) -> None:
+def test_nothing_is_lost_doubled_or_left_whatever_breaks() -> None:
     """The long form is `make chaos`. The seed orders the faults; which job each of them hits is left to chance."""
-    tmp_path.chmod(0o755)
+    folder = Path(tempfile.mkdtemp(prefix="hr-chaos-", dir="/tmp"))  # sockets have short paths
     try:
-        with engine() as docker:
-            report = play(tmp_path, SHORT, 1, docker)
-    except NoEngineError as error:
-        pytest.skip(str(error))
+        folder.chmod(0o755)
+        report = play(folder, SHORT, 1)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     print(report)
     assert not report.complaints, str(report)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shutil
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -104,11 +103,7 @@ async def test_a_database_whose_clock_steps_loses_no_attempt(
     """Leases are counted, not timed: an hour forward in the database ends none, an hour back keeps no dead one."""
     (tmp_path / "pg").mkdir()
     clock = SteppedClock(tmp_path)
-    wrapper = tmp_path / "setpriv"
-    told = "".join(f"export {name}='{value}'\n" for name, value in clock.environment.items())
-    wrapper.write_text(f'#!/bin/sh\n{told}exec {shutil.which("setpriv")} "$@"\n')
-    wrapper.chmod(0o755)
-    async with EmbeddedPostgres(tmp_path / "pg", tools=Tools(setpriv=str(wrapper))) as postgres:
+    async with EmbeddedPostgres(tmp_path / "pg", tools=Tools(setpriv=clock.wrapped("setpriv"))) as postgres:
         of = make_coordinator("c", HEADRACE_DATABASE_URL=postgres.dsn, **SHORT)
         of.start()
         first, second = (agent(tmp_path / name, of, name) for name in "ab")

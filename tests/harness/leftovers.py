@@ -128,7 +128,7 @@ def processes(marks: Iterable[str]) -> list[tuple[int, str]]:
     """Living processes that a mark names: in command line, environment, working folder, cgroup or mounts."""
     wanted = tuple(marks)
     own = (os.getpid(), os.getppid())
-    here = _link(Path("/proc/self/ns/mnt"))
+    here, root = _link(Path("/proc/self/ns/mnt")), _root(_text(Path("/proc/self/mountinfo")))
     found = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit() or int(folder.name) in own:
@@ -138,8 +138,10 @@ def processes(marks: Iterable[str]) -> list[tuple[int, str]]:
             if not command or "dockerd" in command.split(" ")[0]:
                 continue
             seen = [command, _text(folder / "environ"), _link(folder / "cwd"), _text(folder / "cgroup")]
-            if _link(folder / "ns" / "mnt") != here:
-                seen.append(_text(folder / "mountinfo"))
+            # Whoever still has this machine's root has all that is mounted here, of every test: a sandbox that is
+            # being made, say. It says nothing about whose it is.
+            if _link(folder / "ns" / "mnt") != here and _root(mounts := _text(folder / "mountinfo")) != root:
+                seen.append(mounts)
             if any(mark in text for mark in wanted for text in seen):
                 found.append((int(folder.name), command))
     return found
@@ -158,6 +160,12 @@ def children(parent: int) -> set[int]:
 
 def _text(file: Path) -> str:
     return file.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace").strip()
+
+
+def _root(mounts: str) -> str:
+    """Which file system, and which folder of it, is at `/`."""
+    fields = (line.split() for line in mounts.splitlines())
+    return next((f"{each[2]} {each[3]}" for each in fields if each[4] == "/"), "")
 
 
 def _link(file: Path) -> str:

@@ -57,7 +57,9 @@ def machine(name: str, link: str, addresses: Sequence[str], server: Sequence[str
         ip("-n", space, "route", "add", "default", "via", f"{link}.1")
         for address in addresses:
             ip("route", "add", f"{address}/32", "via", f"{link}.2")
-        running = end.enter_context(subprocess.Popen(["ip", "netns", "exec", space, *server], stdout=subprocess.PIPE))
+        running = end.enter_context(
+            subprocess.Popen(["nsenter", f"--net=/run/netns/{space}", "--", *server], stdout=subprocess.PIPE)
+        )
         end.callback(running.kill)
         assert running.stdout is not None
         assert running.stdout.readline() == b"ready\n"

@@ -6,7 +6,7 @@ import random
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,24 +51,30 @@ class Report:
         return "\n".join([whole, *faults, *(f"WRONG: {each}" for each in self.complaints)])
 
 
-def play(folder: Path, scale: Scale, seed: int, docker: str, tell: Callable[[str], object] = print) -> Report:
-    """A whole campaign in an empty folder, with the engine at `docker`. `tell` is told each fault as it comes."""
+def play(
+    folder: Path,
+    scale: Scale,
+    seed: int,
+    tell: Callable[[str], object] = print,
+    faults: Sequence[Callable[[Hand], None]] = FAULTS,
+) -> Report:
+    """A whole campaign in an empty folder with a short path. `tell` is told each fault as it comes."""
     leftovers = Leftovers.begin(folder)
-    leftovers.watch_engine(docker)
     begun = time.monotonic()
-    with made_fleet(folder, scale, docker) as fleet:
+    with made_fleet(folder, scale) as fleet:
         runs = -(-scale.jobs // JOBS_OF_A_RUN)
         slots = scale.agents * scale.slots
         people = People(fleet, runs, _pauses(scale), at_once=slots // 2)
         people.begin()
-        back = _hurt(fleet, people, random.Random(seed), tell)
+        back = _hurt(fleet, people, faults, random.Random(seed), tell)
         if not people.join(_AFTERWARDS_S):
             people.problems.append(AssertionError(f"{len(people.ended)} of {runs} runs ended in {_AFTERWARDS_S:.0f} s"))
         fleet.all_back()
         report = Report(
             seed, judge(fleet, people), back, time.monotonic() - begun, people.slowest, sum(people.retried.values())
         )
-    report.left = leftovers.found()
+        report.left = fleet.containers()
+    report.left += leftovers.found()
     return report
 
 
@@ -78,14 +84,18 @@ def _pauses(scale: Scale) -> float:
 
 
 def _hurt(
-    fleet: Fleet, people: People, chances: random.Random, tell: Callable[[str], object]
+    fleet: Fleet,
+    people: People,
+    faults: Sequence[Callable[[Hand], None]],
+    chances: random.Random,
+    tell: Callable[[str], object],
 ) -> dict[str, list[float]]:
     """Every fault in turn, in a new order each time, while the work lasts."""
     back: dict[str, list[float]] = defaultdict(list)
     begun, deck = time.monotonic(), list[Callable[[Hand], None]]()
     while people.busy and time.monotonic() < begun + fleet.scale.seconds:
         if not deck:
-            deck = chances.sample(FAULTS, len(FAULTS))
+            deck = chances.sample(faults, len(faults))
         fault = deck.pop()
         tell(f"{time.monotonic() - begun:6.1f} s  {fault.__name__}")
         hand = Hand(fleet, random.Random(chances.random()))

@@ -11,6 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tests.chaos.campaign.fleet import Fleet, Machine, Replica
+from tests.chaos.clock import HOUR, SteppedClock
+from tests.chaos.disk import full
+from tests.chaos.network import Machine as Place
+from tests.chaos.power import power_off
 from tests.chaos.proxy import DOWN, UP
 from tests.e2e.scene import sandboxes
 
@@ -31,8 +35,8 @@ class Hand:
     def lease(self) -> float:
         return self.fleet.scale.lease_s
 
-    def machine(self) -> Machine:
-        return self.random.choice(self.fleet.machines)
+    def machine(self, fits: Callable[[Machine], object] = lambda _: True) -> Machine:
+        return self.random.choice([each for each in self.fleet.machines if fits(each)])
 
     def replica(self) -> Replica:
         return self.random.choice(self.fleet.replicas)
@@ -203,11 +207,94 @@ def database_stalls(hand: Hand) -> None:
         each.database.resume()
 
 
+def agent_clock_steps(hand: Hand) -> None:
+    _steps(hand, hand.machine(lambda each: each.clock).clock)
+
+
+def replica_clock_steps(hand: Hand) -> None:
+    _steps(hand, next(each.clock for each in hand.fleet.replicas if each.clock))
+
+
+def database_clock_steps(hand: Hand) -> None:
+    _steps(hand, hand.fleet.postgres.clock)
+
+
+def network_cut(hand: Hand) -> None:
+    """An agent's packets are lost in one direction or in both."""
+    machine = hand.machine(lambda each: each.place)
+    assert machine.place is not None
+    fault = hand.random.choice((Place.cut, Place.deaf, Place.mute))
+    with hand.away(machine):
+        fault(machine.place)
+        hand.hold(hand.longer())
+        machine.place.heal()
+
+
+def packets_lost(hand: Hand) -> None:
+    """One in twenty, in each direction."""
+    place = hand.machine(lambda each: each.place).place
+    assert place is not None
+    place.lose(0.05)
+    hand.hold(hand.lease)
+    place.heal()
+
+
+def connections_forgotten(hand: Hand) -> None:
+    """Half-open: what there is falls silent for ever, and new ones work."""
+    place = hand.machine(lambda each: each.place).place
+    assert place is not None
+    place.forget_connections()
+    hand.hold(hand.lease)
+    place.heal()
+
+
+def agent_disk_full(hand: Hand) -> None:
+    machine = hand.machine(lambda each: each.disk)
+    assert machine.disk is not None
+    with hand.away(machine), full(machine.disk):
+        hand.hold(hand.lease / 2)
+
+
+def blob_disk_full(hand: Hand) -> None:
+    with full(hand.fleet.blobs):
+        hand.hold(hand.lease)
+
+
+def engine_killed(hand: Hand) -> None:
+    """Its containers run on, and end when it starts again."""
+    with contextlib.ExitStack() as away:
+        for each in hand.fleet.machines:
+            away.enter_context(hand.away(each))
+        hand.fleet.engine.kill()
+        hand.hold(hand.moment())
+        hand.fleet.engine.start()
+
+
+def power_lost(hand: Hand) -> None:
+    """Of one machine: all its processes are gone at once, and its disk is kept."""
+    machine = hand.machine(lambda each: not each.disk)
+    with hand.away(machine):
+        machine.up = False
+        power_off(machine.daemon)
+        hand.hold(hand.moment())
+        machine.start()
+
+
 FAULTS: tuple[Callable[[Hand], None], ...] = (
     replica_killed, replica_restarted, all_replicas_killed, agent_killed, agent_gone, agent_frozen,
     supervisor_killed, sandbox_killed, link_cut, link_stalls, link_is_slow, one_way_is_gone, replica_without_database,
     answers_swallowed, database_cut, database_shot, database_away, database_stalls,
+    agent_clock_steps, replica_clock_steps, database_clock_steps, network_cut, packets_lost, connections_forgotten,
+    agent_disk_full, blob_disk_full, engine_killed, power_lost,
 )  # fmt: skip
+
+
+def _steps(hand: Hand, clock: SteppedClock | None) -> None:
+    """An hour ahead or back, and right again."""
+    assert clock is not None
+    clock.step(hand.random.choice((HOUR, -HOUR)))
+    hand.hold(hand.longer())
+    clock.step(0)
 
 
 def _kill(pid: int) -> None:

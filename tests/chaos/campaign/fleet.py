@@ -13,6 +13,12 @@ from pathlib import Path
 from headrace.client.sync_client import SyncClient
 from tests.chaos.campaign.ledger import Ledger
 from tests.chaos.campaign.postgres import Postgres
+from tests.chaos.clock import SteppedClock
+from tests.chaos.disk import small
+from tests.chaos.engine import Engine, own_engine
+from tests.chaos.network import Machine as Place
+from tests.chaos.network import network
+from tests.chaos.power import instance_of
 from tests.chaos.proxy import Proxy
 from tests.e2e.scene import supervisors
 from tests.harness.images import busybox
@@ -54,15 +60,22 @@ class Replica:
 
     daemon: Daemon
     database: Proxy
+    clock: SteppedClock | None
+    """Of one of them alone: a clock that may step costs much of a machine's time."""
     up: bool = True
 
 
 @dataclass
 class Machine:
-    """An agent with its own way to each replica."""
+    """An agent with its own way to each replica. Some have a clock, a disk or a network of their own."""
 
     daemon: Daemon
     links: list[Proxy]
+    clock: SteppedClock | None = None
+    disk: Path | None = None
+    """A small one that its data is on."""
+    place: Place | None = None
+    """Its network namespace. It runs no containers: they would be elsewhere."""
     up: bool = True
     away: list[tuple[float, float]] = field(default_factory=list)
     """Spans of time in which it could not be heard, or lost something: what was lost then has its reason."""
@@ -95,6 +108,9 @@ class Fleet:
     scale: Scale
     postgres: Postgres
     ledger: Ledger
+    engine: Engine
+    blobs: Path
+    """The small disk of the blob store."""
     image: str
     """What jobs in containers run on: it has a shell and `nc`."""
     replicas: list[Replica]
@@ -130,6 +146,11 @@ class Fleet:
             time.sleep(0.05)  # a page tells nobody that it has changed
         return time.monotonic() - begun
 
+    def containers(self) -> list[str]:
+        """What the engine still has of any agent."""
+        names = ((each.daemon.arguments["name"], instance_of(each.daemon)) for each in self.machines)
+        return [f"container {each} of {name}" for name, agent_id in names for each in self.engine.containers(agent_id)]
+
     def standing(self, series: str) -> float:
         """What must be 0, as the first replica that answers tells it."""
         return metric(next(each for each in self.replicas if each.up).daemon, series)
@@ -147,56 +168,98 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def made_fleet(folder: Path, scale: Scale, docker: str) -> Iterator[Fleet]:
-    """A fleet that is ready, with the engine at `docker`. At its end all daemons leave in order, with exit code 0."""
+def made_fleet(folder: Path, scale: Scale) -> Iterator[Fleet]:
+    """A fleet that is ready. At its end all daemons leave in order, with exit code 0."""
     with contextlib.ExitStack() as end:
         postgres = end.enter_context(Postgres(folder / "pg"))
-        image = busybox(docker)
+        engine = end.enter_context(own_engine(folder / "e"))
         ledger = end.enter_context(Ledger(folder / "seen"))
+        made = Fleet(folder, scale, postgres, ledger, engine, folder / "blobs", busybox(engine.url), [], [])
+        end.enter_context(small(made.blobs, "256m"))
         daemons: list[Daemon] = []
-        end.callback(_end, daemons, folder)
-        replicas: list[Replica] = []
+        disks = end.enter_context(contextlib.ExitStack())
+        end.callback(_end, daemons)
         for number in range(scale.replicas):
-            way = end.enter_context(Proxy(socket_of(postgres.dsn)))
-            made = coordinator(
-                folder / f"replica{number}",
-                HEADRACE_DATABASE_URL=dsn_at(postgres.dsn, way.address),
-                HEADRACE_BLOB_URL=(folder / "blobs").as_uri(),
-                HEADRACE_LEASE_S=str(scale.lease_s),
-                HEADRACE_HEARTBEAT_S=str(scale.heartbeat_s),
-                HEADRACE_LONG_LEASE_S=str(scale.long_lease_s),
-                HEADRACE_QUARANTINE_AFTER="0",  # supervisors are killed often here
-            )
-            if replicas:
-                share_secrets(replicas[0].daemon.folder, made.folder)
-            daemons.append(made)
-            made.start()
-            for flag, fact in (("listen", "address"), ("http-listen", "http"), ("blob-listen", "blob")):
-                made.arguments[flag] = made.facts.get(fact, made.arguments[flag])
-            replicas.append(Replica(made, way))
-        machines = []
+            made.replicas.append(_replica(made, number, end, daemons))
+        net = end.enter_context(network())
         for number in range(scale.agents):
-            links = [end.enter_context(Proxy(each.daemon.facts["address"])) for each in replicas]
-            side = agent(
-                folder / f"a{number}",
-                replicas[0].daemon,
-                f"a{number}",
-                HEADRACE_READ_ONLY_PATHS=str(ledger.folder),
-                HEADRACE_ALLOW_HOST="true",
-                DOCKER_HOST=docker,
-                HEADRACE_JOB_ADDRESSES=f"10.222.{number}.0/24",
-            )
-            side.arguments |= {"url": ",".join(each.address for each in links), "slots": str(scale.slots)}
-            daemons.append(side)
-            side.start()
-            machines.append(Machine(side, links))
-        yield Fleet(folder, scale, postgres, ledger, image, replicas, machines)
+            disk = disks.enter_context(small(folder / f"a{number}", "192m")) if number in SMALL_DISKS else None
+            place = net.machine() if number in OWN_NETWORKS else None
+            links = [
+                end.enter_context(Proxy(each.daemon.facts["address"], net.hub if place else "127.0.0.1"))
+                for each in made.replicas
+            ]
+            made.machines.append(_machine(made, number, links, daemons, disk=disk, place=place))
+        yield made
 
 
-def _end(daemons: list[Daemon], folder: Path) -> None:
+SMALL_DISKS = (0, 1)
+OWN_NETWORKS = (2, 3)
+OWN_CLOCKS = (4, 5)
+"""Which of the agents have these."""
+
+
+def _replica(fleet: Fleet, number: int, end: contextlib.ExitStack, daemons: list[Daemon]) -> Replica:
+    """A replica that is ready, and keeps its addresses."""
+    scale, name = fleet.scale, f"replica{number}"
+    way = end.enter_context(Proxy(socket_of(fleet.postgres.dsn)))
+    clock = None if fleet.replicas else _clock(fleet, name)
+    made = coordinator(
+        fleet.folder / name,
+        HEADRACE_DATABASE_URL=dsn_at(fleet.postgres.dsn, way.address),
+        HEADRACE_BLOB_URL=(fleet.blobs / "store").as_uri(),
+        HEADRACE_LEASE_S=str(scale.lease_s),
+        HEADRACE_HEARTBEAT_S=str(scale.heartbeat_s),
+        HEADRACE_LONG_LEASE_S=str(scale.long_lease_s),
+        HEADRACE_QUARANTINE_AFTER="0",  # supervisors are killed often here
+        **(clock.environment if clock else {}),
+    )
+    if fleet.replicas:
+        share_secrets(fleet.replicas[0].daemon.folder, made.folder)
+    daemons.append(made)
+    made.start()
+    for flag, fact in (("listen", "address"), ("http-listen", "http"), ("blob-listen", "blob")):
+        made.arguments[flag] = made.facts.get(fact, made.arguments[flag])
+    return Replica(made, way, clock)
+
+
+def _machine(
+    fleet: Fleet, number: int, links: list[Proxy], daemons: list[Daemon], *, disk: Path | None, place: Place | None
+) -> Machine:
+    """An agent that is ready."""
+    name = f"a{number}"
+    clock = _clock(fleet, name) if number in OWN_CLOCKS else None
+    where = (
+        {"HEADRACE_INSECURE": "true", "DOCKER_HOST": "unix:///nowhere"} if place else {"DOCKER_HOST": fleet.engine.url}
+    )
+    side = agent(
+        fleet.folder / name,
+        fleet.replicas[0].daemon,
+        name,
+        HEADRACE_READ_ONLY_PATHS=str(fleet.ledger.folder),
+        HEADRACE_ALLOW_HOST="true",
+        HEADRACE_JOB_ADDRESSES=f"10.222.{number}.0/24",
+        **where,
+        **(clock.environment if clock else {}),
+    )
+    side.prefix = place.prefix if place else ()
+    side.arguments |= {"url": ",".join(each.address for each in links), "slots": str(fleet.scale.slots)}
+    daemons.append(side)
+    side.start()
+    return Machine(side, links, clock, disk, place)
+
+
+def _clock(fleet: Fleet, name: str) -> SteppedClock:
+    folder = fleet.folder / "clocks" / name
+    folder.mkdir(parents=True)
+    return SteppedClock(folder, cached=True)
+
+
+def _end(daemons: list[Daemon]) -> None:
     """Agents first; a daemon that was frozen is let go."""
     for each in reversed(daemons):
         with contextlib.suppress(ProcessLookupError, AssertionError):
             os.kill(each.process.pid, signal.SIGCONT)
         each.end()
-    forget_mounts(folder)
+    for each in daemons:
+        forget_mounts(each.folder)

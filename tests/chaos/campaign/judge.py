@@ -61,6 +61,7 @@ class _Books:
 
     def __init__(self, fleet: Fleet, people: People) -> None:
         self._machines = {each.daemon.arguments["name"]: each for each in fleet.machines}
+        self._time = fleet.postgres.true_time
         self._retried = people.retried
         self._begun = fleet.ledger.count("begun")
         self._ended = fleet.ledger.count("ended")
@@ -87,7 +88,7 @@ class _Books:
         assert attempt.leased_at is not None
         assert attempt.ended_at is not None
         machine = self._machines[attempt.agent]
-        return machine.excused(attempt.leased_at.timestamp(), attempt.ended_at.timestamp())
+        return machine.excused(self._time(attempt.leased_at), self._time(attempt.ended_at))
 
 
 def _log(client: SyncClient, run: Run, job: Job, attempt: Attempt) -> tuple[list[str], int]:

@@ -6,14 +6,17 @@ import asyncio
 import os
 import signal
 import threading
+import time
 from collections.abc import Coroutine
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import asyncpg
 
-from coordinator.store.embedded import EmbeddedPostgres
+from coordinator.store.embedded import EmbeddedPostgres, Tools
+from tests.chaos.clock import HOUR, SteppedClock
 
 T = TypeVar("T")
 
@@ -22,7 +25,11 @@ class Postgres:
     """A real server on one folder, fsync and all. It lives in a thread of its own: whoever tests may block."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        folder.mkdir()
+        self._folder = folder / "data"
+        self.clock = SteppedClock(folder, cached=True)
+        self._tools = Tools(setpriv=self.clock.wrapped("setpriv"))
+        self._begun = time.time()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="postgres", daemon=True)
         self._server: EmbeddedPostgres | None = None
@@ -41,7 +48,7 @@ class Postgres:
     def start(self) -> None:
         """Starts it, with recovery where it was shot. The address stays what it was."""
         if self._server is None:
-            self._server = self._do(EmbeddedPostgres(self._folder).__aenter__())
+            self._server = self._do(EmbeddedPostgres(self._folder, tools=self._tools).__aenter__())
             self.dsn = self._server.dsn
 
     def shoot(self) -> None:
@@ -50,6 +57,13 @@ class Postgres:
         os.kill(self._server.pid, signal.SIGQUIT)
         self._do(self._server.ended())
         self._stop()
+
+    def true_time(self, of: datetime) -> float:
+        """When something was by this machine's clock (seconds since the epoch) that bears a time of the database's,
+        whose clock may have been an hour off then: since the start it is far less than an hour.
+        """
+        said = of.timestamp()
+        return said - HOUR * round((said - self._begun - HOUR * 0.4) / HOUR)
 
     def rows(self, statement: str, *values: object) -> list[asyncpg.Record]:
         """What a statement returns."""
