@@ -6,6 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 SEEDS ?= 200
 SECONDS ?= 1200
+WORKERS ?= 2
 BIN := .venv/bin
 RUN := $(BIN)/python
 
@@ -32,7 +33,7 @@ demo: .venv/made ## Build this repository with Headrace itself: no root, no Dock
 
 test: .venv/made-dev ## Run all tests; installs what they need from Debian's packages where it may
 	@scripts/test_needs
-	@$(RUN) -m pytest tests
+	@$(RUN) -m pytest -n $(WORKERS) --dist loadfile tests
 
 unit: .venv/made-dev ## Run the fast tests of the pure rooms
 	@$(RUN) -m pytest tests/unit tests/test_tidy.py

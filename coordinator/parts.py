@@ -18,7 +18,7 @@ from coordinator.blobs.store import BlobStore
 from coordinator.core.bucket import Rate
 from coordinator.dispatch.bells import LocalBells
 from coordinator.dispatch.dispatcher import Dispatch, Timing
-from coordinator.dispatch.reaper import Reaper
+from coordinator.dispatch.reaper import TERM, Reaper
 from coordinator.dispatch.reception import Reception
 from coordinator.logs.bells import LogBells
 from coordinator.logs.compaction import Compactor
@@ -79,10 +79,12 @@ class Parts:
             replica=replica,
             measures=metrics,
         )
-        self.terms = [Singleton(database, name, time.monotonic) for name in ("reaper", "compactor", "expiry")]
+        reaping = Singleton(database, "reaper", time.monotonic, lease_s=TERM * timing.lease)
+        compacting, expiring = (Singleton(database, name, time.monotonic) for name in ("compactor", "expiry"))
+        self.terms = [reaping, compacting, expiring]
         self.reaper = Reaper(
             store,
-            self.terms[0],
+            reaping,
             self.bells,
             timing=timing,
             clock=time.monotonic,
@@ -92,8 +94,8 @@ class Parts:
         self.reception, self.limits = _limits(settings, metrics)
         self.views = Views(database, self.bells)
         self.writer = LogWriter(PostgresLogs(database), self.log_bells, stored=metrics.stored_log)
-        self.compactor = Compactor(database, blobs, self.terms[1], bells=self.log_bells)
-        self.expiry = Expiry(database, blobs, self.terms[2], keep_runs_s=settings.keep_runs_s, deleted=metrics.deleted)
+        self.compactor = Compactor(database, blobs, compacting, bells=self.log_bells)
+        self.expiry = Expiry(database, blobs, expiring, keep_runs_s=settings.keep_runs_s, deleted=metrics.deleted)
         self.runs = RunService(
             PostgresRuns(database, self.bells, long_lease_s=settings.long_lease_s),
             self.views,

@@ -17,7 +17,8 @@ from coordinator.store.sql import statements
 SQL = statements("singletons")
 
 LEASE_S = 30.0
-"""How long a counter must stand still before the term is taken over, in seconds. Holders renew far more often."""
+"""How long a counter must stand still before the term is taken over, in seconds, where nobody waits for it. Holders
+renew far more often."""
 
 
 class Singleton:

@@ -13,11 +13,16 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.conftest import Fleet
+from tests.chaos.work import LEASE_S, SHORT, Counting, User
+from tests.e2e.scene import supervisors
 from tests.harness.command_line import CommandLine, git_repository
 from tests.harness.waiting import wait_for
 from tests.integration.coordinator.processes import Daemon, agent, metric
 
 pytestmark = pytest.mark.timeout(300)
+
+BUSY_S = 5.0
+"""What a busy machine may add to a time that is promised."""
 
 LINES = 600
 PIPELINE = f"""
@@ -92,6 +97,35 @@ def test_a_replica_that_ends_leaves_its_agent_to_another_and_no_job_notices(
     assert [each for each in ended.out.splitlines() if each.startswith("line ")] == EXPECTED.splitlines()
     (job,) = json.loads(line("show", "--json").out)["jobs"]
     assert (job["state"], len(job["attempts"])) == ("passed", 1)
+
+
+def test_an_agent_that_dies_with_the_replica_that_watches_it_is_given_up_within_two_leases(
+    make_fleet: Callable[..., Fleet], daemons: list[Daemon]
+) -> None:
+    """Another replica has to see first that nobody watches any more, and begins to look only then."""
+    fleet = make_fleet(2, **SHORT)
+    first, second = (agent(fleet.folder / name, fleet.replicas[0], name) for name in "ab")
+    for each in (first, second):
+        each.arguments |= {"url": fleet.addresses, "slots": "1"}
+        daemons.append(each)
+    first.start()
+    job = Counting("job", 600)
+    with User(fleet.replicas[0], fleet.addresses) as user:
+        run = user.begin([job])
+        user.until_it_writes(run, job)
+        second.start()
+        watching = fleet.replicas[0]  # it was there first
+        killed = time.time()
+        for each in (first, watching):
+            each.process.kill()
+            each.process.wait()
+        user.until_over(run)
+        assert user.states(run, job.name) == ["lost", "passed"]
+        again = user.attempts(run, job.name)[1].leased_at
+        assert again is not None
+        assert again.timestamp() - killed < 2 * LEASE_S + BUSY_S
+    first.start()  # what it left is removed
+    wait_for(lambda: not supervisors(first.folder), "nothing is left of the lost attempt", 20)
 
 
 def _hear_everywhere(fleet: Fleet, line: CommandLine) -> None:
