@@ -47,6 +47,8 @@ class Scale:
     agents: int = 8
     slots: int = 2
     replicas: int = 3
+    clocks: bool = True
+    """Whether some clocks can be stepped, which costs time at each look at one."""
 
 
 SHORT = Scale(jobs=200, seconds=200.0, lease_s=15.0, heartbeat_s=2.5, long_lease_s=60.0)
@@ -171,7 +173,7 @@ class Fleet:
 def made_fleet(folder: Path, scale: Scale) -> Iterator[Fleet]:
     """A fleet that is ready. At its end all daemons leave in order, with exit code 0."""
     with contextlib.ExitStack() as end:
-        postgres = end.enter_context(Postgres(folder / "pg"))
+        postgres = end.enter_context(Postgres(folder / "pg", stepped=scale.clocks))
         engine = end.enter_context(own_engine(folder / "e"))
         ledger = end.enter_context(Ledger(folder / "seen"))
         made = Fleet(folder, scale, postgres, ledger, engine, folder / "blobs", busybox(engine.url), [], [])
@@ -249,7 +251,9 @@ def _machine(
     return Machine(side, links, clock, disk, place)
 
 
-def _clock(fleet: Fleet, name: str) -> SteppedClock:
+def _clock(fleet: Fleet, name: str) -> SteppedClock | None:
+    if not fleet.scale.clocks:
+        return None
     folder = fleet.folder / "clocks" / name
     folder.mkdir(parents=True)
     return SteppedClock(folder, cached=True)

@@ -22,13 +22,16 @@ T = TypeVar("T")
 
 
 class Postgres:
-    """A real server on one folder, fsync and all. It lives in a thread of its own: whoever tests may block."""
+    """A real server on one folder, fsync and all. It lives in a thread of its own: whoever tests may block.
 
-    def __init__(self, folder: Path) -> None:
+    `stepped`: its clock can be.
+    """
+
+    def __init__(self, folder: Path, *, stepped: bool) -> None:
         folder.mkdir()
         self._folder = folder / "data"
         self.clock = SteppedClock(folder, cached=True)
-        self._tools = Tools(setpriv=self.clock.wrapped("setpriv"))
+        self._tools = Tools(setpriv=self.clock.wrapped("setpriv")) if stepped else Tools()
         self._begun = time.time()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="postgres", daemon=True)

@@ -21,7 +21,8 @@ from tests.harness.memory_logs import LogRow
 from tests.harness.memory_rows import Rows
 
 _DAMAGED = re.compile(rb"\*\*\* headrace: (\d+) bytes of this log were damaged on the agent's disk \*\*\*\n\0*")
-_SHORT = b"*** damaged ***\n"
+_BRIEF = re.compile(rb"(?:" + b"|".join(re.escape(b"*** damaged ***\n"[n:]) for n in range(16)) + rb"|\0){0,100}")
+"""Damage of so few bytes that there is no room to tell their number."""
 _CUT = re.compile(rb"\n\*\*\* headrace: (\d+) bytes are missing here: the log could not be handed on \*\*\*\n")
 _FAILED = re.compile(
     rb"\*\*\* headrace: (?:(\d+) bytes|the end) of this log (?:are|is) missing(?: here)?: .*\n", re.DOTALL
@@ -198,19 +199,17 @@ class LogJudge:
 
     def _check_filling(self, place: str, reading: Reading) -> None:
         """A mark for damage says how many bytes it stands for. When some of them are stored and the rest is made up
-        anew, it is said again of these; and one damage may follow another.
+        anew, it is said again of these; and one damage may follow another, also one too short to say so much.
         """
         filling, reading.filling = reading.filling, b""
         marks = [*_DAMAGED.finditer(filling)]
-        spans = zip(marks, [*marks[1:], None], strict=False)
-        lengths = [(int(a[1]), (b.start() if b else len(filling)) - a.start()) for a, b in spans]
-        head = filling[: marks[0].start()] if marks else filling
+        begins = [*(each.start() for each in marks), len(filling)]
+        spans = zip(marks, begins, begins[1:], strict=False)
+        over = [(int(mark[1]) - (until - at), filling[at + int(mark[1]) : until]) for mark, at, until in spans]
         self._check(
             f"before {place} {len(filling)} bytes are filled with {filling[:80]!r}",
-            len(head) < 100
-            and head.rstrip(b"\0") in (_SHORT[-len(head) :] if head else b"", b"")
-            and all(said >= length for said, length in lengths)
-            and (not lengths or len(set(lengths[-1])) == 1),
+            all(_BRIEF.fullmatch(rest) for rest in (filling[: begins[0]], *(r for _, r in over)))
+            and (not over or over[-1][0] <= 0),
         )
 
     def _is_whole(self, attempt: int, truth: Truth, log: LogRow) -> None:

@@ -51,6 +51,14 @@ def test_the_latency_of_dispatch_is_measured_beside_its_peer() -> None:
 
 
 @pytest.mark.root
+@pytest.mark.timeout(300)
+def test_a_rolling_restart_costs_no_call_and_no_job_and_is_measured_beside_calm() -> None:
+    """It ends with an error if a call fails or a job does not pass at once."""
+    (found,) = measured("rolling_restart", "--rounds=1", "--seconds=4", "--runs-per-s=2")
+    is_a_measure(found, "rolling_restart")
+
+
+@pytest.mark.root
 @pytest.mark.docker
 @pytest.mark.timeout(300)
 def test_the_start_of_both_sandboxes_is_measured_beside_docker_run() -> None:
