@@ -68,7 +68,9 @@ class FaultyDisk(Disk):
                 continue
             size = path.stat().st_size
             unsynced = max(0, size - synced)
-            os.truncate(path, min(size, synced) + min(unsynced, kept(unsynced)))
+            there = min(size, synced) + min(unsynced, kept(unsynced))
+            os.truncate(path, there)
+            self._synced[path] = there
 
     def _check(self, call: str) -> None:
         if (found := self.fails.get(call)) is not None:

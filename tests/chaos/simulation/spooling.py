@@ -46,6 +46,11 @@ class SimulatedDisk(FaultyDisk):
         self._check("sync_folder")
         self._named |= {path for path in self._synced if path.parent == folder}
 
+    def power_cut(self, kept: Callable[[int], int]) -> None:
+        """What is there afterwards was on the disk."""
+        super().power_cut(kept)
+        self._lost.clear()
+
     def heal(self) -> None:
         """It is as it should be."""
         self.fails.clear()
