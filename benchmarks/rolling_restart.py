@@ -97,7 +97,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="hr-rolling-"))
     folder.chmod(0o755)
     try:
-        with made_fleet(folder, dataclasses.replace(LONG, agents=4, clocks=False)) as fleet:
+        with made_fleet(folder, dataclasses.replace(LONG, agents=4, stepped=False)) as fleet:
             load = Load(fleet, _PERSONS / given.runs_per_s)
             spans = []
             for _ in range(given.rounds):

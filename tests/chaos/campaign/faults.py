@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tests.chaos.campaign.fleet import Fleet, Machine, Replica
-from tests.chaos.clock import HOUR, SteppedClock
+from tests.chaos.clock import HOUR
 from tests.chaos.disk import full
 from tests.chaos.network import Machine as Place
 from tests.chaos.power import power_off
@@ -207,16 +207,12 @@ def database_stalls(hand: Hand) -> None:
         each.database.resume()
 
 
-def agent_clock_steps(hand: Hand) -> None:
-    _steps(hand, hand.machine(lambda each: each.clock).clock)
-
-
-def replica_clock_steps(hand: Hand) -> None:
-    _steps(hand, next(each.clock for each in hand.fleet.replicas if each.clock))
-
-
 def database_clock_steps(hand: Hand) -> None:
-    _steps(hand, hand.fleet.postgres.clock)
+    """An hour ahead or back, and right again."""
+    clock = hand.fleet.postgres.clock
+    clock.step(hand.random.choice((HOUR, -HOUR)))
+    hand.hold(hand.longer())
+    clock.step(0)
 
 
 def network_cut(hand: Hand) -> None:
@@ -284,17 +280,9 @@ FAULTS: tuple[Callable[[Hand], None], ...] = (
     replica_killed, replica_restarted, all_replicas_killed, agent_killed, agent_gone, agent_frozen,
     supervisor_killed, sandbox_killed, link_cut, link_stalls, link_is_slow, one_way_is_gone, replica_without_database,
     answers_swallowed, database_cut, database_shot, database_away, database_stalls,
-    agent_clock_steps, replica_clock_steps, database_clock_steps, network_cut, packets_lost, connections_forgotten,
+    database_clock_steps, network_cut, packets_lost, connections_forgotten,
     agent_disk_full, blob_disk_full, engine_killed, power_lost,
 )  # fmt: skip
-
-
-def _steps(hand: Hand, clock: SteppedClock | None) -> None:
-    """An hour ahead or back, and right again."""
-    assert clock is not None
-    clock.step(hand.random.choice((HOUR, -HOUR)))
-    hand.hold(hand.longer())
-    clock.step(0)
 
 
 def _kill(pid: int) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from headrace.client.sync_client import SyncClient
 from tests.chaos.campaign.ledger import Ledger
 from tests.chaos.campaign.postgres import Postgres
-from tests.chaos.clock import SteppedClock
 from tests.chaos.disk import small
 from tests.chaos.engine import Engine, own_engine
 from tests.chaos.network import Machine as Place
@@ -47,8 +46,8 @@ class Scale:
     agents: int = 8
     slots: int = 2
     replicas: int = 3
-    clocks: bool = True
-    """Whether some clocks can be stepped, which costs time at each look at one."""
+    stepped: bool = True
+    """Whether the database's clock can be set, which costs time at each look at it."""
 
 
 SHORT = Scale(jobs=200, seconds=200.0, lease_s=15.0, heartbeat_s=2.5, long_lease_s=60.0)
@@ -62,18 +61,15 @@ class Replica:
 
     daemon: Daemon
     database: Proxy
-    clock: SteppedClock | None
-    """Of one of them alone: a clock that may step costs much of a machine's time."""
     up: bool = True
 
 
 @dataclass
 class Machine:
-    """An agent with its own way to each replica. Some have a clock, a disk or a network of their own."""
+    """An agent with its own way to each replica. Some have a disk or a network of their own."""
 
     daemon: Daemon
     links: list[Proxy]
-    clock: SteppedClock | None = None
     disk: Path | None = None
     """A small one that its data is on."""
     place: Place | None = None
@@ -173,7 +169,7 @@ class Fleet:
 def made_fleet(folder: Path, scale: Scale) -> Iterator[Fleet]:
     """A fleet that is ready. At its end all daemons leave in order, with exit code 0."""
     with contextlib.ExitStack() as end:
-        postgres = end.enter_context(Postgres(folder / "pg", stepped=scale.clocks))
+        postgres = end.enter_context(Postgres(folder / "pg", stepped=scale.stepped))
         engine = end.enter_context(own_engine(folder / "e"))
         ledger = end.enter_context(Ledger(folder / "seen"))
         made = Fleet(folder, scale, postgres, ledger, engine, folder / "blobs", busybox(engine.url), [], [])
@@ -197,7 +193,6 @@ def made_fleet(folder: Path, scale: Scale) -> Iterator[Fleet]:
 
 SMALL_DISKS = (0, 1)
 OWN_NETWORKS = (2, 3)
-OWN_CLOCKS = (4, 5)
 """Which of the agents have these."""
 
 
@@ -205,7 +200,6 @@ def _replica(fleet: Fleet, number: int, end: contextlib.ExitStack, daemons: list
     """A replica that is ready, and keeps its addresses."""
     scale, name = fleet.scale, f"replica{number}"
     way = end.enter_context(Proxy(socket_of(fleet.postgres.dsn)))
-    clock = None if fleet.replicas else _clock(fleet, name)
     made = coordinator(
         fleet.folder / name,
         HEADRACE_DATABASE_URL=dsn_at(fleet.postgres.dsn, way.address),
@@ -214,7 +208,6 @@ def _replica(fleet: Fleet, number: int, end: contextlib.ExitStack, daemons: list
         HEADRACE_HEARTBEAT_S=str(scale.heartbeat_s),
         HEADRACE_LONG_LEASE_S=str(scale.long_lease_s),
         HEADRACE_QUARANTINE_AFTER="0",  # supervisors are killed often here
-        **(clock.environment if clock else {}),
     )
     if fleet.replicas:
         share_secrets(fleet.replicas[0].daemon.folder, made.folder)
@@ -222,7 +215,7 @@ def _replica(fleet: Fleet, number: int, end: contextlib.ExitStack, daemons: list
     made.start()
     for flag, fact in (("listen", "address"), ("http-listen", "http"), ("blob-listen", "blob")):
         made.arguments[flag] = made.facts.get(fact, made.arguments[flag])
-    return Replica(made, way, clock)
+    return Replica(made, way)
 
 
 def _machine(
@@ -230,7 +223,6 @@ def _machine(
 ) -> Machine:
     """An agent that is ready."""
     name = f"a{number}"
-    clock = _clock(fleet, name) if number in OWN_CLOCKS else None
     where = (
         {"HEADRACE_INSECURE": "true", "DOCKER_HOST": "unix:///nowhere"} if place else {"DOCKER_HOST": fleet.engine.url}
     )
@@ -242,21 +234,12 @@ def _machine(
         HEADRACE_ALLOW_HOST="true",
         HEADRACE_JOB_ADDRESSES=f"10.222.{number}.0/24",
         **where,
-        **(clock.environment if clock else {}),
     )
     side.prefix = place.prefix if place else ()
     side.arguments |= {"url": ",".join(each.address for each in links), "slots": str(fleet.scale.slots)}
     daemons.append(side)
     side.start()
-    return Machine(side, links, clock, disk, place)
-
-
-def _clock(fleet: Fleet, name: str) -> SteppedClock | None:
-    if not fleet.scale.clocks:
-        return None
-    folder = fleet.folder / "clocks" / name
-    folder.mkdir(parents=True)
-    return SteppedClock(folder, cached=True)
+    return Machine(side, links, disk, place)
 
 
 def _end(daemons: list[Daemon]) -> None:
