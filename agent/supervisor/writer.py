@@ -63,6 +63,8 @@ class LogWriter:
         self._waiting: deque[_Waiting] = deque()
         self._full_since: int | None = None
         self._lost = 0
+        self._told: deque[tuple[int, int]] = deque()
+        """Where a line ends that says how many bytes were lost before it, and how many."""
         self._unkept = 0
         self._sections = 0
         self._tail = bytearray()
@@ -91,7 +93,8 @@ class LogWriter:
         if not self.broken:
             return {"offset": self._spool.offset, "records": self._spool.sequence}
         stand = self._spool.synced
-        missing = self._spool.offset - stand.offset + self._unkept
+        told = sum(lost for end, lost in self._told if end > stand.offset)
+        missing = self._spool.offset - stand.offset + told + self._lost + self._unkept
         return {"offset": stand.offset, "records": stand.sequence + 1, "disk": self.broken, "missing": missing}
 
     @property
@@ -229,7 +232,7 @@ class LogWriter:
         if kind is Kind.OUTCOME and self._lost:  # nothing comes behind which it could be said
             if not self._append(self._marker(), at_last=True):
                 return False
-            self._lost = 0
+            self._is_told()
         try:
             self._spool.append(
                 kind, payload, time_ms=time_ms, section=section, raw_length=raw_length, ours=ours, at_last=at_last
@@ -250,9 +253,19 @@ class LogWriter:
         marker = self._marker()
         if self._waiting or not self._spool.fits(marker.payload, payload) or not self._append(marker):
             return False
-        self._lost = 0
+        self._is_told()
         self._full_since = None
         return True
+
+    def _is_told(self) -> None:
+        """Of what was lost: in a line that has yet to be durable, or never will be."""
+        while self._told and self._told[0][0] <= self._spool.synced.offset:
+            self._told.popleft()
+        if self.broken:
+            self._unkept += self._lost
+        else:
+            self._told.append((self._spool.offset, self._lost))
+        self._lost = 0
 
     def _marker(self) -> _Waiting:
         raw = f"\n*** headrace: {self._lost} bytes are missing here: the log could not be handed on ***\n".encode()

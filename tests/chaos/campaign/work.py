@@ -117,14 +117,19 @@ class People:
     def __post_init__(self) -> None:
         self._numbers = iter(range(self.runs))
         self._lock = threading.Lock()
+        self._known = threading.Barrier(self.at_once + 1)
         # Daemons: when a campaign breaks off, nobody waits for what people still try.
         names = [f"person-{number}" for number in range(self.at_once)]
         self._threads = [threading.Thread(target=self._live, name=name, daemon=True) for name in names]
         self.problems: list[BaseException] = []
 
     def begin(self) -> None:
+        """Returns when each of them was answered once: whoever never was gives up after seconds, for the address may be
+        wrong.
+        """
         for each in self._threads:
             each.start()
+        self._known.wait(60)
 
     def join(self, seconds: float) -> bool:
         """Waits for the last run; returns whether all have ended."""
@@ -141,6 +146,8 @@ class People:
     def _live(self) -> None:
         try:
             with self.fleet.client() as client:
+                client.agents()
+                self._known.wait(60)
                 while (number := self._next()) is not None:
                     run = self._start(client, number)
                     self.ended[run] = self._see_through(client, run)

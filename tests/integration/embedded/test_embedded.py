@@ -9,7 +9,8 @@ import shutil
 import signal
 import stat
 import sys
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import asyncpg
@@ -67,6 +68,14 @@ def servers_of(folder: Path) -> list[psutil.Process]:
 async def folder(tmp_path: Path) -> AsyncIterator[Path]:
     yield tmp_path / "pg"
     assert servers_of(tmp_path / "pg") == [], "a server was left behind"
+
+
+@pytest.fixture
+def sockets() -> Iterator[Path]:
+    """Where sockets of servers with long paths go: a short one."""
+    made = Path(tempfile.mkdtemp(prefix="hr-s-", dir="/tmp"))
+    yield made
+    shutil.rmtree(made)
 
 
 async def test_data_are_found_again_after_a_restart(folder: Path) -> None:
@@ -219,10 +228,8 @@ async def test_a_crash_while_the_data_are_made_leaves_no_half_of_them(folder: Pa
     assert not (folder / "data.new").exists()
 
 
-async def test_a_path_too_long_for_a_socket_works_all_the_same(tmp_path: Path) -> None:
+async def test_a_path_too_long_for_a_socket_works_all_the_same(tmp_path: Path, sockets: Path) -> None:
     """Unix sockets end at 107 bytes, data directories do not."""
-    sockets = tmp_path / "s"
-    sockets.mkdir()
     folder = tmp_path / ("long" * 30) / "pg"
     async with EmbeddedPostgres(folder, sockets=sockets) as postgres:
         assert await execute(postgres.dsn, "SELECT 1") == 1
@@ -234,10 +241,8 @@ async def test_a_path_too_long_for_a_socket_works_all_the_same(tmp_path: Path) -
     assert list(sockets.iterdir()) == []
 
 
-async def test_a_socket_folder_that_somebody_else_made_is_refused(tmp_path: Path) -> None:
+async def test_a_socket_folder_that_somebody_else_made_is_refused(tmp_path: Path, sockets: Path) -> None:
     """/tmp is everybody's: a folder or link planted under our name would hand our socket to its owner."""
-    sockets = tmp_path / "s"
-    sockets.mkdir()
     folder = tmp_path / ("long" * 30) / "pg"
     async with EmbeddedPostgres(folder, sockets=sockets):
         (away,) = sockets.iterdir()

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 
+import pytest
 import zstandard
 
+from agent.supervisor.disk import Disk
 from agent.supervisor.reading import SpoolReader
 from agent.supervisor.records import Kind, Record
-from agent.supervisor.spool import Spool
+from agent.supervisor.spool import Spool, SpoolBroken
 from agent.supervisor.writer import LogWriter
+from tests.harness.faulty_disk import FaultyDisk
 
 
 class World:
     """A writer over a real spool, with a clock that the test moves."""
 
-    def __init__(self, folder: Path, limit: int = 1 << 20, log_limit: int = 1 << 30) -> None:
+    def __init__(self, folder: Path, limit: int = 1 << 20, log_limit: int = 1 << 30, disk: Disk | None = None) -> None:
         self.now = 0
         self.folder = folder
-        self.spool = Spool(folder, limit)
+        self.spool = Spool(folder, limit, disk=disk)
         self.writer = LogWriter(self.spool, lambda: 7, lambda: self.now, hold_ms=1000, most=log_limit)
 
     def records(self) -> list[Record]:
@@ -161,6 +165,35 @@ def test_a_log_that_is_cut_while_its_end_waits_for_room_ends_where_it_was_cut(tm
     (missing,) = re.findall(rb"\n\*\*\* headrace: (\d+) bytes are missing here: [^\n]*\n$", world.text())
     assert len(re.sub(rb"\n\*\*\* headrace: [^\n]*\n", b"", world.text())) + int(missing) == 160_000
     assert world.writer.kept == {"records": last.sequence, "offset": len(world.text())}
+
+
+@pytest.mark.parametrize("ends_before", [True, False], ids=["said, and not durable", "not yet said"])
+def test_what_was_cut_is_missing_too_where_the_disk_fails_then(tmp_path: Path, *, ends_before: bool) -> None:
+    """The line that told of it is gone with all that was not durable: the end of the log has to count for both."""
+    disk = FaultyDisk()
+    world = World(tmp_path, limit=64 << 10, disk=disk)
+    world.writer.open_section("step", "chatty", step=0)
+    world.spool.sync()
+    for _ in range(4):
+        world.writer.write(noise(40_000))
+        world.writer.flush()
+    world.now = 1000
+    world.writer.tick()
+    if ends_before:
+        world.writer.outcome("", "")
+    disk.fails["sync"] = errno.EIO
+    with pytest.raises(SpoolBroken):
+        world.spool.sync()
+    if not ends_before:
+        world.writer.outcome("", "")
+    kept = world.writer.kept
+    assert kept["offset"] == 0
+    missing = int(kept["missing"])
+    assert (
+        160_000
+        <= missing
+        <= 160_000 + 2 * len(b"\n*** headrace: 160000 bytes are missing here: the log could not be handed on ***\n")
+    )
 
 
 def test_our_own_lines_are_frames_of_their_own_and_marked(tmp_path: Path) -> None:
