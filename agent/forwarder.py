@@ -81,7 +81,7 @@ class LogSource:
         self._unanswered = 0
         """Batches on their way: each is answered, in order."""
         self._is_heard = False
-        """Whether it is known how far the coordinator is: not after a restart, and not while an answer is missing."""
+        """Whether it is known how far the coordinator is: not after a restart, nor after a missed answer."""
         self._last_word = _Word.NONE
         self._word_after = 0
         """So many answers more, and the last word was taken."""

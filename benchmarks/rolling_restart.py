@@ -24,6 +24,7 @@ from pathlib import Path
 from benchmarks.harness.result import quantile, result
 from headrace.client.types import Source
 from tests.chaos.campaign.fleet import LONG, Fleet, made_fleet
+from tests.chaos.engine import own_engine
 from tests.harness.waiting import wait_for
 
 _PERSONS = 4
@@ -97,7 +98,8 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="hr-rolling-"))
     folder.chmod(0o755)
     try:
-        with made_fleet(folder, dataclasses.replace(LONG, agents=4, stepped=False)) as fleet:
+        scale = dataclasses.replace(LONG, agents=4, stepped=False)
+        with own_engine(folder / "e") as engine, made_fleet(folder / "fleet", scale, engine) as fleet:
             load = Load(fleet, _PERSONS / given.runs_per_s)
             spans = []
             for _ in range(given.rounds):

@@ -18,7 +18,7 @@ from coordinator.blobs.store import BlobStore
 from coordinator.core.bucket import Rate
 from coordinator.dispatch.bells import LocalBells
 from coordinator.dispatch.dispatcher import Dispatch, Timing
-from coordinator.dispatch.reaper import TERM, Reaper
+from coordinator.dispatch.reaper import Reaper
 from coordinator.dispatch.reception import Reception
 from coordinator.logs.bells import LogBells
 from coordinator.logs.compaction import Compactor
@@ -79,7 +79,7 @@ class Parts:
             replica=replica,
             measures=metrics,
         )
-        reaping = Singleton(database, "reaper", time.monotonic, lease_s=TERM * timing.lease)
+        reaping = Singleton(database, "reaper", time.monotonic, lease_s=timing.term)
         compacting, expiring = (Singleton(database, name, time.monotonic) for name in ("compactor", "expiry"))
         self.terms = [reaping, compacting, expiring]
         self.reaper = Reaper(

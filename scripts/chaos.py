@@ -1,4 +1,4 @@
-"""A campaign on real parts: `python scripts/chaos.py [--seed N] [--short]`.
+"""A campaign on real parts: `python scripts/chaos.py [--seed N] [--short] [--only WORD]`.
 
 Faults come at random while jobs with known output run; then a ledger of what the jobs did, every byte of their logs,
 and what is left on the machine are held against what Headrace says. Ends with 1 if anything is wrong. Needs root.

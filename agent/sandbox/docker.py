@@ -142,7 +142,7 @@ class Docker:
         return Prepared(Attach(pid, shown["Id"]), env=env, cgroups=of_process(pid), image=image.digest)
 
     async def resolve(self, name: str) -> Image:
-        """The image, pulled if it is not here. Raises `JobProblem`: `IMAGE_UNAVAILABLE`, or else `ERRORED`."""
+        """The image, pulled if it is not here. Raises `JobProblem`: it cannot be had, or no engine answers."""
         async with self._pulling:
             try:
                 return await self._inspect(name)

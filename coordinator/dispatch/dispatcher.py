@@ -65,6 +65,18 @@ class Timing:
         """A replica whose heartbeats have not been committed for so long sends its agents away."""
         return max(self.least_silence, 2 * self.heartbeat)
 
+    @property
+    def look(self) -> float:
+        """From one look of the reaper to the next."""
+        return self.lease / 10
+
+    @property
+    def term(self) -> float:
+        """After so long without a look another replica takes over: an agent that dies with the replica that watched it
+        is given up within two leases.
+        """
+        return 4 * self.look
+
 
 class Measures(Protocol):
     """What is counted of dispatch."""

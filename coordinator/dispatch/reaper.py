@@ -31,11 +31,6 @@ _TOGETHER = 20
 # Of a lease, between two looks: what keeps a look for longer (a database that stalls, a machine that stood still) keeps
 # heartbeats too, and they may arrive behind it.
 _GAP = 0.5
-_LOOKS = 10
-"""In a lease."""
-TERM = 0.4
-"""Of a lease: after so long without a look of the one that holds the term another one takes it. An agent that dies with
-the replica that watched it is so given up within two leases."""
 
 Key = TypeVar("Key")
 
@@ -126,7 +121,7 @@ class Reaper:
             except StoreDown:
                 self._held = None
                 self._watch.forget()
-            await asyncio.sleep(self._timing.lease / _LOOKS)
+            await asyncio.sleep(self._timing.look)
 
     async def _reap_once(self) -> None:
         term = await self._term.hold()

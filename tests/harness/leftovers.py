@@ -48,7 +48,7 @@ class Leftovers:
         """One line for each thing that does not go away."""
         end = time.monotonic() + PATIENCE_S
         while True:
-            self.agents = [file.read_text().strip() for file in _instances(self.scratch)]
+            self.agents = sorted({*self.agents, *(file.read_text().strip() for file in _instances(self.scratch))})
             found = [*self._processes(), *self._kernel(), *self._folders(), *self._docker()]
             if not found or time.monotonic() > end:
                 return found

@@ -14,6 +14,8 @@ from tests.chaos.campaign.faults import FAULTS, Hand
 from tests.chaos.campaign.fleet import Fleet, Scale, made_fleet
 from tests.chaos.campaign.judge import Verdict, judge
 from tests.chaos.campaign.work import JOBS_OF_A_RUN, People
+from tests.chaos.engine import Engine, own_engine
+from tests.chaos.power import instance_of
 from tests.harness.leftovers import Leftovers
 
 _PAUSE_S = 1.0
@@ -59,9 +61,22 @@ def play(
     faults: Sequence[Callable[[Hand], None]] = FAULTS,
 ) -> Report:
     """A whole campaign in an empty folder with a short path. `tell` is told each fault as it comes."""
+    with own_engine(folder / "e") as engine:
+        return _play(folder / "fleet", scale, seed, engine, tell, faults)
+
+
+def _play(
+    folder: Path,
+    scale: Scale,
+    seed: int,
+    engine: Engine,
+    tell: Callable[[str], object],
+    faults: Sequence[Callable[[Hand], None]],
+) -> Report:
     leftovers = Leftovers.begin(folder)
+    leftovers.watch_engine(engine.url)
     begun = time.monotonic()
-    with made_fleet(folder, scale) as fleet:
+    with made_fleet(folder, scale, engine) as fleet:
         runs = -(-scale.jobs // JOBS_OF_A_RUN)
         slots = scale.agents * scale.slots
         people = People(fleet, runs, _pauses(scale), at_once=slots // 2)
@@ -73,8 +88,8 @@ def play(
         report = Report(
             seed, judge(fleet, people), back, time.monotonic() - begun, people.slowest, sum(people.retried.values())
         )
-        report.left = fleet.containers()
-    report.left += leftovers.found()
+        leftovers.agents = [instance_of(each.daemon) for each in fleet.machines]  # some disks go with the fleet
+    report.left = leftovers.found()
     return report
 
 

@@ -14,10 +14,9 @@ from headrace.client.sync_client import SyncClient
 from tests.chaos.campaign.ledger import Ledger
 from tests.chaos.campaign.postgres import Postgres
 from tests.chaos.disk import small
-from tests.chaos.engine import Engine, own_engine
+from tests.chaos.engine import Engine
 from tests.chaos.network import Machine as Place
 from tests.chaos.network import network
-from tests.chaos.power import instance_of
 from tests.chaos.proxy import Proxy
 from tests.e2e.scene import supervisors
 from tests.harness.images import busybox
@@ -53,6 +52,9 @@ class Scale:
 SHORT = Scale(jobs=200, seconds=200.0, lease_s=15.0, heartbeat_s=2.5, long_lease_s=60.0)
 """A silent link is noticed after 10 s: with a shorter lease it would cost its jobs, and rightly so."""
 LONG = Scale(jobs=2000, seconds=1800.0)
+SMALL_DISKS = (0, 1)
+OWN_NETWORKS = (2, 3)
+"""Which of the agents have these."""
 
 
 @dataclass
@@ -144,11 +146,6 @@ class Fleet:
             time.sleep(0.05)  # a page tells nobody that it has changed
         return time.monotonic() - begun
 
-    def containers(self) -> list[str]:
-        """What the engine still has of any agent."""
-        names = ((each.daemon.arguments["name"], instance_of(each.daemon)) for each in self.machines)
-        return [f"container {each} of {name}" for name, agent_id in names for each in self.engine.containers(agent_id)]
-
     def standing(self, series: str) -> float:
         """What must be 0, as the first replica that answers tells it."""
         return metric(next(each for each in self.replicas if each.up).daemon, series)
@@ -166,11 +163,11 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def made_fleet(folder: Path, scale: Scale) -> Iterator[Fleet]:
-    """A fleet that is ready. At its end all daemons leave in order, with exit code 0."""
+def made_fleet(folder: Path, scale: Scale, engine: Engine) -> Iterator[Fleet]:
+    """A fleet that is ready, in a folder that it makes. At its end all daemons leave in order."""
+    folder.mkdir(mode=0o755)
     with contextlib.ExitStack() as end:
         postgres = end.enter_context(Postgres(folder / "pg", stepped=scale.stepped))
-        engine = end.enter_context(own_engine(folder / "e"))
         ledger = end.enter_context(Ledger(folder / "seen"))
         made = Fleet(folder, scale, postgres, ledger, engine, folder / "blobs", busybox(engine.url), [], [])
         end.enter_context(small(made.blobs, "256m"))
@@ -189,11 +186,6 @@ def made_fleet(folder: Path, scale: Scale) -> Iterator[Fleet]:
             ]
             made.machines.append(_machine(made, number, links, daemons, disk=disk, place=place))
         yield made
-
-
-SMALL_DISKS = (0, 1)
-OWN_NETWORKS = (2, 3)
-"""Which of the agents have these."""
 
 
 def _replica(fleet: Fleet, number: int, end: contextlib.ExitStack, daemons: list[Daemon]) -> Replica:

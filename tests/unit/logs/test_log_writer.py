@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import Sequence
+from typing import Any
 
+from coordinator.errors import StoreDown
 from coordinator.logs.bells import LogBells
 from coordinator.logs.writer import LogWriter
 from coordinator.store.logs import LastWord, LogStand, RecordRun
@@ -36,3 +39,26 @@ async def test_a_defect_at_the_end_of_a_log_ends_no_writer() -> None:
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running
+
+
+class IsDown(EndsNone):
+    """Cannot be reached."""
+
+    async def append(self, runs: Sequence[RecordRun]) -> Sequence[LogStand | None]:
+        """Says so."""
+        raise StoreDown(f"no database for {len(runs)}")
+
+
+async def test_an_answer_that_nobody_waits_for_any_more_leaves_no_traceback() -> None:
+    """The database fails while the line of an agent breaks: the log of the replica is to say the first, once."""
+    unheard = list[dict[str, Any]]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+    writer = LogWriter(IsDown(), LogBells())
+    running = asyncio.create_task(writer.run())
+    answer = await writer.submit([log_pb2.RecordBatch(attempt_id=1, token=b"t", stream="main")])
+    await asyncio.wait([answer])
+    running.cancel()
+    await asyncio.wait([running])
+    del answer, running, writer
+    gc.collect()
+    assert not unheard

@@ -340,6 +340,27 @@ def test_what_a_broken_spool_has_kept_does_not_change_any_more(tmp_path: Path) -
     spool.close()
 
 
+def test_a_spool_that_is_found_ends_no_earlier_than_what_was_acknowledged_of_it(tmp_path: Path) -> None:
+    """Its files are gone, for they were durable and handed in: a first sync that fails does not take that back."""
+    disk = FaultyDisk()
+    spool = Spool(tmp_path, LIMIT, disk=disk)
+    for _ in range(4):
+        spool.append(Kind.FRAME, b"x" * 15_000, time_ms=1, section=1, raw_length=20_000)
+        spool.sync()
+        spool.ack(spool.sequence)
+    spool.sync()
+    spool.close()
+    first = segments(tmp_path)[0]
+    assert first.first > 1
+    disk.fails = {"sync": errno.EIO}
+    second = Spool(tmp_path, LIMIT, disk=disk)
+    second.append(Kind.FRAME, b"y", time_ms=1, section=1, raw_length=1)
+    with pytest.raises(SpoolBroken):
+        second.sync()
+    assert second.synced[:2] == (first.first - 1, first.offset)
+    second.close()
+
+
 def test_a_sector_that_cannot_be_read_costs_what_is_in_it_and_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
