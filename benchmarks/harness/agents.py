@@ -124,11 +124,12 @@ class SimulatedJobs:
         self._outbox.slots_changed()
 
     def _durable(self, durable: log_pb2.Durable) -> None:
-        job = self._jobs[durable.attempt_id]
+        """Batches that were stored together are all answered with the end of the last: then the job may be over."""
         if durable.rejected:
-            raise RuntimeError(f"the log of attempt {job.attempt} was rejected: {durable.sentence}")
-        job.durable = durable.sequence == _RECORDS
-        self._settle(job)
+            raise RuntimeError(f"the log of attempt {durable.attempt_id} was rejected: {durable.sentence}")
+        if (job := self._jobs.get(durable.attempt_id)) is not None:
+            job.durable = durable.sequence == _RECORDS
+            self._settle(job)
 
     def _settle(self, job: Simulated) -> None:
         if job.recorded and job.durable:

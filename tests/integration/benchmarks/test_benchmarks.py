@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.session import Outbox
+from benchmarks.harness.agents import AppendStream, Finished, Simulated, SimulatedJobs
+from headrace.v1 import agent_pb2, common_pb2, log_pb2
+
 ROOT = Path(__file__).resolve().parents[3]
 FIELDS = {"name", "value", "unit", "peer", "peer_value", "ratio"}
 
@@ -33,6 +37,30 @@ def is_a_measure(found: dict[str, object], name: str) -> None:
     ours, theirs, ratio = (float(str(found[key])) for key in ("value", "peer_value", "ratio"))
     assert ours > 0
     assert ratio == pytest.approx(ours / theirs, rel=0.01)
+
+
+class Counting(Finished):
+    """Whose end was told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.over: list[int] = []
+
+    def tell(self, job: Simulated) -> None:
+        """Keeps it."""
+        self.over.append(job.attempt)
+
+
+def test_an_agent_of_a_benchmark_takes_the_same_end_of_a_log_twice() -> None:
+    """Two batches that the coordinator stores together are both answered with it."""
+    finished, log = Counting(), AppendStream()
+    jobs = SimulatedJobs(Outbox(), log, finished)
+    jobs.begin(agent_pb2.Assignment(attempt_id=8, token=b"t", spec=common_pb2.JobSpec(run_id=1).SerializeToString()))
+    for _ in ("started", "ended"):
+        jobs.answered(agent_pb2.ReportAnswer(attempt_id=8))
+    for _ in range(2):
+        log.durable(log_pb2.Durable(attempt_id=8, stream="main", sequence=5))
+    assert finished.over == [8]
 
 
 @pytest.mark.timeout(300)
