@@ -85,6 +85,9 @@ def serving(folder: Path) -> Iterator[SeaweedFS]:
     finally:
         process.kill()  # SIGTERM takes it up to half a minute
         process.wait()
+        for number in _taken(port):  # it names sockets of its own by these, and there is no setting for where
+            for socket_left in Path("/tmp").glob(f"seaweedfs-*-grpc-{number}.sock"):
+                socket_left.unlink()
 
 
 def _command(folder: Path, port: int) -> list[str]:
@@ -104,12 +107,17 @@ def _command(folder: Path, port: int) -> list[str]:
     ]  # fmt: skip
 
 
+def _taken(port: int) -> tuple[int, ...]:
+    """All ports of a server whose first is this one: that of the admin's gRPC is none of our choice."""
+    return (*range(port, port + 9), port + 10008)
+
+
 def _free_ports() -> int:
     """Return P such that P to P+8 and P+10008 are free; P is at most 22,000."""
     for _ in range(200):
         port = 12000 + 10 * secrets.randbelow(1000)
         try:
-            for number in (*range(port, port + 9), port + 10008):
+            for number in _taken(port):
                 with socket.socket() as probe:
                     probe.bind(("127.0.0.1", number))
         except OSError:
